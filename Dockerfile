@@ -1,0 +1,11 @@
+# docker build -t registrator .
+FROM debian:bookworm-slim AS build
+RUN apt-get update && apt-get install -y --no-install-recommends \
+    gcc libbearssl-dev make musl-tools
+WORKDIR /src
+COPY Makefile registrator.c ./
+RUN make
+
+FROM scratch
+COPY --from=build /src/registrator /bin/registrator
+ENTRYPOINT ["/bin/registrator"]

@@ -1,0 +1,6408 @@
+/* ==== 1. Base ==============================================================
+ *
+ * What the rest stands on: the platform, limits with their reasons, CHECK.
+ */
+
+#define _XOPEN_SOURCE 700       /* POSIX.1-2008 with its XSI part: tsearch */
+
+#include <arpa/inet.h>          /* inet_ntop, inet_pton */
+#include <errno.h>
+#include <fcntl.h>              /* fcntl, open: O_NONBLOCK, FD_CLOEXEC */
+#include <limits.h>             /* CHAR_BIT, INT_MAX, UINT_MAX */
+#include <netdb.h>              /* getaddrinfo */
+#include <netinet/in.h>         /* sockaddr_in, sockaddr_in6, IPPROTO_TCP */
+#include <netinet/tcp.h>        /* TCP_NODELAY */
+#include <poll.h>
+#include <search.h>             /* tsearch, tfind, tdelete */
+#include <signal.h>             /* sigaction */
+#include <stdarg.h>
+#include <stdbool.h>
+#include <stddef.h>             /* offsetof */
+#include <stdint.h>
+#include <stdio.h>              /* vsnprintf, in err_ and log_ alone */
+#include <stdlib.h>             /* malloc, free, qsort, getenv, exit */
+#include <string.h>             /* memcpy, memcmp, memchr, memmove, strlen */
+#include <sys/socket.h>
+#include <sys/stat.h>           /* stat: whose group the engine's socket has */
+#include <sys/un.h>             /* sockaddr_un */
+#include <time.h>               /* clock_gettime, localtime_r */
+#include <unistd.h>             /* read, write, close, pipe, gethostname */
+#if defined __linux__ || defined __FreeBSD__ || defined __OpenBSD__
+#include <ifaddrs.h>            /* getifaddrs, for -ip INTERFACE */
+#include <net/if.h>             /* IF_NAMESIZE, if_nametoindex */
+#define HAVE_IFADDRS 1
+#endif
+
+#define VERSION "8.0.0"
+
+/* The two limits that tests cripple to 1, so that every read and write moves
+ * a single byte. */
+#ifndef READ_MAX
+#define READ_MAX 16384
+#endif
+#ifndef WRITE_MAX
+#define WRITE_MAX 65536
+#endif
+
+enum {
+    HEAD_MAX = 64 * 1024,       /* a response's head: Docker's is 300 bytes */
+    CHUNK_LINE_MAX = 4096,      /* a chunk's size with its extensions */
+    BODY_MAX = 32 * 1024 * 1024, /* an answer held whole: one inspect */
+    ELEMENT_MAX = 4 * 1024 * 1024, /* an event, or one entry of a list */
+    TEXT_MAX = 64 * 1024 * 1024, /* any text that we build */
+    JSON_DEPTH = 64,            /* inspect of Docker 28 has 6 */
+    LOG_LINE_MAX = 2048,        /* the rest of a longer line is cut */
+    ERR_MAX = 512,
+    CONNS_MAX = 16,             /* connections to one peer, at the most */
+    ADDRS_MAX = 8,              /* addresses of one host name */
+    CONNECT_MS = 5000,
+    CALL_MS = 10 * 1000,        /* an answer, or the next part of it */
+    ANSWER_MS = 60 * 1000,      /* a whole answer, however it trickles */
+    STALL_MS = 1000,            /* what waits behind an answer goes round it */
+    SUBSCRIBE_MS = 500,         /* Docker 1.7 sends /events no head at once */
+    PAUSE_MIN_MS = 100,
+    PAUSE_PEER_MS = 10 * 1000,  /* the longest pause between connections */
+    PAUSE_CALL_MS = 60 * 1000,  /* the longest pause of a refused call */
+    EXIT_MS = 4500              /* for -on-exit: 5 s, less what it takes */
+};
+
+#define CHECK(c) ((c) ? (void)0 : check_fail(#c, __LINE__))
+#define LENGTH(a) (sizeof(a) / sizeof *(a))
+#define JOIN_(a, b) a##b
+#define JOIN(a, b) JOIN_(a, b)
+#define STATIC_CHECK(c) \
+    typedef char JOIN(static_check_, __LINE__)[(c) ? 1 : -1]
+
+STATIC_CHECK(CHAR_BIT == 8);
+STATIC_CHECK(sizeof(size_t) >= 4);
+STATIC_CHECK(TEXT_MAX < INT_MAX);       /* so "%.*s" takes any text of ours */
+STATIC_CHECK(READ_MAX >= 1 && WRITE_MAX >= 1);
+
+static void check_say(const char *s)
+{
+    if (write(STDERR_FILENO, s, strlen(s)) < 0)
+        return;         /* there is nowhere left to say so */
+}
+
+/* Something that this program guarantees is not so: it stops at once, since
+ * nothing that it does from here on could be trusted. */
+static void check_fail(const char *what, int line)
+{
+    char digits[12], *p = digits + sizeof digits;
+
+    *--p = '\0';
+    do
+        *--p = (char)('0' + line % 10);
+    while ((line /= 10) > 0);
+    check_say("registrator: bug: line ");
+    check_say(p);
+    check_say(": ");
+    check_say(what);
+    check_say("\n");
+    abort();
+}
+
+/* ==== 2. Text ================================= str_ buf_ mem_ list_ ====
+ *
+ * Slices, growing buffers, memory and lists.  Every byte from outside enters
+ * a message through one of three encoders: buf_json, buf_url, buf_header.
+ *
+ * Calls: mem_ str_ buf_ list_.
+ */
+
+/* A piece of somebody else's bytes: borrowed, not terminated. */
+struct str {
+    const char *p;
+    size_t n;
+};
+
+#define STR_INIT(lit) { (lit), sizeof(lit) - 1 }
+#define STR(lit) ((struct str)STR_INIT(lit))
+#define PUT(s) (int)(s).n, (s).p        /* for "%.*s" */
+
+/* Never NULL.  Without memory there is nothing to be done but to start again,
+ * which loses nothing: the engine and the registry know it all. */
+static void *mem_new(size_t n)
+{
+    void *p = n > TEXT_MAX ? NULL : malloc(n ? n : 1);
+
+    if (p == NULL) {
+        check_say("registrator: out of memory\n");
+        _exit(1);
+    }
+    return p;
+}
+
+static void *mem_zero(size_t n)
+{
+    return memset(mem_new(n), 0, n);
+}
+
+/* Memory that is released all at once: a chain of chunks, each twice as
+ * large as the one before. */
+struct arena {
+    struct chunk *last;
+};
+
+union align {
+    void *p;
+    uint64_t u;
+};
+
+struct chunk {
+    struct chunk *before;
+    size_t used, room;          /* bytes of data[] */
+    union align data[];
+};
+
+static void *mem_get(struct arena *a, size_t n)
+{
+    struct chunk *c = a->last;
+    size_t room;
+
+    CHECK(n <= TEXT_MAX);
+    n = (n + sizeof(union align) - 1) / sizeof(union align) *
+        sizeof(union align);
+    if (c == NULL || c->room - c->used < n) {
+        room = c == NULL ? 256 : c->room < 65536 ? c->room * 2 : c->room;
+        room = room < n ? n : room;
+        c = mem_new(sizeof *c + room);
+        c->before = a->last;
+        c->used = 0;
+        c->room = room;
+        a->last = c;
+    }
+    c->used += n;
+    return (char *)c->data + (c->used - n);
+}
+
+static void mem_drop(struct arena *a)
+{
+    struct chunk *before;
+
+    for (; a->last != NULL; a->last = before) {
+        before = a->last->before;
+        free(a->last);
+    }
+}
+
+/* A literal or another terminated text. */
+static struct str str_of(const char *z)
+{
+    struct str s = { z, 0 };
+
+    s.n = z == NULL ? 0 : strlen(z);
+    return s;
+}
+
+static struct str str_from(struct str s, size_t at)
+{
+    CHECK(at <= s.n);
+    s.p += at;
+    s.n -= at;
+    return s;
+}
+
+static struct str str_upto(struct str s, size_t n)
+{
+    CHECK(n <= s.n);
+    s.n = n;
+    return s;
+}
+
+static bool str_eq(struct str a, struct str b)
+{
+    return a.n == b.n && (a.n == 0 || memcmp(a.p, b.p, a.n) == 0);
+}
+
+static int str_cmp(struct str a, struct str b)
+{
+    int d = memcmp(a.p, b.p, a.n < b.n ? a.n : b.n);
+
+    return d != 0 ? d : (a.n > b.n) - (a.n < b.n);
+}
+
+static bool str_prefix(struct str s, struct str prefix)
+{
+    return s.n >= prefix.n && memcmp(s.p, prefix.p, prefix.n) == 0;
+}
+
+static bool str_suffix(struct str s, struct str end)
+{
+    return s.n >= end.n && memcmp(s.p + (s.n - end.n), end.p, end.n) == 0;
+}
+
+static char str_lower(char c)
+{
+    return c >= 'A' && c <= 'Z' ? (char)(c - 'A' + 'a') : c;
+}
+
+static bool str_digit(char c)
+{
+    return c >= '0' && c <= '9';
+}
+
+static bool str_letter(char c)
+{
+    return str_lower(c) >= 'a' && str_lower(c) <= 'z';
+}
+
+static bool str_hexdigit(char c)
+{
+    return str_digit(c) || (str_lower(c) >= 'a' && str_lower(c) <= 'f');
+}
+
+/* As str_eq, with ASCII letters of either case. */
+static bool str_same(struct str a, struct str b)
+{
+    size_t i = 0;
+
+    if (a.n != b.n)
+        return false;
+    while (i < a.n && str_lower(a.p[i]) == str_lower(b.p[i]))
+        i++;
+    return i == a.n;
+}
+
+/* Where c first stands in s, or s.n. */
+static size_t str_index(struct str s, char c)
+{
+    const char *p = s.n ? memchr(s.p, c, s.n) : NULL;
+
+    return p == NULL ? s.n : (size_t)(p - s.p);
+}
+
+/* Takes the part before the first c off *s, and c with it. */
+static struct str str_cut(struct str *s, char c)
+{
+    size_t at = str_index(*s, c);
+    struct str head = str_upto(*s, at);
+
+    *s = str_from(*s, at < s->n ? at + 1 : at);
+    return head;
+}
+
+/* What follows the last c of s; all of s where there is none. */
+static struct str str_after(struct str s, char c)
+{
+    size_t at = s.n;
+
+    while (at > 0 && s.p[at - 1] != c)
+        at--;
+    return str_from(s, at);
+}
+
+/* Where needle first stands in s, or s.n. */
+static size_t str_find(struct str s, struct str needle)
+{
+    size_t i;
+
+    for (i = 0; i + needle.n <= s.n; i++)
+        if (str_prefix(str_from(s, i), needle))
+            return i;
+    return s.n;
+}
+
+static struct str str_trim(struct str s)
+{
+    while (s.n > 0 && (*s.p == ' ' || *s.p == '\t' || *s.p == '\n' ||
+                       *s.p == '\r'))
+        s = str_from(s, 1);
+    while (s.n > 0 && (s.p[s.n - 1] == ' ' || s.p[s.n - 1] == '\t' ||
+                       s.p[s.n - 1] == '\n' || s.p[s.n - 1] == '\r'))
+        s.n--;
+    return s;
+}
+
+/* A number of the base 10 or 16, at most max: digits and nothing else. */
+static bool str_number(struct str s, unsigned base, uint64_t max,
+                       uint64_t *out)
+{
+    uint64_t v = 0, d;
+    size_t i;
+
+    if (s.n == 0)
+        return false;
+    for (i = 0; i < s.n; i++) {
+        char c = str_lower(s.p[i]);
+
+        if (!str_hexdigit(c))
+            return false;
+        d = str_digit(c) ? (uint64_t)(c - '0') : (uint64_t)(c - 'a') + 10;
+        if (d >= base || d > max || v > (max - d) / base)
+            return false;
+        v = v * base + d;
+    }
+    *out = v;
+    return true;
+}
+
+static bool str_u64(struct str s, uint64_t max, uint64_t *out)
+{
+    return str_number(s, 10, max, out);
+}
+
+/* A port that something can listen on: 1 to 65535. */
+static bool str_port(struct str s, unsigned *out)
+{
+    uint64_t v;
+
+    if (!str_u64(s, 65535, &v) || v == 0)
+        return false;
+    *out = (unsigned)v;
+    return true;
+}
+
+/* FNV-1a with a last mix, 64 bits: a fingerprint, not a secret. */
+static uint64_t str_hash(uint64_t h, struct str s)
+{
+    size_t i;
+
+    h ^= 0xcbf29ce484222325u;
+    for (i = 0; i < s.n; i++)
+        h = (h ^ (unsigned char)s.p[i]) * 0x100000001b3u;
+    h = (h ^ h >> 32) * 0xd6e8feb86659fd93u;
+    return h ^ h >> 32;
+}
+
+/* Takes one character off *s, which is not empty.  A byte that is not of
+ * well-formed UTF-8 (Unicode 15, table 3-7) is U+FFFD by itself, as in Go. */
+static uint32_t str_rune(struct str *s)
+{
+    const unsigned char *p = (const unsigned char *)s->p;
+    unsigned more = p[0] < 0x80 ? 0 : p[0] < 0xe0 ? 1 : p[0] < 0xf0 ? 2 : 3;
+    uint32_t c = p[0];
+    unsigned i;
+
+    if (more > 0) {
+        static const unsigned char low[] = { 0, 0, 0xa0, 0x90 };
+        bool ok = p[0] >= 0xc2 && p[0] <= 0xf4 && s->n > more;
+
+        c &= 0x3fu >> more;
+        for (i = 1; ok && i <= more; i++) {
+            ok = (p[i] & 0xc0) == 0x80;
+            c = c << 6 | (p[i] & 0x3f);
+        }
+        ok = ok && !((p[0] == 0xe0 || p[0] == 0xf0) && p[1] < low[more]) &&
+             !(p[0] == 0xed && p[1] > 0x9f) && !(p[0] == 0xf4 && p[1] > 0x8f);
+        if (!ok) {
+            more = 0;
+            c = 0xfffd;
+        }
+    }
+    *s = str_from(*s, more + 1);
+    return c;
+}
+
+/* Writes c as UTF-8 and returns its length, 1 to 4. */
+static size_t str_utf8(uint32_t c, char out[4])
+{
+    size_t n = c < 0x80 ? 1 : c < 0x800 ? 2 : c < 0x10000 ? 3 : 4, i;
+
+    if (n == 1) {
+        out[0] = (char)c;
+        return 1;
+    }
+    for (i = n; i-- > 1; c >>= 6)
+        out[i] = (char)(0x80 | (c & 0x3f));
+    out[0] = (char)((0xf00u >> n & 0xff) | c);
+    return n;
+}
+
+static struct str str_copy(struct arena *a, struct str s)
+{
+    char *p = mem_get(a, s.n);
+    struct str copy = { p, s.n };
+
+    if (s.n > 0)
+        memcpy(p, s.p, s.n);
+    return copy;
+}
+
+/* A terminated copy, for the caller to free. */
+static char *str_dup(struct str s)
+{
+    char *p = mem_new(s.n + 1);
+
+    if (s.n > 0)
+        memcpy(p, s.p, s.n);
+    p[s.n] = '\0';
+    return p;
+}
+
+/* Text that grows at its end.  Past max (0: TEXT_MAX) it is bad, and stays
+ * so: write freely and ask once.  The owner frees it. */
+struct buf {
+    char *p;
+    size_t n, room, max;
+    bool bad;
+};
+
+static struct str buf_str(const struct buf *b)
+{
+    struct str s = { b->p, b->n };
+
+    return s;
+}
+
+static void buf_free(struct buf *b)
+{
+    size_t max = b->max;
+
+    free(b->p);
+    memset(b, 0, sizeof *b);
+    b->max = max;
+}
+
+/* Room for n more bytes, of which the caller then counts b->n up. */
+static bool buf_need(struct buf *b, size_t n)
+{
+    size_t max = b->max ? b->max : TEXT_MAX, room;
+    char *p;
+
+    if (b->bad || n > max - b->n) {
+        b->bad = true;
+        return false;
+    }
+    if (b->room - b->n >= n)
+        return true;
+    room = b->room < 128 ? 128 : b->room;
+    while (room - b->n < n)
+        room = room > max / 2 ? max : room * 2;
+    p = mem_new(room);
+    if (b->n > 0)
+        memcpy(p, b->p, b->n);
+    free(b->p);
+    b->p = p;
+    b->room = room;
+    return true;
+}
+
+static void buf_add(struct buf *b, struct str s)
+{
+    if (s.n > 0 && buf_need(b, s.n)) {
+        memcpy(b->p + b->n, s.p, s.n);
+        b->n += s.n;
+    }
+}
+
+static void buf_lit(struct buf *b, const char *z)
+{
+    buf_add(b, str_of(z));
+}
+
+static void buf_byte(struct buf *b, char c)
+{
+    struct str s = { &c, 1 };
+
+    buf_add(b, s);
+}
+
+static void buf_u64(struct buf *b, uint64_t v)
+{
+    char digits[20];
+    size_t at = sizeof digits;
+    struct str s;
+
+    do
+        digits[--at] = (char)('0' + v % 10);
+    while ((v /= 10) > 0);
+    s.p = digits + at;
+    s.n = sizeof digits - at;
+    buf_add(b, s);
+}
+
+/* The last `digits` hexadecimal digits of v. */
+static void buf_hex(struct buf *b, uint64_t v, unsigned digits)
+{
+    while (digits-- > 0)
+        buf_byte(b, "0123456789abcdef"[v >> 4 * digits & 15]);
+}
+
+/* Takes n bytes off the front. */
+static void buf_skip(struct buf *b, size_t n)
+{
+    CHECK(n <= b->n);
+    b->n -= n;
+    if (b->n > 0)
+        memmove(b->p, b->p + n, b->n);
+}
+
+/* s as a JSON string (RFC 8259 section 7).  What is not UTF-8 becomes
+ * U+FFFD. */
+static void buf_json(struct buf *b, struct str s)
+{
+    char utf8[4];
+    struct str one = { utf8, 0 };
+
+    buf_byte(b, '"');
+    while (s.n > 0) {
+        uint32_t c = str_rune(&s);
+
+        if (c == '"' || c == '\\') {
+            buf_byte(b, '\\');
+            buf_byte(b, (char)c);
+        } else if (c < 0x20 || c == 0x7f) {
+            buf_lit(b, "\\u00");
+            buf_hex(b, c, 2);
+        } else {
+            one.n = str_utf8(c, utf8);
+            buf_add(b, one);
+        }
+    }
+    buf_byte(b, '"');
+}
+
+/* s as one part of a path or a query: what RFC 3986 section 2.3 does not
+ * call unreserved is escaped, but for the colon, which IDs are full of. */
+static void buf_url(struct buf *b, struct str s)
+{
+    size_t i;
+
+    for (i = 0; i < s.n; i++) {
+        char c = s.p[i];
+
+        if (str_letter(c) || str_digit(c) || c == '-' || c == '.' ||
+            c == '_' || c == '~' || c == ':') {
+            buf_byte(b, c);
+        } else {
+            buf_byte(b, '%');
+            buf_hex(b, (unsigned char)c, 2);
+        }
+    }
+}
+
+/* One header line.  A value that could begin another line, or is not text,
+ * makes the buffer bad, so the message is never sent (RFC 9110 5.5). */
+static void buf_header(struct buf *b, const char *name, struct str value)
+{
+    size_t i;
+
+    for (i = 0; i < value.n; i++)
+        if ((unsigned char)value.p[i] < 0x20 || value.p[i] == 0x7f)
+            b->bad = true;
+    buf_lit(b, name);
+    buf_lit(b, ": ");
+    buf_add(b, value);
+    buf_lit(b, "\r\n");
+}
+
+/* A ring of links, with its head among them.  A link is a struct's first
+ * member or is reached by LIST_OF. */
+struct link {
+    struct link *next, *before;
+};
+
+#define LIST_OF(type, member, l) \
+    ((type *)(void *)((char *)(l) - offsetof(type, member)))
+
+static void list_init(struct link *l)
+{
+    l->next = l->before = l;
+}
+
+static bool list_empty(const struct link *l)
+{
+    return l->next == l;
+}
+
+/* Takes l out of whatever list it is in; it may be in none. */
+static void list_take(struct link *l)
+{
+    l->before->next = l->next;
+    l->next->before = l->before;
+    list_init(l);
+}
+
+static void list_before(struct link *at, struct link *l)
+{
+    list_take(l);
+    l->next = at;
+    l->before = at->before;
+    at->before->next = l;
+    at->before = l;
+}
+
+/* ==== 3. Log ========================================== log_ err_ ====
+ *
+ * One sink: a line is formatted, then escaped, then written at once, so that
+ * no text from outside can forge a second line or move a terminal's cursor.
+ *
+ * Calls: str_ buf_.
+ */
+
+enum log_level { LOG_ERROR, LOG_WARN, LOG_INFO, LOG_DEBUG };
+
+static enum log_level log_limit = LOG_INFO;
+
+/* A failure in words, written where it is known and logged once, by whoever
+ * decides what to do about it. */
+struct err {
+    char text[ERR_MAX];
+};
+
+/* Returns -1, for `return err_set(e, ...)`. */
+#ifdef __GNUC__
+__attribute__((format(printf, 2, 3)))
+#endif
+static int err_set(struct err *e, const char *format, ...)
+{
+    va_list args;
+
+    va_start(args, format);
+    (void)vsnprintf(e->text, sizeof e->text, format, args);
+    va_end(args);
+    return -1;
+}
+
+/* Adds s with what could harm a reader made visible: control characters of
+ * ASCII and of ISO 8859-1, and what is not UTF-8. */
+static void log_escape(struct buf *b, struct str s)
+{
+    while (s.n > 0) {
+        struct str at = s;
+        uint32_t c = str_rune(&s);
+
+        at.n -= s.n;
+        if (c >= 0x20 && (c < 0x7f || c > 0x9f) &&
+            !(c == 0xfffd && at.n == 1)) {
+            buf_add(b, at);
+        } else if (c == '\n') {
+            buf_lit(b, "\\n");
+        } else {
+            buf_lit(b, "\\x");
+            buf_hex(b, at.n == 1 ? (unsigned char)*at.p : c, 2);
+        }
+    }
+}
+
+#ifdef __GNUC__
+__attribute__((format(printf, 1, 0)))
+#endif
+static void log_write(const char *format, va_list args)
+{
+    char text[LOG_LINE_MAX], date[32];
+    struct buf line = { .max = 5 * LOG_LINE_MAX };
+    time_t now = time(NULL);
+    struct tm tm;
+    int n = vsnprintf(text, sizeof text, format, args);
+
+    if (n < 0)
+        return;
+    if (localtime_r(&now, &tm) != NULL &&
+        strftime(date, sizeof date, "%Y/%m/%d %H:%M:%S ", &tm) > 0)
+        buf_lit(&line, date);
+    buf_lit(&line, "registrator: ");
+    log_escape(&line, str_of(text));
+    buf_lit(&line, (size_t)n < sizeof text ? "\n" : "...\n");
+    if (write(STDERR_FILENO, line.p, line.n) < 0)
+        log_limit = LOG_ERROR;  /* nobody reads it: say less */
+    buf_free(&line);
+}
+
+#ifdef __GNUC__
+__attribute__((format(printf, 2, 3)))
+#endif
+static void log_at(enum log_level level, const char *format, ...)
+{
+    va_list args;
+
+    if (level > log_limit)
+        return;
+    va_start(args, format);
+    log_write(format, args);
+    va_end(args);
+}
+
+/* ==== 4. JSON ============================================== json_ ====
+ *
+ * Strict RFC 8259, in linear time, of bounded depth, without recursion: what
+ * is not JSON is refused.  One leniency: a string may hold bytes that are not
+ * UTF-8, which old engines pass on; they become U+FFFD when it is read.
+ *
+ * Calls: str_ buf_ mem_ err_.
+ */
+
+enum json_type {
+    JSON_NONE,          /* what json_get answers if there is none */
+    JSON_NULL,
+    JSON_BOOL,
+    JSON_NUMBER,
+    JSON_STRING,
+    JSON_OBJECT,        /* then name, value, name, value ... */
+    JSON_ARRAY          /* then its elements */
+};
+
+struct json_token {
+    uint32_t at, n;     /* its text: a string's without the quotes */
+    uint32_t next;      /* the token behind it and all that is in it */
+    enum json_type type;
+};
+
+/* A text and its tokens.  Token 0 stands for "not there", so that look-ups
+ * can be chained; the value itself is token JSON_ROOT. */
+struct json {
+    struct str text;    /* borrowed */
+    struct json_token *token;
+    size_t n, room;     /* of token; the memory is kept for the next text */
+};
+
+enum { JSON_ROOT = 1 };
+
+static void json_free(struct json *j)
+{
+    free(j->token);
+    memset(j, 0, sizeof *j);
+}
+
+/* Adds a token and returns its index. */
+static size_t json_add(struct json *j, enum json_type type, size_t at,
+                       size_t n)
+{
+    struct json_token *t;
+
+    if (j->n == j->room) {
+        size_t room = j->room ? j->room * 2 : 64;
+
+        t = mem_new(room * sizeof *t);
+        if (j->n > 0)
+            memcpy(t, j->token, j->n * sizeof *t);
+        free(j->token);
+        j->token = t;
+        j->room = room;
+    }
+    t = &j->token[j->n];
+    t->type = type;
+    t->at = (uint32_t)at;
+    t->n = (uint32_t)n;
+    t->next = (uint32_t)++j->n;
+    return j->n - 1;
+}
+
+/* The length of the string that begins with the quote at s.p, with both its
+ * quotes; 0 if it is not one. */
+static size_t json_string(struct str s)
+{
+    size_t i, k;
+
+    for (i = 1; i < s.n; i++) {
+        if (s.p[i] == '"')
+            return i + 1;
+        if ((unsigned char)s.p[i] < 0x20)
+            return 0;
+        if (s.p[i] != '\\')
+            continue;
+        if (++i == s.n)
+            return 0;
+        if (s.p[i] == 'u') {
+            for (k = 0; k < 4; k++)
+                if (++i == s.n || !str_hexdigit(s.p[i]))
+                    return 0;
+        } else if (str_index(STR("\"\\/bfnrt"), s.p[i]) == 8) {
+            return 0;
+        }
+    }
+    return 0;
+}
+
+static size_t json_digits(struct str s, size_t i)
+{
+    while (i < s.n && str_digit(s.p[i]))
+        i++;
+    return i;
+}
+
+/* The length of the number at s.p, or 0: RFC 8259 section 6. */
+static size_t json_number(struct str s)
+{
+    size_t i = s.n > 0 && *s.p == '-' ? 1 : 0, k;
+
+    k = json_digits(s, i);
+    if (k == i || (s.p[i] == '0' && k > i + 1))
+        return 0;
+    i = k;
+    if (i < s.n && s.p[i] == '.') {
+        k = json_digits(s, i + 1);
+        if (k == i + 1)
+            return 0;
+        i = k;
+    }
+    if (i < s.n && (s.p[i] == 'e' || s.p[i] == 'E')) {
+        i++;
+        if (i < s.n && (s.p[i] == '+' || s.p[i] == '-'))
+            i++;
+        k = json_digits(s, i);
+        if (k == i)
+            return 0;
+        i = k;
+    }
+    return i;
+}
+
+/* Adds the string, number or word at `at` and returns its length; 0 if there
+ * is none. */
+static size_t json_scalar(struct json *j, size_t at)
+{
+    static const struct str word[] = { STR_INIT("null"), STR_INIT("true"),
+                                       STR_INIT("false") };
+    struct str s = str_from(j->text, at);
+    size_t n, i;
+
+    if (*s.p == '"') {
+        n = json_string(s);
+        if (n > 0)
+            json_add(j, JSON_STRING, at + 1, n - 2);
+        return n;
+    }
+    for (i = 0; i < LENGTH(word); i++)
+        if (str_prefix(s, word[i])) {
+            json_add(j, i == 0 ? JSON_NULL : JSON_BOOL, at, word[i].n);
+            return word[i].n;
+        }
+    n = json_number(s);
+    if (n > 0)
+        json_add(j, JSON_NUMBER, at, n);
+    return n;
+}
+
+/* What may stand next. */
+enum json_want {
+    JSON_VALUE,
+    JSON_FIRST,         /* a value, or the end of an empty array */
+    JSON_NAME,
+    JSON_FIRST_NAME,    /* a name, or the end of an empty object */
+    JSON_COLON,
+    JSON_COMMA,         /* or the end of what we are in */
+    JSON_END
+};
+
+/* Reads the text, whose bytes must stay as long as the tokens are used. */
+static int json_parse(struct json *j, struct str text, struct err *e)
+{
+    size_t open[JSON_DEPTH], depth = 0, i, n;
+    enum json_want want = JSON_VALUE;
+
+    j->text = text;
+    j->n = 0;
+    json_add(j, JSON_NONE, 0, 0);
+    if (text.n > TEXT_MAX)
+        return err_set(e, "JSON of more than %d bytes", TEXT_MAX);
+    for (i = 0; i < text.n; i += n) {
+        char c = text.p[i];
+        bool name = want == JSON_NAME || want == JSON_FIRST_NAME;
+        bool value = want == JSON_VALUE || want == JSON_FIRST;
+        bool end = want == JSON_COMMA || want == JSON_FIRST ||
+                   want == JSON_FIRST_NAME;
+
+        n = 1;
+        if (c == ' ' || c == '\n' || c == '\t' || c == '\r')
+            continue;
+        if (want == JSON_COLON && c == ':') {
+            want = JSON_VALUE;
+        } else if (name && c == '"' && (n = json_scalar(j, i)) > 0) {
+            want = JSON_COLON;
+        } else if (value && (c == '{' || c == '[')) {
+            if (depth == JSON_DEPTH)
+                return err_set(e, "JSON of more than %d levels", JSON_DEPTH);
+            open[depth++] =
+                json_add(j, c == '{' ? JSON_OBJECT : JSON_ARRAY, i, 0);
+            want = c == '{' ? JSON_FIRST_NAME : JSON_FIRST;
+        } else if (end && depth > 0 &&
+                   c == (j->token[open[depth - 1]].type == JSON_OBJECT
+                             ? '}' : ']')) {
+            struct json_token *t = &j->token[open[--depth]];
+
+            t->n = (uint32_t)(i + 1 - t->at);
+            t->next = (uint32_t)j->n;
+            want = depth > 0 ? JSON_COMMA : JSON_END;
+        } else if (want == JSON_COMMA && c == ',') {
+            want = j->token[open[depth - 1]].type == JSON_OBJECT
+                       ? JSON_NAME : JSON_VALUE;
+        } else if (value && (n = json_scalar(j, i)) > 0) {
+            want = depth > 0 ? JSON_COMMA : JSON_END;
+        } else {
+            return err_set(e, "not JSON at byte %zu", i);
+        }
+    }
+    if (want != JSON_END)
+        return err_set(e, "JSON that ends early, after %zu bytes", text.n);
+    return 0;
+}
+
+static enum json_type json_type(const struct json *j, size_t t)
+{
+    return j->token[t].type;
+}
+
+/* The text of a value as it stands there, a string's escapes and all. */
+static struct str json_raw(const struct json *j, size_t t)
+{
+    return str_upto(str_from(j->text, j->token[t].at), j->token[t].n);
+}
+
+/* Steps through an array's elements, or an object's names (whose values are
+ * one further): `for (i = 0; json_next(j, t, &i);)`. */
+static bool json_next(const struct json *j, size_t t, size_t *i)
+{
+    if (*i == 0)
+        *i = t + 1;
+    else if (json_type(j, t) == JSON_OBJECT)
+        *i = j->token[*i + 1].next;
+    else
+        *i = j->token[*i].next;
+    return (json_type(j, t) == JSON_OBJECT || json_type(j, t) == JSON_ARRAY) &&
+           *i < j->token[t].next;
+}
+
+/* The value of that name in object t, of several the last, as in Go; 0 if
+ * there is none or t is no object.  No peer escapes letters in names. */
+static size_t json_get(const struct json *j, size_t t, const char *name)
+{
+    size_t i, found = 0;
+
+    if (json_type(j, t) != JSON_OBJECT)
+        return 0;
+    for (i = 0; json_next(j, t, &i);)
+        if (str_eq(json_raw(j, i), str_of(name)))
+            found = i + 1;
+    return found;
+}
+
+/* The number that four hexadecimal digits make. */
+static uint32_t json_unit(struct str s)
+{
+    uint64_t v = 0;
+
+    CHECK(str_number(str_upto(s, 4), 16, 0xffff, &v));
+    return (uint32_t)v;
+}
+
+/* Takes one character, as \uXXXX or two of them, off *s, which begins behind
+ * the u.  Half a surrogate pair is U+FFFD. */
+static uint32_t json_escape(struct str *s)
+{
+    uint32_t c = json_unit(*s), low;
+
+    *s = str_from(*s, 4);
+    if (c < 0xd800 || c > 0xdfff)
+        return c;
+    if (c > 0xdbff || !str_prefix(*s, STR("\\u")))
+        return 0xfffd;
+    low = json_unit(str_from(*s, 2));
+    if (low < 0xdc00 || low > 0xdfff)
+        return 0xfffd;
+    *s = str_from(*s, 6);
+    return 0x10000 + ((c - 0xd800) << 10) + (low - 0xdc00);
+}
+
+/* The text that a string stands for, as well-formed UTF-8, in memory of a;
+ * empty for what is not a string. */
+static struct str json_str(const struct json *j, size_t t, struct arena *a)
+{
+    struct str s = json_raw(j, t), out;
+    char *p;
+
+    if (json_type(j, t) != JSON_STRING)
+        return STR("");
+    out.p = p = mem_get(a, s.n * 3);    /* a bad byte becomes three */
+    while (s.n > 0) {
+        uint32_t c = str_rune(&s);
+
+        if (c == '\\') {
+            c = (unsigned char)*s.p;
+            s = str_from(s, 1);
+            if (c == 'u')
+                c = json_escape(&s);
+            else if (str_letter((char)c))
+                c = c == 'n' ? '\n' : c == 't' ? '\t' : c == 'r' ? '\r'
+                    : c == 'b' ? '\b' : '\f';
+        }
+        p += str_utf8(c, p);
+    }
+    out.n = (size_t)(p - out.p);
+    return out;
+}
+
+static bool json_true(const struct json *j, size_t t)
+{
+    return json_type(j, t) == JSON_BOOL && str_eq(json_raw(j, t), STR("true"));
+}
+
+/* A whole number from 0 to max, written without fraction or exponent. */
+static bool json_u64(const struct json *j, size_t t, uint64_t max,
+                     uint64_t *out)
+{
+    return json_type(j, t) == JSON_NUMBER && str_u64(json_raw(j, t), max, out);
+}
+
+/* A splitter finds the objects in a stream of bytes, whatever the packets:
+ * one behind another (events), in an array (the engine's list) or as the
+ * values of an object (Consul's services).  It only counts brackets;
+ * json_parse says whether an object is one. */
+enum split_kind { SPLIT_STREAM, SPLIT_ARRAY, SPLIT_OBJECT };
+
+enum split {
+    SPLIT_MORE,         /* everything is used up */
+    SPLIT_ELEMENT,      /* the buffer holds a whole object */
+    SPLIT_LARGE,        /* one of more than ELEMENT_MAX has passed by */
+    SPLIT_BAD           /* this is no such list */
+};
+
+struct splitter {
+    enum split_kind kind;
+    enum { SPLIT_OPEN, SPLIT_FIRST, SPLIT_NEXT, SPLIT_KEY, SPLIT_IN_KEY,
+           SPLIT_COLON, SPLIT_VALUE, SPLIT_INSIDE, SPLIT_COMMA,
+           SPLIT_DONE } state;
+    unsigned depth;
+    bool quoted, escaped;
+    struct buf element;
+};
+
+static void json_split_start(struct splitter *s, enum split_kind kind)
+{
+    struct buf element = s->element;
+
+    element.max = ELEMENT_MAX;
+    element.n = 0;
+    element.bad = false;
+    memset(s, 0, sizeof *s);
+    s->element = element;
+    s->kind = kind;
+    s->state = kind == SPLIT_STREAM ? SPLIT_VALUE : SPLIT_OPEN;
+}
+
+/* True when a whole list has been seen, and nothing behind it. */
+static bool json_split_done(const struct splitter *s)
+{
+    return s->state == SPLIT_DONE;
+}
+
+/* One byte that is not of an object.  False: it may not stand there. */
+static bool json_split_between(struct splitter *s, char c)
+{
+    bool array = s->kind == SPLIT_ARRAY;
+
+    if (s->state == SPLIT_IN_KEY) {
+        if (!s->escaped && c == '"')
+            s->state = SPLIT_COLON;
+        s->escaped = !s->escaped && c == '\\';
+        return true;
+    }
+    if (c == ' ' || c == '\n' || c == '\r' || c == '\t' ||
+        (c == 0x1e && s->kind == SPLIT_STREAM))     /* RFC 7464 */
+        return true;
+    if (s->state == SPLIT_OPEN && c == (array ? '[' : '{'))
+        s->state = SPLIT_FIRST;
+    else if ((s->state == SPLIT_FIRST || s->state == SPLIT_COMMA) &&
+             c == (array ? ']' : '}'))
+        s->state = SPLIT_DONE;
+    else if (s->state == SPLIT_COMMA && c == ',')
+        s->state = array ? SPLIT_VALUE : SPLIT_KEY;
+    else if ((s->state == SPLIT_FIRST || s->state == SPLIT_KEY) && !array &&
+             c == '"')
+        s->state = SPLIT_IN_KEY;
+    else if (s->state == SPLIT_COLON && c == ':')
+        s->state = SPLIT_VALUE;
+    else
+        return false;
+    return true;
+}
+
+/* How many bytes of `in` belong to the object we are in. */
+static size_t json_split_inside(struct splitter *s, struct str in)
+{
+    size_t i;
+
+    for (i = 0; i < in.n; i++) {
+        char c = in.p[i];
+
+        if (s->quoted) {
+            if (!s->escaped && c == '"')
+                s->quoted = false;
+            s->escaped = !s->escaped && c == '\\';
+        } else if (c == '"') {
+            s->quoted = true;
+        } else if (c == '{' || c == '[') {
+            s->depth++;
+        } else if ((c == '}' || c == ']') && --s->depth == 0) {
+            return i + 1;
+        }
+    }
+    return i;
+}
+
+/* Goes on with *in and takes off what it used.  After SPLIT_ELEMENT the
+ * object is in s->element until the next call. */
+static enum split json_split(struct splitter *s, struct str *in)
+{
+    if (s->state != SPLIT_INSIDE) {
+        s->element.n = 0;
+        s->element.bad = false;
+    }
+    while (in->n > 0) {
+        bool starts = *in->p == '{' &&
+                      (s->state == SPLIT_VALUE ||
+                       (s->state == SPLIT_FIRST && s->kind == SPLIT_ARRAY));
+        size_t n;
+
+        if (s->state != SPLIT_INSIDE && !starts) {
+            if (!json_split_between(s, *in->p))
+                return SPLIT_BAD;
+            *in = str_from(*in, 1);
+            continue;
+        }
+        s->state = SPLIT_INSIDE;
+        n = json_split_inside(s, *in);
+        buf_add(&s->element, str_upto(*in, n));
+        *in = str_from(*in, n);
+        if (s->depth > 0)
+            continue;
+        s->state = s->kind == SPLIT_STREAM ? SPLIT_VALUE : SPLIT_COMMA;
+        return s->element.bad ? SPLIT_LARGE : SPLIT_ELEMENT;
+    }
+    return SPLIT_MORE;
+}
+
+/* ==== 5. URL ================================================ url_ ====
+ *
+ * Where a peer is to be found.  No CR, LF, NUL or blank leaves this section.
+ *
+ * Calls: str_ buf_ err_.
+ */
+
+/* scheme:[//[user@]host[:port]][/path]: pieces of the text it was read from,
+ * each empty if it is not there. */
+struct url {
+    struct str scheme, user, host, path;
+    unsigned port;      /* 0: none was given */
+};
+
+/* host[:port] or [IPv6][:port]. */
+static bool url_host(struct str s, struct url *u)
+{
+    struct str port = STR("");
+    size_t at;
+
+    if (str_prefix(s, STR("["))) {
+        at = str_index(s, ']');
+        if (at == s.n || at == 1)
+            return false;
+        u->host = str_upto(str_from(s, 1), at - 1);
+        port = str_from(s, at + 1);
+    } else {
+        at = str_index(s, ':');
+        u->host = str_upto(s, at);
+        port = str_from(s, at);
+    }
+    u->port = 0;
+    if (port.n == 0)
+        return true;
+    return *port.p == ':' && u->host.n > 0 &&
+           str_port(str_from(port, 1), &u->port);
+}
+
+/* RFC 3986 section 3, as far as the addresses of peers need it.  The text
+ * itself is never in the error: it may hold a password. */
+static int url_parse(struct str s, struct url *u, struct err *e)
+{
+    struct str authority;
+    size_t i, at;
+
+    memset(u, 0, sizeof *u);
+    u->user = u->host = u->path = STR("");
+    for (i = 0; i < s.n; i++)
+        if ((unsigned char)s.p[i] <= 0x20 || s.p[i] == 0x7f)
+            return err_set(e, "a blank or control character in it");
+    at = str_index(s, ':');
+    if (at == 0 || at == s.n)
+        return err_set(e, "no scheme, as in consul://");
+    u->scheme = str_upto(s, at);
+    s = str_from(s, at + 1);
+    if (!str_prefix(s, STR("//"))) {
+        u->path = s;
+        return 0;
+    }
+    s = str_from(s, 2);
+    at = str_index(s, '/');
+    authority = str_upto(s, at);
+    u->path = str_from(s, at);
+    if (str_index(authority, '@') < authority.n) {
+        struct str host = str_after(authority, '@');
+
+        u->user = str_upto(authority, authority.n - host.n - 1);
+        authority = host;
+    }
+    if (!url_host(authority, u))
+        return err_set(e, "its host or port is not valid (host:port with a "
+                          "port from 1 to 65535, IPv6 as [::1]:port)");
+    return 0;
+}
+
+/* Adds host or host:port, IPv6 in brackets (RFC 3986 3.2.2). */
+static void url_put(struct buf *b, struct str host, unsigned port)
+{
+    bool six = str_index(host, ':') < host.n;
+
+    buf_lit(b, six ? "[" : "");
+    buf_add(b, host);
+    buf_lit(b, six ? "]" : "");
+    if (port > 0) {
+        buf_byte(b, ':');
+        buf_u64(b, port);
+    }
+}
+
+/* s in base64 (RFC 4648 section 4), for Basic authentication. */
+static void url_base64(struct buf *b, struct str s)
+{
+    static const char digit[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+                                "abcdefghijklmnopqrstuvwxyz0123456789+/";
+    size_t i;
+
+    for (; s.n > 0; s = str_from(s, s.n < 3 ? s.n : 3)) {
+        uint32_t v = 0;
+
+        for (i = 0; i < 3; i++)
+            v = v << 8 | (i < s.n ? (unsigned char)s.p[i] : 0u);
+        for (i = 0; i < 4; i++)
+            buf_byte(b, i > s.n ? '=' : digit[v >> (18 - 6 * i) & 63]);
+    }
+}
+
+/* ==== 6. System ============================================== os_ ====
+ *
+ * The only section with sockets, files, clocks, names and signals.  Nothing
+ * in it waits, but os_wait, which is meant to, and os_resolve, which must.
+ *
+ * Calls: str_ buf_ err_.
+ * Kernel: socket connect read poll open close pipe fcntl sigaction
+ * clock_gettime getaddrinfo getifaddrs gethostname getsockopt setsockopt
+ * stat.
+ */
+
+enum io { IO_OK, IO_WAIT, IO_END, IO_FAILED };
+
+struct os_addr {
+    struct sockaddr_storage sa;
+    socklen_t n;
+};
+
+/* Milliseconds on a clock that never jumps. */
+static uint64_t os_now(void)
+{
+    struct timespec t;
+
+    CHECK(clock_gettime(CLOCK_MONOTONIC, &t) == 0);
+    return (uint64_t)t.tv_sec * 1000 + (uint64_t)t.tv_nsec / 1000000;
+}
+
+/* A number that differs from one process to the next: for jitter alone. */
+static uint64_t os_seed(void)
+{
+    struct timespec t;
+
+    CHECK(clock_gettime(CLOCK_REALTIME, &t) == 0);
+    return (uint64_t)t.tv_nsec << 20 ^ (uint64_t)t.tv_sec ^
+           (uint64_t)getpid() << 40;
+}
+
+/* The signals that have come, and the pipe that ends os_wait for them.  Even
+ * as process 1, where none has a default action, these four do something. */
+static volatile sig_atomic_t os_stop, os_resync, os_summary;
+static int os_pipe[2] = { -1, -1 };
+
+static void os_signal(int number)
+{
+    int saved = errno;
+
+    if (number == SIGHUP)
+        os_resync = 1;
+    else if (number == SIGUSR1)
+        os_summary = 1;
+    else
+        os_stop = 1;
+    if (write(os_pipe[1], "", 1) < 0)
+        errno = saved;          /* full: os_wait will end all the same */
+    errno = saved;
+}
+
+static bool os_nonblock(int fd)
+{
+    int flags = fcntl(fd, F_GETFL);
+
+    return flags >= 0 && fcntl(fd, F_SETFL, flags | O_NONBLOCK) == 0 &&
+           fcntl(fd, F_SETFD, FD_CLOEXEC) == 0;
+}
+
+static int os_signals(struct err *e)
+{
+    static const int number[] = { SIGTERM, SIGINT, SIGHUP, SIGUSR1 };
+    struct sigaction sa;
+    size_t i;
+
+    if (pipe(os_pipe) != 0 || !os_nonblock(os_pipe[0]) ||
+        !os_nonblock(os_pipe[1]))
+        return err_set(e, "pipe: %s", strerror(errno));
+    memset(&sa, 0, sizeof sa);
+    sigemptyset(&sa.sa_mask);
+    sa.sa_handler = os_signal;
+    for (i = 0; i < LENGTH(number); i++)
+        CHECK(sigaction(number[i], &sa, NULL) == 0);
+    sa.sa_handler = SIG_IGN;
+    CHECK(sigaction(SIGPIPE, &sa, NULL) == 0);
+    return 0;
+}
+
+/* Waits until one of p[n] is ready, a signal comes or ms have passed.  p has
+ * room for one more, in which the signals' pipe goes. */
+static void os_wait(struct pollfd *p, size_t n, uint64_t ms)
+{
+    char drain[64];
+    size_t i;
+
+    p[n].fd = os_pipe[0];
+    p[n].events = POLLIN;
+    p[n].revents = 0;
+    if (poll(p, (nfds_t)(n + 1), ms > INT_MAX ? INT_MAX : (int)ms) < 0) {
+        for (i = 0; i < n; i++)
+            p[i].revents = 0;   /* EINTR: the caller sees the signal */
+        return;
+    }
+    while (p[n].revents != 0 && read(os_pipe[0], drain, sizeof drain) > 0)
+        continue;
+}
+
+/* The addresses of host:port, at most max, in the order to be tried.  This
+ * may wait for a name server; no other call in this program waits. */
+static int os_resolve(struct str host, unsigned port, struct os_addr *a,
+                      size_t max, size_t *n, struct err *e)
+{
+    char *name = str_dup(host), service[6];
+    struct addrinfo hints, *list, *i;
+    struct buf digits = { .max = sizeof service };
+    int failed;
+
+    buf_u64(&digits, port);
+    memcpy(service, digits.p, digits.n);
+    service[digits.n] = '\0';
+    buf_free(&digits);
+    memset(&hints, 0, sizeof hints);
+    hints.ai_socktype = SOCK_STREAM;
+    hints.ai_flags = AI_NUMERICSERV;
+    failed = getaddrinfo(name, service, &hints, &list);
+    free(name);
+    *n = 0;
+    if (failed)
+        return err_set(e, "%.*s: %s", PUT(host), gai_strerror(failed));
+    for (i = list; i != NULL && *n < max; i = i->ai_next)
+        if (i->ai_addrlen <= sizeof a->sa) {
+            memcpy(&a[*n].sa, i->ai_addr, i->ai_addrlen);
+            a[(*n)++].n = i->ai_addrlen;
+        }
+    freeaddrinfo(list);
+    return *n > 0 ? 0 : err_set(e, "%.*s: no address", PUT(host));
+}
+
+static int os_unix(struct str path, struct os_addr *a, struct err *e)
+{
+    struct sockaddr_un un;
+
+    if (path.n == 0 || path.n >= sizeof un.sun_path)
+        return err_set(e, "the path of a socket has 1 to %zu bytes",
+                       sizeof un.sun_path - 1);
+    memset(&un, 0, sizeof un);
+    un.sun_family = AF_UNIX;
+    memcpy(un.sun_path, path.p, path.n);
+    memset(a, 0, sizeof *a);
+    memcpy(&a->sa, &un, sizeof un);
+    a->n = sizeof un;
+    return 0;
+}
+
+/* Starts to connect.  *fd is the new socket, or -1; IO_WAIT says that
+ * os_connected tells the outcome once the socket is writable. */
+static enum io os_connect(const struct os_addr *a, int *fd, int *error)
+{
+    int on = 1;
+
+    *fd = socket(a->sa.ss_family, SOCK_STREAM, 0);
+    if (*fd < 0 || !os_nonblock(*fd)) {
+        *error = errno;
+        return IO_FAILED;
+    }
+    if (a->sa.ss_family != AF_UNIX) {
+        /* Both are only good manners: a failure changes nothing. */
+        (void)setsockopt(*fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+        (void)setsockopt(*fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof on);
+#ifdef TCP_KEEPIDLE
+        on = 30;                /* seconds: a dead peer is known in 60 */
+        (void)setsockopt(*fd, IPPROTO_TCP, TCP_KEEPIDLE, &on, sizeof on);
+        on = 10;
+        (void)setsockopt(*fd, IPPROTO_TCP, TCP_KEEPINTVL, &on, sizeof on);
+        on = 3;
+        (void)setsockopt(*fd, IPPROTO_TCP, TCP_KEEPCNT, &on, sizeof on);
+#endif
+    }
+    if (connect(*fd, (const struct sockaddr *)(const void *)&a->sa, a->n) == 0)
+        return IO_OK;
+    *error = errno;
+    /* A full backlog of a unix socket answers EAGAIN: nothing was begun. */
+    return errno == EINPROGRESS ? IO_WAIT : IO_FAILED;
+}
+
+static enum io os_connected(int fd, int *error)
+{
+    socklen_t n = sizeof *error;
+
+    if (getsockopt(fd, SOL_SOCKET, SO_ERROR, error, &n) != 0)
+        *error = errno;
+    return *error == 0 ? IO_OK : IO_FAILED;
+}
+
+static void os_close(int fd)
+{
+    if (fd >= 0)
+        (void)close(fd);
+}
+
+/* Reads what is there, at most READ_MAX bytes, to the end of b. */
+static enum io os_read(int fd, struct buf *b, int *error)
+{
+    ssize_t n;
+
+    *error = ENOBUFS;
+    if (!buf_need(b, READ_MAX))
+        return IO_FAILED;
+    n = read(fd, b->p + b->n, READ_MAX);
+    *error = n < 0 ? errno : 0;
+    if (n < 0)
+        return errno == EAGAIN || errno == EINTR ? IO_WAIT : IO_FAILED;
+    b->n += (size_t)n;
+    return n == 0 ? IO_END : IO_OK;
+}
+
+/* Writes what there is room for off the front of *s. */
+static enum io os_write(int fd, struct str *s, int *error)
+{
+    ssize_t n = write(fd, s->p, s->n < WRITE_MAX ? s->n : WRITE_MAX);
+
+    *error = n < 0 ? errno : 0;
+    if (n < 0)
+        return errno == EAGAIN || errno == EINTR ? IO_WAIT : IO_FAILED;
+    *s = str_from(*s, (size_t)n);
+    return IO_OK;
+}
+
+/* The whole of a small file. */
+static int os_file(const char *path, struct buf *b, struct err *e)
+{
+    int fd = open(path, O_RDONLY | O_CLOEXEC), error = errno;
+    enum io io = fd < 0 ? IO_FAILED : IO_OK;
+
+    while (io == IO_OK)
+        io = os_read(fd, b, &error);
+    os_close(fd);
+    return io == IO_END ? 0 : err_set(e, "%s: %s", path, strerror(error));
+}
+
+static bool os_exists(const char *path)
+{
+    struct stat st;
+
+    return stat(path, &st) == 0;
+}
+
+/* Why a unix socket cannot be used, and what to do about it. */
+static int os_advice(const char *path, int error, struct err *e)
+{
+    struct stat st;
+    bool there = stat(path, &st) == 0;
+
+    if (there && !S_ISSOCK(st.st_mode))
+        return err_set(e, "%s is not a socket (Docker makes a directory where "
+                          "what is to be mounted does not exist)", path);
+    if (there && (error == EACCES || error == EPERM))
+        return err_set(e, "%s: permission denied: run as root, or in the "
+                          "socket's group (docker run --group-add %lu)",
+                       path, (unsigned long)st.st_gid);
+    if (error == ENOENT)
+        return err_set(e, "%s: no such socket: is the engine running?  In a "
+                          "container, mount it: -v /var/run/docker.sock:%s",
+                       path, path);
+    return err_set(e, "%s: %s", path, strerror(error));
+}
+
+/* Adds an address in digits.  False for what is not IPv4 or IPv6. */
+static bool os_digits(const struct sockaddr *sa, struct buf *b)
+{
+    char text[INET6_ADDRSTRLEN];
+    const void *p = sa;
+    const void *bytes = sa->sa_family == AF_INET
+        ? (const void *)&((const struct sockaddr_in *)p)->sin_addr
+        : (const void *)&((const struct sockaddr_in6 *)p)->sin6_addr;
+
+    if ((sa->sa_family != AF_INET && sa->sa_family != AF_INET6) ||
+        inet_ntop(sa->sa_family, bytes, text, sizeof text) == NULL)
+        return false;
+    buf_lit(b, text);
+    return true;
+}
+
+/* An address by which nobody else reaches this host. */
+static bool os_local(struct str ip)
+{
+    return str_prefix(ip, STR("127.")) || str_eq(ip, STR("::1")) ||
+           str_eq(ip, STR("0.0.0.0")) || str_eq(ip, STR("::")) ||
+           str_prefix(ip, STR("::ffff:127."));
+}
+
+static bool os_is_interface(struct str name)
+{
+    bool is = false;
+#ifdef HAVE_IFADDRS
+    char *z = str_dup(name);
+
+    is = name.n > 0 && if_nametoindex(z) != 0;
+    free(z);
+#else
+    (void)name;
+#endif
+    return is;
+}
+
+/* The first address of an interface, IPv4 before IPv6; link-local ones do
+ * not count.  False: there is no such interface, or it has none. */
+static bool os_interface(struct str name, struct buf *b)
+{
+    bool found = false;
+#ifdef HAVE_IFADDRS
+    static const int family[] = { AF_INET, AF_INET6 };
+    struct ifaddrs *list, *i;
+    size_t f;
+
+    if (name.n == 0 || name.n >= IF_NAMESIZE || getifaddrs(&list) != 0)
+        return false;
+    for (f = 0; !found && f < LENGTH(family); f++)
+        for (i = list; !found && i != NULL; i = i->ifa_next) {
+            size_t n = b->n;
+
+            found = i->ifa_addr != NULL &&
+                    i->ifa_addr->sa_family == family[f] &&
+                    str_eq(str_of(i->ifa_name), name) &&
+                    os_digits(i->ifa_addr, b);
+            if (found && str_prefix(str_from(buf_str(b), n), STR("fe80:"))) {
+                b->n = n;
+                found = false;
+            }
+        }
+    freeifaddrs(list);
+#else
+    (void)name;
+    (void)b;
+#endif
+    return found;
+}
+
+/* This machine's name; nothing if it has none. */
+static void os_hostname(struct buf *b)
+{
+    char name[256];
+
+    if (gethostname(name, sizeof name) == 0) {
+        name[sizeof name - 1] = '\0';
+        buf_lit(b, name);
+    }
+}
+
+/* ==== 8. HTTP ============================================== http_ ====
+ *
+ * Bytes in, a message out: no I/O, no allocation, and the same answer however
+ * the bytes are split.  RFC 9112 sections 2.2, 4, 5, 6.3 and 7.1, read
+ * strictly: lines end in CR LF, and a message with two framings is bad.
+ *
+ * Calls: str_ buf_ err_.
+ */
+
+enum http_found {
+    HTTP_MORE,          /* all of it is used up, or more is needed */
+    HTTP_HEAD,          /* the status is known */
+    HTTP_BODY,          /* *body is a piece of the body */
+    HTTP_DONE,          /* the message is complete */
+    HTTP_BAD
+};
+
+/* A response as far as it has been read. */
+struct http {
+    enum { IN_HEAD, IN_LENGTH, IN_CHUNK_SIZE, IN_CHUNK, IN_CHUNK_END,
+           IN_TRAILER, IN_REST, IN_NOTHING } state;
+    unsigned status;
+    bool old;           /* HTTP/1.0: it closes unless it says otherwise */
+    bool close;         /* no second response comes on this connection */
+    bool chunked, sized;
+    uint64_t left;      /* of the body or the chunk, in bytes */
+    unsigned retry_after; /* seconds, 0 if it does not say */
+    size_t looked;      /* bytes in which the end of a line was not found */
+};
+
+static void http_start(struct http *h)
+{
+    memset(h, 0, sizeof *h);
+}
+
+/* RFC 9110 5.6.2. */
+static bool http_token(struct str s)
+{
+    size_t i;
+
+    for (i = 0; i < s.n; i++)
+        if (!str_letter(s.p[i]) && !str_digit(s.p[i]) &&
+            str_index(STR("!#$%&'*+-.^_`|~"), s.p[i]) == 15)
+            return false;
+    return s.n > 0;
+}
+
+/* What Connection says (RFC 9112 9.3). */
+static void http_connection(struct http *h, struct str list)
+{
+    while (list.n > 0) {
+        struct str word = str_trim(str_cut(&list, ','));
+
+        if (str_same(word, STR("close")))
+            h->close = true;
+        else if (str_same(word, STR("keep-alive")) && h->old)
+            h->close = false;
+    }
+}
+
+/* One header line: those that this program heeds. */
+static int http_field(struct http *h, struct str line, struct err *e)
+{
+    struct str value = line, name = str_cut(&value, ':');
+    uint64_t v;
+    size_t i;
+
+    if (name.n == line.n || !http_token(name))
+        return err_set(e, "a header line without a name: %.*s", PUT(line));
+    for (i = 0; i < value.n; i++)
+        if (((unsigned char)value.p[i] < 0x20 && value.p[i] != '\t') ||
+            value.p[i] == 0x7f)
+            return err_set(e, "a control character in header %.*s", PUT(name));
+    value = str_trim(value);
+    if (str_same(name, STR("Content-Length"))) {
+        if (!str_u64(value, UINT64_MAX / 2, &v) || (h->sized && h->left != v))
+            return err_set(e, "Content-Length: %.*s", PUT(value));
+        h->sized = true;
+        h->left = v;
+    } else if (str_same(name, STR("Transfer-Encoding"))) {
+        if (!str_same(value, STR("chunked")) || h->chunked || h->old)
+            return err_set(e, "Transfer-Encoding: %.*s", PUT(value));
+        h->chunked = true;
+    } else if (str_same(name, STR("Connection"))) {
+        http_connection(h, value);
+    } else if (str_same(name, STR("Retry-After"))) {
+        if (str_u64(value, 3600, &v))   /* a date is not heeded */
+            h->retry_after = (unsigned)v;
+    }
+    return 0;
+}
+
+/* Whether the first bytes can still become those of a response. */
+static int http_hello(struct str in, struct err *e)
+{
+    struct str hello = STR("HTTP/1.");
+
+    if (str_prefix(in, str_upto(hello, in.n < hello.n ? in.n : hello.n)))
+        return 0;
+    if (in.n >= 2 && (*in.p == 0x15 || *in.p == 0x16) && in.p[1] == 3)
+        return err_set(e, "it answers in TLS, not HTTP");
+    return err_set(e, "it does not speak HTTP: \"%.*s\"",
+                   PUT(str_upto(in, in.n < 40 ? in.n : 40)));
+}
+
+/* The status line: HTTP/1.x SP 3DIGIT [SP reason]. */
+static int http_status(struct http *h, struct str line, struct err *e)
+{
+    struct str rest = line, version = str_cut(&rest, ' '), code;
+    uint64_t v;
+
+    code = str_cut(&rest, ' ');
+    if ((!str_eq(version, STR("HTTP/1.1")) &&
+         !str_eq(version, STR("HTTP/1.0"))) ||
+        code.n != 3 || !str_u64(code, 599, &v) || v < 100)
+        return err_set(e, "its status line is \"%.*s\"",
+                       PUT(str_upto(line, line.n < 80 ? line.n : 80)));
+    h->status = (unsigned)v;
+    h->old = h->close = str_eq(version, STR("HTTP/1.0"));
+    return 0;
+}
+
+/* Takes a line off *in, without its CR LF.  Needs all of it there. */
+static struct str http_line(struct str *in)
+{
+    struct str line = str_upto(*in, str_find(*in, STR("\r\n")));
+
+    *in = str_from(*in, line.n + 2);
+    return line;
+}
+
+/* All of a head, up to its empty line. */
+static int http_head(struct http *h, struct str head, struct err *e)
+{
+    if (http_status(h, http_line(&head), e) != 0)
+        return -1;
+    while (head.n > 0) {
+        struct str line = http_line(&head);
+
+        if (line.n > 0 && http_field(h, line, e) != 0)
+            return -1;
+    }
+    if (h->chunked && h->sized)
+        return err_set(e, "both Content-Length and Transfer-Encoding");
+    if (h->status == 101)
+        return err_set(e, "it switches protocols");
+    if (h->status < 200)                /* RFC 9110 15.2: the real one comes */
+        http_start(h);
+    else if (h->status == 204 || h->status == 304)
+        h->state = IN_NOTHING;
+    else if (h->chunked)
+        h->state = IN_CHUNK_SIZE;
+    else
+        h->state = h->sized ? IN_LENGTH : IN_REST;
+    return 0;
+}
+
+/* RFC 9112 7.1: hexadecimal digits, then extensions that are not heeded. */
+static int http_chunk_size(struct http *h, struct str line, struct err *e)
+{
+    struct str size = str_trim(str_upto(line, str_index(line, ';')));
+
+    if (!str_number(size, 16, UINT64_MAX / 2, &h->left))
+        return err_set(e, "a chunk's size is \"%.*s\"",
+                       PUT(str_upto(size, size.n < 40 ? size.n : 40)));
+    h->state = h->left > 0 ? IN_CHUNK : IN_TRAILER;
+    return 0;
+}
+
+/* Whether *in has all up to `end`, within max bytes: 1 yes, 0 not yet, -1 it
+ * is too much.  Bytes that were looked at are not looked at again. */
+static int http_upto(struct http *h, struct str in, struct str end,
+                     size_t max, struct str *found, struct err *e)
+{
+    size_t from = h->looked > end.n ? h->looked - end.n : 0;
+    size_t at = from + str_find(str_from(in, from), end);
+
+    h->looked = at < in.n ? 0 : in.n;
+    if (at + end.n > max)
+        return err_set(e, "a head or chunk line of more than %zu bytes", max);
+    *found = str_upto(in, at < in.n ? at + end.n : in.n);
+    return at < in.n;
+}
+
+/* The states in which whole lines are needed. */
+static enum http_found http_lines(struct http *h, struct str *in,
+                                  struct err *e)
+{
+    bool head = h->state == IN_HEAD;
+    struct str end = head ? STR("\r\n\r\n") : STR("\r\n"), part;
+    int have, bad = 0;
+
+    if (head && http_hello(*in, e) != 0)
+        return HTTP_BAD;
+    have = http_upto(h, *in, end, head ? HEAD_MAX : CHUNK_LINE_MAX, &part, e);
+    if (have <= 0)
+        return have < 0 ? HTTP_BAD : HTTP_MORE;
+    *in = str_from(*in, part.n);
+    if (head) {
+        bad = http_head(h, part, e);
+        return bad ? HTTP_BAD : h->status ? HTTP_HEAD : HTTP_MORE;
+    }
+    part = str_upto(part, part.n - 2);
+    if (h->state == IN_CHUNK_SIZE)
+        bad = http_chunk_size(h, part, e);
+    else if (h->state == IN_CHUNK_END && part.n > 0)
+        bad = err_set(e, "a chunk that is longer than its size");
+    else if (h->state == IN_CHUNK_END)
+        h->state = IN_CHUNK_SIZE;
+    else if (part.n == 0)               /* the trailer's end */
+        h->state = IN_NOTHING;
+    return bad ? HTTP_BAD : HTTP_MORE;
+}
+
+/* Goes on with *in, takes off what it used, and tells what it found.  Call
+ * it until it says HTTP_MORE and *in has not become shorter. */
+static enum http_found http_step(struct http *h, struct str *in,
+                                 struct str *body, struct err *e)
+{
+    size_t n;
+
+    if (h->state == IN_NOTHING || (h->state == IN_LENGTH && h->left == 0))
+        return HTTP_DONE;
+    if (in->n == 0)
+        return HTTP_MORE;
+    if (h->state != IN_LENGTH && h->state != IN_CHUNK && h->state != IN_REST)
+        return http_lines(h, in, e);
+    n = h->state != IN_REST && h->left < in->n ? (size_t)h->left : in->n;
+    *body = str_upto(*in, n);
+    *in = str_from(*in, n);
+    if (h->state != IN_REST)
+        h->left -= n;
+    if (h->state == IN_CHUNK && h->left == 0)
+        h->state = IN_CHUNK_END;
+    return HTTP_BODY;
+}
+
+/* As http_step, until something is found or nothing is left to be found. */
+static enum http_found http_next(struct http *h, struct str *in,
+                                 struct str *body, struct err *e)
+{
+    enum http_found found;
+    size_t n;
+
+    do {
+        n = in->n;
+        found = http_step(h, in, body, e);
+    } while (found == HTTP_MORE && in->n < n);
+    return found;
+}
+
+/* Whether the message is complete if the connection ends here. */
+static bool http_ends(const struct http *h)
+{
+    return h->state == IN_REST;
+}
+
+/* A whole request.  `headers` are lines that buf_header made; the path is
+ * made of buf_url's parts.  Whatever could break out of its place makes b
+ * bad. */
+static void http_request(struct buf *b, const char *method, struct str path,
+                         struct str host, struct str headers, struct str body)
+{
+    size_t i;
+
+    for (i = 0; i < path.n; i++)
+        if ((unsigned char)path.p[i] <= 0x20 || path.p[i] == 0x7f)
+            b->bad = true;
+    buf_lit(b, method);
+    buf_byte(b, ' ');
+    buf_add(b, path);
+    buf_lit(b, " HTTP/1.1\r\n");
+    buf_header(b, "Host", host);
+    buf_add(b, headers);
+    if (body.n > 0) {
+        buf_lit(b, "Content-Type: application/json\r\n");
+        buf_lit(b, "Content-Length: ");
+        buf_u64(b, body.n);
+        buf_lit(b, "\r\n");
+    } else if (!str_eq(str_of(method), STR("GET"))) {
+        buf_lit(b, "Content-Length: 0\r\n");
+    }
+    buf_lit(b, "\r\n");
+    buf_add(b, body);
+}
+
+/* ==== 9. Connections ======================================= conn_ ====
+ *
+ * Requests to a peer over a few connections that are kept open, each doing
+ * what it can without waiting.  Every state has a deadline, but that of the
+ * event stream, which may be silent for ever; after a failure a connection
+ * is only closed.
+ *
+ * Calls: str_ buf_ mem_ list_ err_ os_ url_ http_.
+ */
+
+/* The answer to a request, gone when the function that takes it returns. */
+struct answer {
+    unsigned status;            /* 0: none came, and err says why */
+    struct str body;            /* what the request's reader did not take */
+    unsigned retry_after;       /* seconds, 0 if it does not say */
+    const struct err *err;      /* NULL with status 0: called off by us */
+};
+
+/* A request, of the connections from conn_send on; freed after done(). */
+struct request {
+    struct link link;           /* in endpoint.waiting or conn.sent */
+    struct buf bytes;
+    bool stream;                /* its answer has no end: a connection alone */
+    bool again;                 /* it has been sent before, in vain */
+    void *owner, *context;      /* whose it is: for the two functions */
+    /* Takes the body of a 200 as it comes, first of all an empty piece with
+     * the head; NULL: the body is collected.  -1: the answer is no good. */
+    int (*body)(struct request *, struct str, struct err *);
+    void (*done)(struct request *, const struct answer *);
+};
+
+struct conn {
+    enum { CONN_FREE, CONN_CONNECT, CONN_OPEN } state;
+    struct endpoint *peer;
+    int fd;
+    size_t address;             /* which of the peer's is being tried */
+    struct link sent;           /* requests in the order of their answers */
+    size_t sent_n;
+    bool alone;                 /* carries a stream */
+    bool last;                  /* is closed after the next answer */
+    bool answered;              /* an answer has come over it before */
+    bool began;                 /* bytes of the next answer have come */
+    uint64_t since;             /* when the next answer became due */
+    uint64_t deadline;          /* no answer by then: it has failed */
+    struct buf out, in, body;
+    size_t out_at;              /* of `out`, sent already */
+    struct http http;
+};
+
+/* Whom we talk to: the engine, or the registry. */
+struct endpoint {
+    const char *name;           /* in messages */
+    struct str path;            /* of a unix socket, or */
+    struct str host;            /* a name or address, and */
+    unsigned port;
+    struct buf host_header;
+    struct buf headers;         /* token, user and password */
+    size_t conns_max;           /* connections, without streams */
+    size_t depth;               /* requests under way on one of them */
+    struct os_addr address[ADDRS_MAX];
+    size_t addresses;           /* 0: to be looked up */
+    struct link waiting;        /* requests for which no place was found */
+    size_t requests;            /* all that have no answer yet */
+    bool dropped;               /* the peer closed what we kept open */
+    struct conn conn[CONNS_MAX];
+};
+
+static void conn_init(struct endpoint *p, const char *name, size_t conns_max,
+                      size_t depth)
+{
+    memset(p, 0, sizeof *p);
+    p->name = name;
+    p->conns_max = conns_max;
+    p->depth = depth;
+    list_init(&p->waiting);
+}
+
+/* How many requests would be sent off at once. */
+static size_t conn_room(const struct endpoint *p)
+{
+    size_t all = p->conns_max * p->depth;
+
+    return p->requests < all ? all - p->requests : 0;
+}
+
+/* A request of the peer p, to be completed by the caller and sent. */
+static struct request *conn_request(struct endpoint *p, const char *method,
+                                    struct str path, struct str body)
+{
+    struct request *r = mem_zero(sizeof *r);
+
+    list_init(&r->link);
+    http_request(&r->bytes, method, path, buf_str(&p->host_header),
+                 buf_str(&p->headers), body);
+    return r;
+}
+
+static void conn_send(struct endpoint *p, struct request *r)
+{
+    p->requests++;
+    list_before(&p->waiting, &r->link);
+}
+
+/* Hands the answer over and ends the request. */
+static void conn_finish(struct endpoint *p, struct request *r,
+                        const struct answer *a)
+{
+    list_take(&r->link);
+    p->requests--;
+    r->done(r, a);
+    buf_free(&r->bytes);
+    free(r);
+}
+
+static void conn_refuse(struct endpoint *p, struct request *r,
+                        const struct err *e)
+{
+    struct answer none = { 0, { NULL, 0 }, 0, NULL };
+
+    none.err = e;
+    conn_finish(p, r, &none);
+}
+
+/* The request whose answer is next. */
+static struct request *conn_head(const struct conn *c)
+{
+    return list_empty(&c->sent) ? NULL
+                                : LIST_OF(struct request, link, c->sent.next);
+}
+
+/* Gives what stands behind `keep` requests back, to be sent first. */
+static void conn_give_back(struct conn *c, size_t keep)
+{
+    while (c->sent_n > keep) {
+        list_before(c->peer->waiting.next, c->sent.before);
+        c->sent_n--;
+    }
+}
+
+static void conn_close(struct conn *c)
+{
+    os_close(c->fd);
+    c->fd = -1;
+    c->state = CONN_FREE;
+    buf_free(&c->out);
+    buf_free(&c->in);
+    buf_free(&c->body);
+}
+
+/* Ends a connection that has failed.  The request whose answer was due gets
+ * the error, unless the connection had merely been closed while it was idle
+ * and the request crossed that; those behind it are sent anew. */
+static void conn_fail(struct conn *c, const struct err *e)
+{
+    struct request *r = conn_head(c);
+    bool crossed = r != NULL && c->answered && !c->began && !r->again &&
+                   os_now() < c->deadline;
+
+    conn_give_back(c, crossed ? 0 : 1);
+    if (crossed)
+        r->again = true;
+    c->sent_n = 0;
+    conn_close(c);
+    if (r != NULL && !crossed)
+        conn_refuse(c->peer, r, e);
+}
+
+/* Closes every connection and ends every request, without an error. */
+static void conn_reset(struct endpoint *p)
+{
+    size_t i;
+
+    for (i = 0; i < CONNS_MAX; i++)
+        if (p->conn[i].state != CONN_FREE) {
+            conn_give_back(&p->conn[i], 0);
+            conn_close(&p->conn[i]);
+        }
+    while (!list_empty(&p->waiting))
+        conn_refuse(p, LIST_OF(struct request, link, p->waiting.next), NULL);
+    p->addresses = 0;
+    p->dropped = false;
+}
+
+/* Gives the connection a request and asks for nothing yet. */
+static void conn_add(struct conn *c, struct request *r, uint64_t now)
+{
+    if (c->sent_n++ == 0) {
+        c->since = now;
+        c->deadline = now + (c->state == CONN_OPEN ? CALL_MS : CONNECT_MS);
+    }
+    list_before(&c->sent, &r->link);
+    buf_add(&c->out, buf_str(&r->bytes));
+    if (c->out.bad || r->bytes.bad) {
+        struct err e;
+
+        err_set(&e, "a request that cannot be sent");
+        conn_fail(c, &e);
+    }
+}
+
+static void conn_opened(struct conn *c, uint64_t now)
+{
+    /* A TLS handshake would be the state between CONN_CONNECT and this. */
+    c->state = CONN_OPEN;
+    c->deadline = now + CALL_MS;
+}
+
+/* Says why the peer cannot be reached. */
+static void conn_unreachable(const struct endpoint *p, int error,
+                             struct err *e)
+{
+    if (p->path.n > 0) {
+        char *path = str_dup(p->path);
+
+        os_advice(path, error, e);
+        free(path);
+    } else {
+        err_set(e, "%.*s: %s", PUT(buf_str(&p->host_header)),
+                strerror(error));
+    }
+}
+
+/* Starts to connect to the first address, from c->address on, that does not
+ * refuse at once. */
+static void conn_connect(struct conn *c, int error, uint64_t now)
+{
+    struct endpoint *p = c->peer;
+    struct err e;
+
+    for (; c->address < p->addresses; c->address++) {
+        enum io io;
+
+        os_close(c->fd);
+        io = os_connect(&p->address[c->address], &c->fd, &error);
+        if (io == IO_FAILED)
+            continue;
+        c->state = CONN_CONNECT;
+        c->deadline = now + CONNECT_MS;
+        if (io == IO_OK)
+            conn_opened(c, now);
+        return;
+    }
+    p->addresses = 0;           /* next time they may be others */
+    conn_unreachable(p, error, &e);
+    conn_fail(c, &e);
+}
+
+/* Looks up where the peer is, if that is not known. */
+static int conn_resolve(struct endpoint *p, struct err *e)
+{
+    if (p->addresses > 0)
+        return 0;
+    if (p->path.n == 0)
+        return os_resolve(p->host, p->port, p->address, ADDRS_MAX,
+                          &p->addresses, e);
+    if (os_unix(p->path, p->address, e) != 0)
+        return -1;
+    p->addresses = 1;
+    return 0;
+}
+
+/* Opens a connection for the request r. */
+static void conn_open(struct endpoint *p, struct conn *c, struct request *r,
+                      uint64_t now)
+{
+    struct err e;
+
+    memset(c, 0, sizeof *c);
+    c->peer = p;
+    c->fd = -1;
+    c->state = CONN_CONNECT;
+    c->alone = r->stream;
+    c->in.max = HEAD_MAX + READ_MAX;
+    c->body.max = BODY_MAX;
+    list_init(&c->sent);
+    http_start(&c->http);
+    conn_add(c, r, now);
+    if (c->state == CONN_FREE)
+        return;
+    if (conn_resolve(p, &e) != 0)
+        conn_fail(c, &e);
+    else
+        conn_connect(c, 0, now);
+}
+
+/* Finds a connection for each request that waits: an idle one, else a new
+ * one, else the one with the least to do. */
+static void conn_assign(struct endpoint *p, uint64_t now)
+{
+    while (!list_empty(&p->waiting)) {
+        struct request *r = LIST_OF(struct request, link, p->waiting.next);
+        struct conn *best = NULL, *unused = NULL;
+        size_t i, open = 0;
+
+        for (i = 0; i < CONNS_MAX; i++) {
+            struct conn *c = &p->conn[i];
+
+            if (c->state == CONN_FREE)
+                unused = unused == NULL ? c : unused;
+            else if (!c->alone && !c->last && ++open > 0 &&
+                     c->sent_n < p->depth &&
+                     (best == NULL || c->sent_n < best->sent_n))
+                best = c;
+        }
+        if (unused != NULL &&
+            (r->stream || ((best == NULL || best->sent_n > 0) &&
+                           open < p->conns_max)))
+            conn_open(p, unused, r, now);
+        else if (best != NULL && !r->stream)
+            conn_add(best, r, now);
+        else
+            return;
+    }
+}
+
+/* The answer to the next request is complete. */
+static void conn_answer(struct conn *c, uint64_t now)
+{
+    struct request *r = conn_head(c);
+    struct answer a = { 0, { NULL, 0 }, 0, NULL };
+    bool close = c->http.close || c->last || c->alone;
+    struct buf body = c->body;
+
+    a.status = c->http.status;
+    a.retry_after = c->http.retry_after;
+    a.body = buf_str(&body);
+    memset(&c->body, 0, sizeof c->body);
+    c->body.max = BODY_MAX;
+    c->answered = true;
+    c->began = false;
+    c->since = now;
+    c->deadline = now + CALL_MS;
+    c->sent_n--;
+    http_start(&c->http);
+    if (close) {
+        list_take(&r->link);
+        conn_give_back(c, 0);
+        conn_close(c);
+    }
+    conn_finish(c->peer, r, &a);
+    buf_free(&body);
+}
+
+/* A piece of the next request's answer. */
+static int conn_body(struct conn *c, struct str piece, uint64_t now,
+                     struct err *e)
+{
+    struct request *r = conn_head(c);
+
+    if (c->deadline < now + CALL_MS && now < c->since + ANSWER_MS)
+        c->deadline = now + CALL_MS;
+    if (r->body != NULL && c->http.status == 200)
+        return r->body(r, piece, e);
+    buf_add(&c->body, piece);
+    return c->body.bad ? err_set(e, "an answer of more than %d bytes",
+                                 BODY_MAX) : 0;
+}
+
+/* Makes answers of what has come. */
+static void conn_parse(struct conn *c, uint64_t now)
+{
+    struct str in = buf_str(&c->in), piece = STR("");
+    enum http_found found = HTTP_MORE;
+    struct err e;
+
+    do {
+        if (in.n > 0 && conn_head(c) == NULL) {
+            err_set(&e, "an answer that nobody asked for");
+            found = HTTP_BAD;
+            break;
+        }
+        if (conn_head(c) == NULL)
+            break;
+        c->began = c->began || in.n > 0;
+        found = http_next(&c->http, &in, &piece, &e);
+        if (found == HTTP_DONE)
+            conn_answer(c, now);
+        else if (found == HTTP_HEAD)
+            found = conn_body(c, STR(""), now, &e) ? HTTP_BAD : found;
+        else if (found == HTTP_BODY)
+            found = conn_body(c, piece, now, &e) ? HTTP_BAD : found;
+    } while (found != HTTP_MORE && found != HTTP_BAD && c->state == CONN_OPEN);
+    if (c->state != CONN_OPEN)
+        return;
+    buf_skip(&c->in, c->in.n - in.n);
+    if (found == HTTP_BAD)
+        conn_fail(c, &e);
+}
+
+/* The peer has closed the connection, or it has broken. */
+static void conn_ended(struct conn *c, int error, uint64_t now)
+{
+    struct err e;
+
+    if (error == 0 && conn_head(c) != NULL && http_ends(&c->http)) {
+        c->last = true;
+        conn_answer(c, now);
+        return;
+    }
+    if (c->answered || conn_head(c) == NULL)
+        c->peer->dropped = true;
+    if (error != 0)
+        err_set(&e, "the connection broke: %s", strerror(error));
+    else if (c->began)
+        err_set(&e, "the connection was closed in the middle of an answer");
+    else
+        err_set(&e, "the connection was closed without an answer");
+    conn_fail(c, &e);
+}
+
+static void conn_read(struct conn *c, uint64_t now)
+{
+    int error;
+    enum io io = os_read(c->fd, &c->in, &error);
+
+    if (io == IO_OK)
+        conn_parse(c, now);
+    else if (io == IO_END || io == IO_FAILED)
+        conn_ended(c, error, now);
+}
+
+/* A failed write is left to the read that follows: it may find an answer
+ * that tells why the peer closed. */
+static void conn_write(struct conn *c)
+{
+    struct str rest = str_from(buf_str(&c->out), c->out_at);
+    int error;
+
+    while (rest.n > 0 && os_write(c->fd, &rest, &error) == IO_OK)
+        continue;
+    c->out_at = c->out.n - rest.n;
+    if (rest.n == 0)
+        c->out.n = c->out_at = 0;
+}
+
+/* What the connection waits for. */
+static short conn_events(const struct conn *c)
+{
+    bool out = c->state == CONN_CONNECT || c->out.n > c->out_at;
+
+    return (short)(c->state == CONN_OPEN ? out ? POLLIN | POLLOUT : POLLIN
+                                         : POLLOUT);
+}
+
+/* Does what the connection can do now. */
+static void conn_handle(struct conn *c, short events, uint64_t now)
+{
+    int error = 0;
+
+    if (c->state == CONN_CONNECT && events != 0) {
+        if (os_connected(c->fd, &error) != IO_OK) {
+            c->address++;
+            conn_connect(c, error, now);
+            return;
+        }
+        conn_opened(c, now);
+    }
+    if (c->state == CONN_OPEN && c->out.n > c->out_at)
+        conn_write(c);
+    if (c->state == CONN_OPEN && (events & (POLLIN | POLLERR | POLLHUP)) != 0)
+        conn_read(c, now);
+}
+
+/* Looks to what time has brought: an answer overdue, or one that holds up
+ * those behind it, which then go round. */
+static void conn_tick(struct conn *c, uint64_t now)
+{
+    struct err e;
+
+    if (c->state == CONN_FREE || c->sent_n == 0)
+        return;
+    if (now >= c->deadline && c->state == CONN_CONNECT) {
+        c->address++;
+        conn_connect(c, ETIMEDOUT, now);
+    } else if (now >= c->deadline && !c->alone) {
+        err_set(&e, "no answer within %d s", CALL_MS / 1000);
+        conn_fail(c, &e);
+    } else if (c->sent_n > 1 && now >= c->since + STALL_MS) {
+        conn_give_back(c, 1);
+        c->last = true;
+    }
+}
+
+/* When conn_tick is to be called next, at the latest. */
+static uint64_t conn_due(const struct conn *c)
+{
+    if (c->state == CONN_FREE || c->sent_n == 0)
+        return UINT64_MAX;
+    if (c->sent_n > 1)
+        return c->since + STALL_MS;
+    return c->alone && c->state == CONN_OPEN ? UINT64_MAX : c->deadline;
+}
+
+/* ==== 10. Docker ========================================= docker_ ====
+ *
+ * What the engine says, in our own terms: an event, a row of its list, a
+ * container as inspect shows it.  Only the fields that are used are looked
+ * at; any engine from Docker 1.3 (2014) to 29, and Podman's service.
+ *
+ * Calls: str_ mem_ json_.
+ */
+
+enum docker_action {
+    DOCKER_OTHER,       /* of no concern */
+    DOCKER_LOOK,        /* the container may have changed */
+    DOCKER_NETWORK,     /* so it may, if it runs: it was (dis)connected */
+    DOCKER_DIED,
+    DOCKER_GONE
+};
+
+struct docker_event {
+    enum docker_action action;
+    struct str id;      /* of the container, 64 hexadecimal digits */
+    unsigned exit_code; /* of DOCKER_DIED; DOCKER_NO_CODE: not told */
+};
+
+enum { DOCKER_NO_CODE = 256 };
+
+/* A container's ID in full, as every engine writes it. */
+static bool docker_id(struct str s)
+{
+    size_t i;
+
+    for (i = 0; i < s.n; i++)
+        if (!str_hexdigit(s.p[i]))
+            return false;
+    return s.n == 64;
+}
+
+static bool docker_is_container(const struct json *j)
+{
+    size_t type = json_get(j, JSON_ROOT, "Type");
+
+    return type == 0 || str_eq(json_raw(j, type), STR("container"));
+}
+
+/* An event: {"Type","Action","Actor":{"ID","Attributes":{}}} since Docker
+ * 1.10, {"status","id"} before and beside it until 28.  False: it does not
+ * concern a container. */
+static bool docker_event(const struct json *j, struct docker_event *ev)
+{
+    static const struct {
+        struct str name;
+        enum docker_action action;
+    } known[] = {
+        { STR_INIT("start"), DOCKER_LOOK }, { STR_INIT("pause"), DOCKER_LOOK },
+        { STR_INIT("unpause"), DOCKER_LOOK },
+        { STR_INIT("rename"), DOCKER_LOOK },
+        { STR_INIT("update"), DOCKER_LOOK },
+        { STR_INIT("die"), DOCKER_DIED }, { STR_INIT("died"), DOCKER_DIED },
+        { STR_INIT("destroy"), DOCKER_GONE },
+        { STR_INIT("remove"), DOCKER_GONE },
+    };
+    size_t actor = json_get(j, JSON_ROOT, "Actor"), i;
+    size_t attributes = json_get(j, actor, "Attributes");
+    struct str action = json_raw(j, json_get(j, JSON_ROOT, "Action"));
+    uint64_t code;
+
+    ev->action = DOCKER_OTHER;
+    ev->exit_code = DOCKER_NO_CODE;
+    ev->id = json_raw(j, json_get(j, actor, "ID"));
+    if (ev->id.n == 0)
+        ev->id = json_raw(j, json_get(j, JSON_ROOT, "id"));
+    if (action.n == 0)
+        action = json_raw(j, json_get(j, JSON_ROOT, "status"));
+    if (docker_is_container(j)) {
+        for (i = 0; i < LENGTH(known); i++)
+            if (str_eq(action, known[i].name))
+                ev->action = known[i].action;
+        if (str_u64(json_raw(j, json_get(j, attributes, "exitCode")), 255,
+                    &code))
+            ev->exit_code = (unsigned)code;
+    } else if (str_eq(json_raw(j, json_get(j, JSON_ROOT, "Type")),
+                      STR("network")) &&
+               (str_eq(action, STR("connect")) ||
+                str_eq(action, STR("disconnect")))) {
+        ev->action = DOCKER_NETWORK;
+        ev->id = json_raw(j, json_get(j, attributes, "container"));
+    }
+    return ev->action != DOCKER_OTHER && docker_id(ev->id);
+}
+
+/* A row of GET /containers/json. */
+struct docker_row {
+    struct str id;
+    struct str name;    /* without its slash */
+    uint64_t print;     /* differs when what inspect shows will differ */
+    bool ended;         /* it does not run, and did not merely pause */
+    unsigned exit_code; /* then: 0 if it has none */
+};
+
+/* A fingerprint of all elements, whatever their order: Docker 20.10 lists
+ * ports in a random one. */
+static uint64_t docker_print_ports(const struct json *j, size_t t)
+{
+    uint64_t sum = 0;
+    size_t i;
+
+    for (i = 0; json_next(j, t, &i);)
+        sum += str_hash(1, json_raw(j, i));
+    return sum;
+}
+
+/* Names may hold aliases of links, as "/other/alias": the name is the one
+ * with a single slash.  Status is "Up 3 minutes (Paused)" or "Exited (1) 2
+ * hours ago": engines before 1.11 have no State beside it.  False: no ID. */
+static bool docker_row(const struct json *j, struct docker_row *row)
+{
+    size_t names = json_get(j, JSON_ROOT, "Names"), i;
+    struct str status = json_raw(j, json_get(j, JSON_ROOT, "Status"));
+    struct str word = str_cut(&status, ' ');
+    uint64_t code = 0;
+
+    row->ended = !str_eq(word, STR("Up")) && !str_eq(word, STR("Restarting"));
+    (void)str_cut(&status, '(');
+    (void)str_u64(str_cut(&status, ')'), 255, &code);
+    row->exit_code = row->ended ? (unsigned)code : 0;
+    row->id = json_raw(j, json_get(j, JSON_ROOT, "Id"));
+    row->name = STR("");
+    for (i = 0; json_next(j, names, &i);) {
+        struct str name = json_raw(j, i);
+
+        if (str_prefix(name, STR("/")))
+            name = str_from(name, 1);
+        if (str_index(name, '/') == name.n)
+            row->name = name;
+    }
+    row->print = str_hash(2, row->name);
+    row->print = str_hash(row->print, word);
+    row->print = str_hash(row->print,
+                          json_raw(j, json_get(j, JSON_ROOT, "State")));
+    row->print = str_hash(row->print, json_raw(j, json_get(j, JSON_ROOT,
+                                                      "NetworkSettings")));
+    row->print += docker_print_ports(j, json_get(j, JSON_ROOT, "Ports"));
+    return docker_id(row->id);
+}
+
+enum docker_proto { DOCKER_TCP, DOCKER_UDP, DOCKER_SCTP };
+
+struct docker_port {
+    unsigned number;            /* in the container */
+    enum docker_proto proto;
+    bool listed;                /* NetworkSettings.Ports has an entry for it */
+    bool exposed;               /* so has Config.ExposedPorts */
+    unsigned host_port;         /* 0: not published */
+    struct str host_ip;         /* of the binding; "" is any */
+};
+
+struct docker_network {
+    struct str name, id;
+    struct str ip;              /* IPv4, else IPv6; empty: not attached */
+    bool direct;                /* macvlan, ipvlan: set by whoever knows */
+    bool asked;                 /* and whether that is being asked */
+};
+
+/* A variable of the environment, or a label. */
+struct docker_var {
+    struct str name, value;
+};
+
+/* A container, with all its texts in its own arena. */
+struct docker_container {
+    struct arena arena;
+    struct str id, name, image;
+    struct str digest;          /* the image's, in hexadecimal */
+    struct str mode;            /* HostConfig.NetworkMode */
+    bool runs;                  /* Running and not Restarting */
+    unsigned exit_code;
+    struct docker_port *port;   /* by number, tcp first */
+    size_t ports;
+    struct docker_network *network;     /* by name */
+    size_t networks;
+    struct docker_var *env, *label;     /* in the engine's order */
+    size_t envs, labels;
+};
+
+static void docker_free(struct docker_container *c)
+{
+    if (c != NULL) {
+        mem_drop(&c->arena);
+        free(c);
+    }
+}
+
+/* "5000/tcp"; engines of old write "5000".  False: neither. */
+static bool docker_port_key(struct str s, struct docker_port *p)
+{
+    struct str number = str_cut(&s, '/');
+
+    memset(p, 0, sizeof *p);
+    p->host_ip = STR("");
+    if (s.n == 0 || str_same(s, STR("tcp")))
+        p->proto = DOCKER_TCP;
+    else if (str_same(s, STR("udp")))
+        p->proto = DOCKER_UDP;
+    else if (str_same(s, STR("sctp")))
+        p->proto = DOCKER_SCTP;
+    else
+        return false;
+    return str_port(number, &p->number);
+}
+
+/* Of several bindings the first counts, an IPv4 one before an IPv6 one. */
+static void docker_bindings(struct docker_container *c, const struct json *j,
+                            size_t list, struct docker_port *p)
+{
+    bool six = false;
+    size_t i;
+
+    for (i = 0; json_next(j, list, &i);) {
+        struct str ip = json_str(j, json_get(j, i, "HostIp"), &c->arena);
+        struct str port = json_raw(j, json_get(j, i, "HostPort"));
+        bool this_six = str_index(ip, ':') < ip.n;
+        unsigned number;
+
+        if (!str_port(port, &number) ||
+            (p->host_port != 0 && !(six && !this_six)))
+            continue;
+        p->host_port = number;
+        p->host_ip = ip;
+        six = this_six;
+    }
+}
+
+static int docker_port_cmp(const void *a, const void *b)
+{
+    const struct docker_port *p = a, *q = b;
+
+    if (p->number != q->number)
+        return p->number < q->number ? -1 : 1;
+    if (p->proto != q->proto)
+        return p->proto < q->proto ? -1 : 1;
+    return (p->listed < q->listed) - (p->listed > q->listed);
+}
+
+/* Adds the ports that are the names of object t. */
+static void docker_add_ports(struct docker_container *c, const struct json *j,
+                             size_t t, bool listed)
+{
+    struct docker_port p;
+    size_t i;
+
+    for (i = 0; json_next(j, t, &i);)
+        if (json_type(j, t) == JSON_OBJECT &&
+            docker_port_key(json_raw(j, i), &p)) {
+            p.listed = listed;
+            p.exposed = !listed;
+            if (listed)
+                docker_bindings(c, j, i + 1, &p);
+            c->port[c->ports++] = p;
+        }
+}
+
+static size_t docker_count(const struct json *j, size_t t)
+{
+    size_t i, n = 0;
+
+    for (i = 0; json_next(j, t, &i);)
+        n++;
+    return n;
+}
+
+/* All ports of the container, each once: those of NetworkSettings.Ports,
+ * Config.ExposedPorts and, since a container that has exited is in neither,
+ * HostConfig.PortBindings. */
+static void docker_ports(struct docker_container *c, const struct json *j)
+{
+    size_t ports = json_get(j, json_get(j, JSON_ROOT, "NetworkSettings"),
+                            "Ports");
+    size_t exposed = json_get(j, json_get(j, JSON_ROOT, "Config"),
+                              "ExposedPorts");
+    size_t bound = json_get(j, json_get(j, JSON_ROOT, "HostConfig"),
+                            "PortBindings");
+    size_t n = docker_count(j, ports) + docker_count(j, exposed) +
+               docker_count(j, bound), i, kept = 0;
+
+    c->port = mem_get(&c->arena, n * sizeof *c->port);
+    docker_add_ports(c, j, ports, true);
+    docker_add_ports(c, j, exposed, false);
+    if (!c->runs)
+        docker_add_ports(c, j, bound, false);
+    if (c->ports > 0)
+        qsort(c->port, c->ports, sizeof *c->port, docker_port_cmp);
+    for (i = 0; i < c->ports; i++)
+        if (kept > 0 && c->port[kept - 1].number == c->port[i].number &&
+            c->port[kept - 1].proto == c->port[i].proto)
+            c->port[kept - 1].exposed |= c->port[i].exposed;
+        else
+            c->port[kept++] = c->port[i];
+    c->ports = kept;
+}
+
+static int docker_network_cmp(const void *a, const void *b)
+{
+    const struct docker_network *p = a, *q = b;
+
+    return str_cmp(p->name, q->name);
+}
+
+/* NetworkSettings.Networks since Docker 1.9; before, the default bridge's
+ * address stands in NetworkSettings itself.  The swarm's ingress network is
+ * nobody's address. */
+static void docker_networks(struct docker_container *c, const struct json *j)
+{
+    size_t settings = json_get(j, JSON_ROOT, "NetworkSettings");
+    size_t list = json_get(j, settings, "Networks"), i;
+
+    if (json_type(j, list) != JSON_OBJECT)
+        list = 0;
+    c->network = mem_get(&c->arena,
+                         (docker_count(j, list) + 1) * sizeof *c->network);
+    for (i = 0; json_next(j, list, &i);) {
+        struct docker_network *n = &c->network[c->networks];
+
+        memset(n, 0, sizeof *n);
+        n->name = json_str(j, i, &c->arena);
+        n->id = json_str(j, json_get(j, i + 1, "NetworkID"), &c->arena);
+        n->ip = json_str(j, json_get(j, i + 1, "IPAddress"), &c->arena);
+        if (n->ip.n == 0)
+            n->ip = json_str(j, json_get(j, i + 1, "GlobalIPv6Address"),
+                             &c->arena);
+        if (!str_eq(n->name, STR("ingress")))
+            c->networks++;
+    }
+    if (list == 0) {
+        struct docker_network *n = &c->network[c->networks++];
+
+        memset(n, 0, sizeof *n);
+        n->name = STR("bridge");
+        n->id = STR("");
+        n->ip = json_str(j, json_get(j, settings, "IPAddress"), &c->arena);
+    }
+    if (c->networks > 1)
+        qsort(c->network, c->networks, sizeof *c->network, docker_network_cmp);
+}
+
+/* Config.Env: ["K=V", "K"], of which the second is no variable. */
+static void docker_env(struct docker_container *c, const struct json *j,
+                       size_t list)
+{
+    size_t i;
+
+    c->env = mem_get(&c->arena, docker_count(j, list) * sizeof *c->env);
+    for (i = 0; json_next(j, list, &i);) {
+        struct str value = json_str(j, i, &c->arena), name = value;
+
+        name = str_cut(&value, '=');
+        if (name.p + name.n == value.p)
+            continue;           /* no = in it */
+        c->env[c->envs].name = name;
+        c->env[c->envs++].value = value;
+    }
+}
+
+/* Config.Labels: {"K": "V"}. */
+static void docker_labels(struct docker_container *c, const struct json *j,
+                          size_t list)
+{
+    size_t i;
+
+    if (json_type(j, list) != JSON_OBJECT)
+        return;
+    c->label = mem_get(&c->arena, docker_count(j, list) * sizeof *c->label);
+    for (i = 0; json_next(j, list, &i);) {
+        c->label[c->labels].name = json_str(j, i, &c->arena);
+        c->label[c->labels++].value = json_str(j, i + 1, &c->arena);
+    }
+}
+
+/* The answer of GET /containers/{id}/json; the caller frees it.  NULL: it is
+ * not one. */
+static struct docker_container *docker_inspect(const struct json *j)
+{
+    struct docker_container *c = mem_zero(sizeof *c);
+    size_t state = json_get(j, JSON_ROOT, "State");
+    size_t config = json_get(j, JSON_ROOT, "Config");
+    size_t host = json_get(j, JSON_ROOT, "HostConfig");
+    uint64_t code = 0;
+
+    c->id = json_str(j, json_get(j, JSON_ROOT, "Id"), &c->arena);
+    c->name = json_str(j, json_get(j, JSON_ROOT, "Name"), &c->arena);
+    if (!docker_id(c->id) || c->name.n == 0 || state == 0 || config == 0) {
+        docker_free(c);
+        return NULL;
+    }
+    if (*c->name.p == '/')
+        c->name = str_from(c->name, 1);
+    c->image = json_str(j, json_get(j, config, "Image"), &c->arena);
+    c->digest = str_after(json_str(j, json_get(j, JSON_ROOT, "Image"),
+                                   &c->arena), ':');
+    c->mode = json_str(j, json_get(j, host, "NetworkMode"), &c->arena);
+    c->runs = json_true(j, json_get(j, state, "Running")) &&
+              !json_true(j, json_get(j, state, "Restarting"));
+    if (json_u64(j, json_get(j, state, "ExitCode"), 255, &code))
+        c->exit_code = (unsigned)code;
+    docker_ports(c, j);
+    docker_networks(c, j);
+    docker_env(c, j, json_get(j, config, "Env"));
+    docker_labels(c, j, json_get(j, config, "Labels"));
+    return c;
+}
+
+/* The network whose driver is being asked for. */
+static struct str docker_asked_network(const struct docker_container *c)
+{
+    size_t i;
+
+    for (i = 0; i < c->networks; i++)
+        if (c->network[i].asked)
+            return c->network[i].id;
+    return STR("");
+}
+
+/* GET /info: who the engine is.  Podman makes up a new ID for each answer
+ * (seen in 4.3), and Docker before 1.5 has none: there it is the host. */
+static struct str docker_identity(const struct json *j, bool podman,
+                                  struct arena *a)
+{
+    struct str id = json_str(j, json_get(j, JSON_ROOT, "ID"), a);
+
+    if (id.n == 0 || podman)
+        id = json_str(j, json_get(j, JSON_ROOT, "Name"), a);
+    return id;
+}
+
+/* GET /version: whether this is Podman's service. */
+static bool docker_is_podman(const struct json *j)
+{
+    size_t list = json_get(j, JSON_ROOT, "Components"), i;
+
+    for (i = 0; json_next(j, list, &i);)
+        if (str_prefix(json_raw(j, json_get(j, i, "Name")), STR("Podman")))
+            return true;
+    return false;
+}
+
+/* ==== 11. Services ========================================== svc_ ====
+ *
+ * A container in, its services out: no I/O, no clock, and the same bytes for
+ * the same container.  Nearly all of what users rely on is decided here.
+ *
+ * Calls: str_ buf_ mem_ err_ docker_.
+ */
+
+struct svc_attr {
+    struct str key, value;
+    bool hidden;        /* of use to us alone: the registry refuses it */
+};
+
+struct service {
+    struct str id, name;
+    struct str address; /* empty: the registry knows what to put there */
+    unsigned port;
+    unsigned exposed;   /* the port in the container */
+    struct str container;       /* its ID, 12 digits */
+    struct str *tag;
+    size_t tags;
+    struct svc_attr *attr;      /* by key */
+    size_t attrs;
+};
+
+/* The services of one container, in a block of their own. */
+struct svc_set {
+    struct arena arena;
+    struct service *service;
+    size_t n;
+    bool hollow;        /* made of a container that does not run: of its
+                           services only the IDs mean something */
+};
+
+/* What is to be said about a container: for each line a digit, the
+ * log_level, then the text and a NUL. */
+struct svc_notes {
+    struct buf text;
+};
+
+/* What of the command line, the engine and the registry bears on services. */
+struct svc_config {
+    bool only_named;            /* -explicit */
+    bool internal;
+    struct str hostname;        /* the first part of IDs */
+    struct str ip;              /* -ip, an interface already replaced */
+    struct str ip_label;        /* -useIpFromLabel */
+    struct str tags;            /* -tags */
+    struct str host;            /* this host's address (contract, 5.6) */
+    bool no_host;               /* it has none that others could use */
+    size_t attrs_max;           /* how many the registry takes; 0: any */
+    /* Why the registry would refuse an attribute, or NULL. */
+    const char *(*refuses)(struct str key, struct str value);
+};
+
+static void svc_note(struct svc_notes *notes, enum log_level level,
+                     const struct err *e)
+{
+    buf_byte(&notes->text, (char)('0' + level));
+    buf_lit(&notes->text, e->text);
+    buf_byte(&notes->text, '\0');
+}
+
+static void svc_free(struct svc_set *set)
+{
+    if (set != NULL) {
+        mem_drop(&set->arena);
+        free(set);
+    }
+}
+
+/* One SERVICE_ variable or label. */
+struct svc_meta {
+    struct str key, value;
+    struct str port;    /* the port it speaks of; empty: all */
+    size_t order;       /* of two, the later one counts */
+};
+
+static int svc_meta_cmp(const void *a, const void *b)
+{
+    const struct svc_meta *p = a, *q = b;
+    int d = str_cmp(p->key, q->key);
+
+    return d != 0 ? d : p->order < q->order ? -1 : 1;
+}
+
+static bool svc_all_digits(struct str s)
+{
+    size_t i;
+
+    for (i = 0; i < s.n; i++)
+        if (!str_digit(s.p[i]))
+            return false;
+    return s.n > 0;
+}
+
+/* SERVICE_8080_NAME=web is key "name" of port "8080", SERVICE_NAME=web the
+ * same of all ports.  False: it is no such variable. */
+static bool svc_meta(struct arena *a, struct docker_var v, struct svc_meta *m)
+{
+    struct str prefix = STR("SERVICE_"), rest;
+    char *p;
+    size_t i;
+
+    if (!str_prefix(v.name, prefix))
+        return false;
+    m->value = str_copy(a, v.value);
+    rest = str_from(v.name, prefix.n);
+    m->key.p = p = mem_get(a, rest.n);
+    m->key.n = rest.n;
+    for (i = 0; i < rest.n; i++)
+        p[i] = str_lower(rest.p[i]);
+    m->port = STR("");
+    rest = m->key;
+    prefix = str_cut(&rest, '_');
+    if (svc_all_digits(prefix) && rest.n > 0) {
+        m->port = prefix;
+        m->key = rest;
+    }
+    return true;
+}
+
+/* A label whose name has an = in it: as the variable that its text makes, for
+ * so the original reads it. */
+static struct docker_var svc_label_var(struct arena *a, struct docker_var v)
+{
+    struct buf b = { .max = 0 };
+
+    if (str_index(v.name, '=') < v.name.n) {
+        buf_add(&b, v.name);
+        buf_byte(&b, '=');
+        buf_add(&b, v.value);
+        v.value = str_copy(a, buf_str(&b));
+        v.name = str_cut(&v.value, '=');
+        buf_free(&b);
+    }
+    return v;
+}
+
+/* All metadata of a container, by key, of each key the weakest first:
+ * environment before labels, each in its order.  The texts are in memory of
+ * a, the list in that of `list`.  Returns how many. */
+static size_t svc_metas(struct arena *a, struct arena *list,
+                        const struct docker_container *c,
+                        struct svc_meta **out)
+{
+    struct svc_meta *m = mem_get(list, (c->envs + c->labels) * sizeof *m);
+    size_t i, n = 0;
+
+    for (i = 0; i < c->envs; i++)
+        if (svc_meta(a, c->env[i], &m[n])) {
+            m[n].order = n;
+            n++;
+        }
+    for (i = 0; i < c->labels; i++)
+        if (svc_meta(a, svc_label_var(a, c->label[i]), &m[n])) {
+            m[n].order = n;
+            n++;
+        }
+    if (n > 1)
+        qsort(m, n, sizeof *m, svc_meta_cmp);
+    *out = m;
+    return n;
+}
+
+/* Takes the metas of the next key off m[*i..n] and returns the one that
+ * counts for this port; NULL if none speaks of it. */
+static const struct svc_meta *svc_meta_next(const struct svc_meta *m, size_t n,
+                                            struct str port, size_t *i)
+{
+    const struct svc_meta *best = NULL;
+    struct str key = m[*i].key;
+
+    for (; *i < n && str_eq(m[*i].key, key); ++*i) {
+        bool mine = str_eq(m[*i].port, port);
+
+        if (mine || (m[*i].port.n == 0 &&
+                     (best == NULL || best->port.n == 0)))
+            best = &m[*i];
+    }
+    return best;
+}
+
+/* Attributes that have a use here, whatever the registry thinks of them. */
+static bool svc_is_check(struct str key)
+{
+    return str_prefix(key, STR("check_"));
+}
+
+static struct str svc_attr(const struct service *s, const char *key)
+{
+    size_t i;
+
+    for (i = 0; i < s->attrs; i++)
+        if (str_eq(s->attr[i].key, str_of(key)))
+            return s->attr[i].value;
+    return STR("");
+}
+
+/* Splits at commas, of which "\," is none; what is empty vanishes.  With
+ * s->tag NULL it only counts. */
+static void svc_add_tags(struct arena *a, struct service *s, struct str list,
+                         size_t *n)
+{
+    struct buf tag = { .max = 0 };
+
+    while (list.n > 0) {
+        char c = *list.p;
+
+        if (c == '\\' && list.n > 1 && list.p[1] == ',') {
+            buf_byte(&tag, ',');
+            list = str_from(list, 2);
+        } else if (c != ',') {
+            buf_byte(&tag, c);
+            list = str_from(list, 1);
+        }
+        if (list.n == 0 || *list.p == ',') {
+            if (tag.n > 0 && s->tag != NULL)
+                s->tag[*n] = str_copy(a, buf_str(&tag));
+            *n += tag.n > 0;
+            tag.n = 0;
+            if (list.n > 0)
+                list = str_from(list, 1);
+        }
+    }
+    buf_free(&tag);
+}
+
+/* The tags of the container, of the command line, and of UDP. */
+static void svc_tags(struct arena *a, struct service *s, struct str own,
+                     struct str forced, bool udp)
+{
+    size_t n = 0;
+
+    s->tag = NULL;
+    svc_add_tags(a, s, own, &n);
+    svc_add_tags(a, s, forced, &n);
+    s->tag = mem_get(a, (n + 1) * sizeof *s->tag);
+    s->tags = 0;
+    svc_add_tags(a, s, own, &s->tags);
+    svc_add_tags(a, s, forced, &s->tags);
+    if (udp)
+        s->tag[s->tags++] = STR("udp");
+}
+
+/* An image that is named by nothing but its ID, whole or the beginning. */
+static bool svc_is_image_id(const struct docker_container *c)
+{
+    struct str s = c->image;
+    size_t i;
+
+    if (str_prefix(s, STR("sha256:")))
+        return true;
+    for (i = 0; i < s.n; i++)
+        if (!str_hexdigit(s.p[i]))
+            return false;
+    return s.n == 64 || (c->digest.n > 0 ? str_prefix(c->digest, s)
+                                         : s.n == 12);
+}
+
+/* The name of a service that nobody has named. */
+static struct str svc_default_name(const struct docker_container *c)
+{
+    struct str s = c->image;
+    size_t i;
+
+    if (!svc_is_image_id(c)) {
+        s = str_cut(&s, '@');
+        while (s.n > 1 && s.p[s.n - 1] == '/')
+            s.n--;
+        s = str_after(s, '/');
+        s = str_upto(s, str_index(s, ':'));
+        if (s.n > 0)
+            return s;
+    }
+    for (i = 0; i < c->labels; i++)
+        if (str_eq(c->label[i].name, STR("com.docker.compose.service")) &&
+            c->label[i].value.n > 0)
+            return c->label[i].value;
+    return c->name;
+}
+
+/* Whether Consul can deregister the ID: it answers 301 to a path with //, .
+ * or .. in it, however escaped (seen in 1.8.7). */
+static bool svc_id_ok(struct str id)
+{
+    struct str part;
+
+    if (id.n == 0 || *id.p == '/' || str_find(id, STR("//")) < id.n)
+        return false;
+    while (id.n > 0) {
+        part = str_cut(&id, '/');
+        if (str_eq(part, STR(".")) || str_eq(part, STR("..")))
+            return false;
+    }
+    return true;
+}
+
+/* <hostname>:<container>:<port>[:udp] */
+static struct str svc_default_id(struct arena *a, struct str hostname,
+                                 const struct docker_container *c,
+                                 const struct docker_port *p)
+{
+    struct buf b = { .max = 0 };
+    struct str id;
+
+    buf_add(&b, hostname);
+    buf_byte(&b, ':');
+    buf_add(&b, c->name);
+    buf_byte(&b, ':');
+    buf_u64(&b, p->number);
+    buf_lit(&b, p->proto == DOCKER_UDP ? ":udp" : "");
+    id = str_copy(a, buf_str(&b));
+    buf_free(&b);
+    return id;
+}
+
+static bool svc_shares(const struct docker_container *c)
+{
+    return str_prefix(c->mode, STR("container:"));
+}
+
+/* The container's own address: on the network that NetworkMode names, else
+ * on the first by name.  With `direct`, only networks on which it stands on
+ * the wire. */
+static struct str svc_own_address(const struct docker_container *c,
+                                  bool direct)
+{
+    struct str mode = str_eq(c->mode, STR("default")) ? STR("bridge")
+                                                      : c->mode;
+    struct str found = STR("");
+    size_t i;
+
+    for (i = 0; i < c->networks; i++) {
+        const struct docker_network *n = &c->network[i];
+
+        if (n->ip.n == 0 || (direct && !n->direct))
+            continue;
+        if (str_eq(n->name, mode) || (n->id.n > 0 && str_eq(n->id, mode)))
+            return n->ip;
+        found = found.n == 0 ? n->ip : found;
+    }
+    return found;
+}
+
+/* How others reach a port. */
+struct svc_place {
+    enum { SVC_NOT, SVC_PUBLISHED, SVC_DIRECT, SVC_INTERNAL } reach;
+    unsigned port;
+    struct str ip;      /* of the binding, or the container's own */
+};
+
+/* What another container's network makes of the port: X is `peer`, NULL if
+ * it does not run. */
+static struct svc_place svc_shared_place(const struct docker_container *peer,
+                                         const struct docker_port *p)
+{
+    struct svc_place at = { SVC_NOT, 0, { "", 0 } };
+    size_t i;
+
+    if (peer == NULL || !p->exposed)
+        return at;
+    at.port = p->number;
+    if (str_eq(peer->mode, STR("host"))) {
+        at.reach = SVC_PUBLISHED;
+        return at;
+    }
+    for (i = 0; i < peer->ports; i++)
+        if (peer->port[i].number == p->number &&
+            peer->port[i].proto == p->proto && peer->port[i].host_port > 0) {
+            at.reach = SVC_PUBLISHED;
+            at.port = peer->port[i].host_port;
+            at.ip = peer->port[i].host_ip;
+            return at;
+        }
+    at.ip = svc_own_address(peer, false);
+    at.reach = at.ip.n > 0 ? SVC_DIRECT : SVC_NOT;
+    return at;
+}
+
+/* How the port p of c is reached, and whether at all (contract, 4 and 5). */
+static struct svc_place svc_place(const struct svc_config *cfg,
+                                  const struct docker_container *c,
+                                  const struct docker_container *peer,
+                                  const struct docker_port *p)
+{
+    struct svc_place at = { SVC_NOT, 0, { "", 0 } };
+    bool host = str_eq(c->mode, STR("host")), shares = svc_shares(c);
+
+    if (shares) {
+        at = svc_shared_place(peer, p);
+        host = peer != NULL && str_eq(peer->mode, STR("host"));
+    } else if (host && !p->listed) {
+        at.reach = SVC_PUBLISHED;
+        at.port = p->number;
+    } else if (p->host_port > 0) {
+        at.reach = SVC_PUBLISHED;
+        at.port = p->host_port;
+        at.ip = p->host_ip;
+    } else if (!p->listed) {
+        at.ip = svc_own_address(c, true);
+        at.reach = at.ip.n > 0 ? SVC_DIRECT : SVC_NOT;
+        at.port = p->number;
+    }
+    if (cfg->internal && (at.reach != SVC_NOT || (p->listed && !shares))) {
+        at.port = p->number;
+        at.ip = host ? STR("") : svc_own_address(shares ? peer : c, false);
+        at.reach = host ? SVC_PUBLISHED
+                        : at.ip.n > 0 ? SVC_INTERNAL : SVC_NOT;
+    }
+    return at;
+}
+
+/* The label that -useIpFromLabel names: its value without a mask. */
+static struct str svc_label_address(const struct svc_config *cfg,
+                                    const struct docker_container *c)
+{
+    struct str s = STR("");
+    size_t i;
+
+    for (i = 0; cfg->ip_label.n > 0 && i < c->labels; i++)
+        if (str_eq(c->label[i].name, cfg->ip_label))
+            s = c->label[i].value;
+    for (i = s.n; i > 0; i--)
+        if (s.p[i - 1] == '/')
+            return str_upto(s, i - 1);
+    return s;
+}
+
+/* The address, by the rules of section 5 of the contract, in their order.
+ * False: there is none that others could use. */
+static bool svc_address(const struct svc_config *cfg,
+                        const struct docker_container *c,
+                        const struct svc_place *at, struct str *out)
+{
+    *out = svc_label_address(cfg, c);
+    if (out->n > 0)
+        return true;
+    *out = at->ip;
+    if (at->reach == SVC_DIRECT || at->reach == SVC_INTERNAL)
+        return true;
+    *out = cfg->ip;
+    if (out->n > 0)
+        return true;
+    *out = at->ip;
+    if (out->n > 0 && !str_eq(*out, STR("0.0.0.0")) &&
+        !str_eq(*out, STR("::")))
+        return true;
+    *out = cfg->host;
+    return !cfg->no_host;
+}
+
+/* Everything but the attributes that a service takes from its metadata. */
+struct svc_keys {
+    struct str name, id, tags;
+    bool name_of_port;          /* it was given for this very port */
+    bool ignore;
+};
+
+/* Sorts the metadata that counts for port p into keys and attributes. */
+static void svc_read_metas(const struct svc_config *cfg, struct arena *a,
+                           const struct svc_meta *m, size_t metas,
+                           struct service *s, struct svc_keys *k,
+                           struct svc_notes *notes)
+{
+    struct buf digits = { .max = 0 }, lost = { .max = ERR_MAX / 2 };
+    size_t i = 0, sent = 0;
+    struct err e;
+
+    memset(k, 0, sizeof *k);
+    buf_u64(&digits, s->exposed);
+    s->attr = mem_get(a, metas * sizeof *s->attr);
+    while (i < metas) {
+        const struct svc_meta *v =
+            svc_meta_next(m, metas, buf_str(&digits), &i);
+        bool hidden;
+
+        if (v == NULL)
+            continue;
+        if (str_eq(v->key, STR("name"))) {
+            k->name = v->value;
+            k->name_of_port = v->port.n > 0;
+        } else if (str_eq(v->key, STR("id"))) {
+            k->id = v->value;
+        } else if (str_eq(v->key, STR("tags"))) {
+            k->tags = v->value;
+        } else if (str_eq(v->key, STR("ignore"))) {
+            k->ignore = v->value.n > 0;
+        } else {
+            hidden = cfg->refuses != NULL &&
+                     cfg->refuses(v->key, v->value) != NULL;
+            if (!hidden && cfg->attrs_max > 0 && sent == cfg->attrs_max) {
+                hidden = true;
+                buf_byte(&lost, ' ');
+                buf_add(&lost, v->key);
+            }
+            sent += !hidden;
+            if (!hidden || svc_is_check(v->key)) {
+                s->attr[s->attrs].key = v->key;
+                s->attr[s->attrs].value = v->value;
+                s->attr[s->attrs++].hidden = hidden;
+            }
+        }
+    }
+    if (lost.n > 0 || lost.bad) {
+        err_set(&e, "%.*s port %u: more than %zu attributes, left out:%.*s%s",
+                PUT(s->container), s->exposed, cfg->attrs_max,
+                PUT(buf_str(&lost)), lost.bad ? " ..." : "");
+        svc_note(notes, LOG_WARN, &e);
+    }
+    buf_free(&digits);
+    buf_free(&lost);
+}
+
+/* Says once for a container which attributes the registry would refuse. */
+static void svc_note_refused(const struct svc_config *cfg,
+                             const struct docker_container *c,
+                             const struct svc_meta *m, size_t n,
+                             struct svc_notes *notes)
+{
+    struct err e;
+    size_t i;
+
+    for (i = 0; cfg->refuses != NULL && i < n; i++) {
+        const char *why = cfg->refuses(m[i].key, m[i].value);
+
+        if (why == NULL || str_eq(m[i].key, STR("name")) ||
+            str_eq(m[i].key, STR("id")) || str_eq(m[i].key, STR("tags")) ||
+            str_eq(m[i].key, STR("ignore")))
+            continue;
+        err_set(&e, "%.12s: attribute \"%.*s\" left out: %s", c->id.p,
+                PUT(str_upto(m[i].key, m[i].key.n < 140 ? m[i].key.n : 140)),
+                why);
+        svc_note(notes, LOG_WARN, &e);
+    }
+}
+
+/* "web" and, where a container has several ports, "web-8080". */
+static struct str svc_name(struct arena *a, struct str name, bool suffix,
+                           unsigned port)
+{
+    struct buf b = { .max = 0 };
+    struct str s;
+
+    buf_add(&b, name);
+    if (suffix) {
+        buf_byte(&b, '-');
+        buf_u64(&b, port);
+    }
+    s = str_copy(a, buf_str(&b));
+    buf_free(&b);
+    return s;
+}
+
+/* The ID: the container's own, if it can be used, or the usual one. */
+static struct str svc_id(const struct svc_config *cfg, struct arena *a,
+                         const struct docker_container *c,
+                         const struct docker_port *p, struct str own,
+                         struct svc_notes *notes)
+{
+    struct err e;
+
+    if (own.p != NULL && own.n > 0 && svc_id_ok(own))
+        return own;
+    if (own.n > 0) {
+        err_set(&e, "%.12s port %u: SERVICE_ID \"%.*s\" cannot be used: it "
+                    "could never be deregistered (a leading /, //, a . or .. "
+                    "part)", c->id.p, p->number,
+                PUT(str_upto(own, own.n < 200 ? own.n : 200)));
+        svc_note(notes, LOG_WARN, &e);
+    }
+    return svc_default_id(a, cfg->hostname, c, p);
+}
+
+/* Makes the service of one port.  False: there is to be none, and a note
+ * tells why. */
+static bool svc_make(const struct svc_config *cfg,
+                     const struct docker_container *c,
+                     const struct docker_port *p, const struct svc_place *at,
+                     bool several, const struct svc_meta *m, size_t metas,
+                     struct arena *a, struct service *s,
+                     struct svc_notes *notes)
+{
+    struct svc_keys k;
+    struct err e;
+
+    memset(s, 0, sizeof *s);
+    s->container = str_copy(a, str_upto(c->id, 12));
+    s->port = at->port;
+    s->exposed = p->number;
+    svc_read_metas(cfg, a, m, metas, s, &k, notes);
+    if (k.ignore || (cfg->only_named && k.name.n == 0)) {
+        err_set(&e, "ignored: %.12s service on port %u", c->id.p, p->number);
+        svc_note(notes, LOG_INFO, &e);
+        return false;
+    }
+    if (!svc_address(cfg, c, at, &s->address)) {
+        err_set(&e, "ignored: %.12s port %u: this host's address is not "
+                    "known, give it with -ip", c->id.p, p->number);
+        svc_note(notes, LOG_WARN, &e);
+        return false;
+    }
+    s->address = str_copy(a, s->address);
+    s->name = svc_name(a, k.name.n > 0 ? k.name : svc_default_name(c),
+                       several && !(k.name_of_port && k.name.n > 0),
+                       p->number);
+    s->id = svc_id(cfg, a, c, p, k.id, notes);
+    svc_tags(a, s, k.tags, cfg->tags, p->proto == DOCKER_UDP);
+    return true;
+}
+
+static int svc_id_cmp(const void *a, const void *b)
+{
+    const struct service *const *p = a, *const *q = b;
+    int d = str_cmp((*p)->id, (*q)->id);
+
+    return d != 0 ? d : (*p > *q) - (*p < *q);
+}
+
+/* "id:port" and, for UDP, "id:port:udp". */
+static struct str svc_longer_id(struct arena *a, const struct service *s)
+{
+    bool udp = s->tags > 0 && str_eq(s->tag[s->tags - 1], STR("udp"));
+    struct buf b = { .max = 0 };
+    struct str id;
+
+    buf_add(&b, s->id);
+    buf_byte(&b, ':');
+    buf_u64(&b, s->exposed);
+    buf_lit(&b, udp ? ":udp" : "");
+    id = str_copy(a, buf_str(&b));
+    buf_free(&b);
+    return id;
+}
+
+/* Sees to it that no two services of a container have the same ID. */
+static void svc_unique_ids(struct svc_set *set, struct svc_notes *notes)
+{
+    struct arena scratch = { NULL };
+    struct service **by_id = mem_get(&scratch, set->n * sizeof *by_id);
+    bool again = set->n > 1;
+    struct err e;
+    size_t i;
+
+    while (again) {
+        again = false;
+        for (i = 0; i < set->n; i++)
+            by_id[i] = &set->service[i];
+        qsort(by_id, set->n, sizeof *by_id, svc_id_cmp);
+        for (i = set->n - 1; i > 0; i--)
+            if (str_eq(by_id[i]->id, by_id[i - 1]->id)) {
+                struct str id = svc_longer_id(&set->arena, by_id[i]);
+
+                err_set(&e, "%.*s: two services with the ID %.*s: that of "
+                            "port %u is %.*s", PUT(by_id[i]->container),
+                        PUT(by_id[i]->id), by_id[i]->exposed, PUT(id));
+                svc_note(notes, LOG_WARN, &e);
+                by_id[i]->id = id;
+                again = true;
+            }
+    }
+    mem_drop(&scratch);
+}
+
+/* The services of a container.  `peer` is the container whose network it
+ * shares, if it does and that one runs.  One that does not run gives a hollow
+ * set, for -deregister on-success.  The caller frees the set. */
+static struct svc_set *svc_derive(const struct svc_config *cfg,
+                                  const struct docker_container *c,
+                                  const struct docker_container *peer,
+                                  struct svc_notes *notes)
+{
+    struct svc_set *set = mem_zero(sizeof *set);
+    struct arena scratch = { NULL };
+    struct svc_place *at = mem_get(&scratch, c->ports * sizeof *at);
+    struct svc_meta *m;
+    size_t metas = svc_metas(&set->arena, &scratch, c, &m), open = 0, i;
+    struct err e;
+
+    set->hollow = !c->runs;
+    for (i = 0; i < c->ports; i++) {
+        at[i] = svc_place(cfg, c, peer, &c->port[i]);
+        if (!c->runs)
+            at[i].reach = SVC_PUBLISHED;
+        open += at[i].reach != SVC_NOT;
+    }
+    set->service = mem_get(&set->arena, open * sizeof *set->service);
+    if (c->ports == 0) {
+        err_set(&e, "ignored: %.12s no published ports", c->id.p);
+        svc_note(notes, LOG_INFO, &e);
+    }
+    svc_note_refused(cfg, c, m, metas, notes);
+    for (i = 0; i < c->ports; i++)
+        if (at[i].reach == SVC_NOT) {
+            err_set(&e, "ignored: %.12s port %u not published on host",
+                    c->id.p, c->port[i].number);
+            svc_note(notes, LOG_INFO, &e);
+        } else if (svc_make(cfg, c, &c->port[i], &at[i], open > 1, m, metas,
+                            &set->arena, &set->service[set->n], notes)) {
+            set->n++;
+        }
+    svc_unique_ids(set, notes);
+    mem_drop(&scratch);
+    return set;
+}
+
+/* ==== 12. Registries ============================ reg_ consul_ print_ ====
+ *
+ * What differs from one registry to the next: rows of a constant table.  A
+ * registry keeps no state of services; it words requests and reads answers.
+ *
+ * Calls: str_ buf_ mem_ err_ log_ json_ url_ os_ http_ conn_ svc_.
+ */
+
+struct registry {
+    const struct reg_kind *kind;
+    struct endpoint peer;
+    struct str query;           /* "ns=...&partition=...", or empty */
+    struct str token, user;     /* secrets: into headers and nowhere else */
+    const char *token_file;     /* read again on a 403; NULL: none */
+    struct buf host;            /* this host's address, as it knows it */
+    bool no_host;               /* it has none that others could use */
+    struct buf leader;          /* the last that was logged */
+};
+
+/* An entry as the registry lists it. */
+struct reg_row {
+    struct str id;
+    uint64_t view;              /* fingerprint of what it shows of a service */
+    bool keeps_marks;           /* false: too old to have Meta */
+    bool marked;
+    uint64_t owner, content, checks;    /* of the mark */
+};
+
+enum reg_verdict {
+    REG_DONE,
+    REG_REFUSED,        /* and will be again, until something is changed */
+    REG_LATER           /* it may work the next time */
+};
+
+enum reg_call { REG_PUT, REG_DROP };
+
+struct reg_kind {
+    const char *name;
+    size_t attrs_max;
+    const char *(*attr_refused)(struct str key, struct str value);
+    /* Requests to be made before all others, by number, up to NULL; greeted
+     * reads the answer: 0 go on, 1 ask again, -1 this will not do. */
+    struct request *(*greet)(struct registry *, unsigned step);
+    int (*greeted)(struct registry *, unsigned step, const struct answer *,
+                   struct err *);
+    /* The checks of a service and the whole registration, as texts: equal
+     * texts are equal registrations. */
+    void (*checks)(struct buf *, const struct service *);
+    void (*body)(struct buf *, const struct service *, struct str mark);
+    /* NULL: it is done already. */
+    struct request *(*put)(struct registry *, const struct service *,
+                           struct str mark, bool other_checks);
+    struct request *(*drop)(struct registry *, struct str id);
+    enum reg_verdict (*verdict)(enum reg_call, const struct answer *);
+    /* All entries, as an object of objects; NULL: it cannot tell. */
+    struct request *(*list)(struct registry *);
+    bool (*row)(const struct json *, struct arena *, struct reg_row *);
+};
+
+/* What a registry shows of a service, in a number. */
+static uint64_t reg_view(struct str name, struct str address, uint64_t port)
+{
+    return str_hash(str_hash(port, name), address);
+}
+
+static uint64_t reg_view_tag(uint64_t view, struct str tag)
+{
+    return str_hash(view, tag);
+}
+
+static uint64_t reg_view_of(const struct service *s)
+{
+    uint64_t view = reg_view(s->name, s->address, s->port);
+    size_t i;
+
+    for (i = 0; i < s->tags; i++)
+        view = reg_view_tag(view, s->tag[i]);
+    return view;
+}
+
+/* The mark of an entry, OWNER-CONTENT: whose it is; then 16 digits of all of
+ * it and 8 of its checks, so that we know after a restart which changed. */
+static void reg_mark(struct buf *b, uint64_t owner, uint64_t content,
+                     uint64_t checks)
+{
+    buf_hex(b, owner, 16);
+    buf_byte(b, '-');
+    buf_hex(b, content, 16);
+    buf_hex(b, checks, 8);
+}
+
+static bool reg_read_mark(struct str s, struct reg_row *row)
+{
+    struct str owner = str_cut(&s, '-');
+
+    row->marked = owner.n == 16 && s.n == 24 &&
+                  str_number(owner, 16, UINT64_MAX, &row->owner) &&
+                  str_number(str_upto(s, 16), 16, UINT64_MAX, &row->content) &&
+                  str_number(str_from(s, 16), 16, UINT64_MAX, &row->checks);
+    return row->marked;
+}
+
+/* The words of an answer that says no: the registry's own, on one line. */
+static void reg_words(const struct answer *a, struct err *e)
+{
+    struct str words = str_trim(a->body);
+
+    if (a->status == 0)
+        err_set(e, "%s", a->err != NULL ? a->err->text : "called off");
+    else
+        err_set(e, "HTTP %u%s%.*s", a->status, words.n > 0 ? ": " : "",
+                PUT(str_upto(words, words.n < 300 ? words.n : 300)));
+}
+
+/* Makes the header lines that carry who we are. */
+static void reg_headers(struct registry *r)
+{
+    struct buf basic = { .max = 0 };
+    struct buf *b = &r->peer.headers;
+
+    b->n = 0;
+    b->bad = false;
+    if (r->token.n > 0)
+        buf_header(b, "X-Consul-Token", r->token);
+    if (r->user.n > 0) {
+        buf_lit(&basic, "Basic ");
+        url_base64(&basic, r->user);
+        buf_header(b, "Authorization", buf_str(&basic));
+        buf_free(&basic);
+    }
+}
+
+/* Reads the token's file.  1: the token is another one now. */
+static int reg_renew(struct registry *r, struct err *e)
+{
+    struct buf file = { .max = HEAD_MAX };
+    struct str token;
+    int changed;
+
+    if (r->token_file == NULL)
+        return 0;
+    if (os_file(r->token_file, &file, e) != 0) {
+        buf_free(&file);
+        return -1;
+    }
+    token = str_trim(buf_str(&file));
+    changed = !str_eq(token, r->token);
+    if (changed) {
+        struct str fresh = { str_dup(token), token.n };
+
+        r->token = fresh;       /* the old one lives on: a few bytes */
+        reg_headers(r);
+    }
+    buf_free(&file);
+    if (r->peer.headers.bad)
+        return err_set(e, "%s: not a token", r->token_file);
+    return changed;
+}
+
+/* Consul's agent API, over HTTP: developer.hashicorp.com/consul/api-docs. */
+
+/* Meta: at most 64 pairs, the key up to 128 of [A-Za-z0-9_-], the value up
+ * to 512 bytes, or the whole registration is refused (seen in 1.8.7). */
+static const char *consul_attr_refused(struct str key, struct str value)
+{
+    size_t i;
+
+    if (key.n == 0)
+        return "it has no name";
+    if (key.n > 128)
+        return "its name is longer than 128 bytes";
+    for (i = 0; i < key.n; i++)
+        if (!str_letter(key.p[i]) && !str_digit(key.p[i]) &&
+            key.p[i] != '_' && key.p[i] != '-')
+            return "its name has other characters than A-Z a-z 0-9 _ -";
+    if (str_prefix(key, STR("consul-")))
+        return "Consul keeps names that begin with consul- to itself";
+    if (str_eq(key, STR("registrator")))
+        return "registrator keeps this name to itself";
+    return value.n > 512 ? "its value is longer than 512 bytes" : NULL;
+}
+
+/* GET or PUT /v1/... with the namespace and partition. */
+static struct request *consul_request(struct registry *r, const char *method,
+                                      const char *path, struct str id,
+                                      const char *query, struct str body)
+{
+    struct buf b = { .max = 0 };
+    struct request *q;
+
+    buf_lit(&b, path);
+    buf_url(&b, id);
+    if (*query != '\0' || r->query.n > 0)
+        buf_byte(&b, '?');
+    buf_lit(&b, query);
+    if (*query != '\0' && r->query.n > 0)
+        buf_byte(&b, '&');
+    buf_add(&b, r->query);
+    q = conn_request(&r->peer, method, buf_str(&b), body);
+    buf_free(&b);
+    return q;
+}
+
+static struct request *consul_greet(struct registry *r, unsigned step)
+{
+    if (step == 0)
+        return conn_request(&r->peer, "GET", STR("/v1/status/leader"),
+                            STR(""));
+    if (step == 1)
+        return consul_request(r, "GET", "/v1/agent/self", STR(""), "",
+                              STR(""));
+    return NULL;
+}
+
+/* An agent without a leader takes registrations all the same: it is said,
+ * once, and no reason to wait. */
+static int consul_leader(struct registry *r, const struct json *j,
+                         const struct answer *a, struct err *e)
+{
+    struct str leader = json_raw(j, JSON_ROOT);
+
+    if (a->status == 500) {
+        reg_words(a, e);
+        log_at(LOG_WARN, "consul: no leader: %s", e->text);
+        return 0;
+    }
+    if (a->status != 200 || json_type(j, JSON_ROOT) != JSON_STRING) {
+        struct err why;
+
+        reg_words(a, &why);
+        return err_set(e, "this does not look like a Consul agent: "
+                          "/v1/status/leader answered %.300s", why.text);
+    }
+    if (leader.n == 0)
+        log_at(LOG_WARN, "consul: no leader yet");
+    else if (!str_eq(leader, buf_str(&r->leader)))
+        log_at(LOG_INFO, "consul: current leader %.*s", PUT(leader));
+    r->leader.n = 0;
+    buf_add(&r->leader, leader);
+    return 0;
+}
+
+/* What the agent advertises is this host's address.  Without the right to
+ * ask (agent:read) it is left empty, and Consul puts the node's in. */
+static int consul_self(struct registry *r, const struct json *j,
+                       const struct answer *a, struct err *e)
+{
+    struct arena scratch = { NULL };
+    int renewed = a->status == 403 ? reg_renew(r, e) : 0;
+
+    if (renewed != 0)
+        return renewed;
+    if (a->status != 200 && a->status != 403) {
+        reg_words(a, e);
+        return -1;
+    }
+    r->host.n = 0;
+    if (a->status == 200)
+        buf_add(&r->host,
+                json_str(j, json_get(j, json_get(j, JSON_ROOT, "Member"),
+                                     "Addr"), &scratch));
+    else
+        log_at(LOG_INFO, "consul: /v1/agent/self is not allowed (agent:read): "
+                         "services get the node's address");
+    mem_drop(&scratch);
+    return 0;
+}
+
+static int consul_greeted(struct registry *r, unsigned step,
+                          const struct answer *a, struct err *e)
+{
+    struct json j = { { NULL, 0 }, NULL, 0, 0 };
+    int result;
+
+    if (a->status == 200 && json_parse(&j, a->body, e) != 0) {
+        struct err why = *e;
+
+        json_free(&j);
+        return err_set(e, "this does not look like a Consul agent: %.300s",
+                       why.text);
+    }
+    if (j.n == 0)
+        (void)json_parse(&j, STR("null"), e);
+    result = step == 0 ? consul_leader(r, &j, a, e) : consul_self(r, &j, a, e);
+    json_free(&j);
+    return result;
+}
+
+/* Adds "name":"value" and a comma before it, but for the first. */
+static void consul_member(struct buf *b, const char *name, struct str value)
+{
+    if (b->n > 0 && b->p[b->n - 1] != '{')
+        buf_byte(b, ',');
+    buf_json(b, str_of(name));
+    buf_byte(b, ':');
+    buf_json(b, value);
+}
+
+/* The same, if there is a value. */
+static void consul_option(struct buf *b, const char *name, struct str value)
+{
+    if (value.n > 0)
+        consul_member(b, name, value);
+}
+
+/* Adds "Args":[...] of n words. */
+static void consul_args(struct buf *b, const struct str *word, size_t n)
+{
+    size_t i;
+
+    buf_lit(b, "\"Args\":[");
+    for (i = 0; i < n; i++) {
+        buf_lit(b, i > 0 ? "," : "");
+        buf_json(b, word[i]);
+    }
+    buf_byte(b, ']');
+}
+
+/* address:port.  Where the address is Consul's to put in, it is that of the
+ * agent, which makes the check: 127.0.0.1. */
+static void consul_target(struct buf *b, const struct service *s)
+{
+    url_put(b, s->address.n > 0 ? s->address : STR("127.0.0.1"), s->port);
+}
+
+/* A copy of text with each `what` replaced. */
+static void consul_replace(struct buf *b, struct str text, struct str what,
+                           struct str with)
+{
+    size_t at;
+
+    while ((at = str_find(text, what)) < text.n) {
+        buf_add(b, str_upto(text, at));
+        buf_add(b, with);
+        text = str_from(text, at + what.n);
+    }
+    buf_add(b, text);
+}
+
+static void consul_script(struct buf *b, const struct service *s,
+                          struct str script)
+{
+    struct str word[3] = { STR_INIT("/bin/sh"), STR_INIT("-c"), { NULL, 0 } };
+    struct buf half = { .max = 0 }, text = { .max = 0 }, port = { .max = 0 };
+
+    buf_u64(&port, s->port);
+    consul_replace(&half, script, STR("$SERVICE_IP"),
+                   s->address.n > 0 ? s->address : STR("127.0.0.1"));
+    consul_replace(&text, buf_str(&half), STR("$SERVICE_PORT"),
+                   buf_str(&port));
+    word[2] = buf_str(&text);
+    consul_args(b, word, 3);
+    buf_free(&half);
+    buf_free(&text);
+    buf_free(&port);
+}
+
+static void consul_cmd(struct buf *b, const struct service *s, struct str cmd)
+{
+    struct buf port = { .max = 0 };
+    struct str word[4] = { STR_INIT("check-cmd"), { NULL, 0 }, { NULL, 0 },
+                           { NULL, 0 } };
+
+    buf_u64(&port, s->exposed);
+    word[1] = s->container;
+    word[2] = buf_str(&port);
+    word[3] = cmd;
+    consul_args(b, word, 4);
+    buf_free(&port);
+}
+
+/* "HTTP":"http://address:port/path" and its method. */
+static void consul_http(struct buf *b, const struct service *s,
+                        const char *scheme, struct str path, struct str method)
+{
+    struct buf url = { .max = 0 };
+
+    buf_lit(&url, scheme);
+    consul_target(&url, s);
+    buf_lit(&url, *path.p == '/' ? "" : "/");
+    buf_add(&url, path);
+    consul_member(b, "HTTP", buf_str(&url));
+    consul_option(b, "Method", method);
+    buf_free(&url);
+}
+
+static void consul_connect(struct buf *b, const struct service *s,
+                           const char *name)
+{
+    struct buf target = { .max = 0 };
+
+    consul_target(&target, s);
+    consul_member(b, name, buf_str(&target));
+    buf_free(&target);
+}
+
+/* The check of a service as Consul's "Check" object, or nothing: the first
+ * of the attributes that is there and not empty.  Only keys that are needed:
+ * Consul refuses a registration with one that it does not know. */
+static void consul_checks(struct buf *b, const struct service *s)
+{
+    static const char *const kind[] = { "check_http", "check_https",
+        "check_cmd", "check_script", "check_ttl", "check_tcp", "check_grpc" };
+    enum { HTTP, HTTPS, CMD, SCRIPT, TTL, TCP, GRPC, NONE } k;
+    struct str value = STR(""), interval = svc_attr(s, "check_interval");
+    bool tls, skip = svc_attr(s, "check_tls_skip_verify").n > 0;
+
+    for (k = HTTP; k != NONE && value.n == 0; k++)
+        value = svc_attr(s, kind[k]);
+    if (value.n == 0)
+        return;
+    k--;
+    buf_byte(b, '{');
+    if (k == HTTP)
+        consul_http(b, s, "http://", value, svc_attr(s, "check_http_method"));
+    else if (k == HTTPS)
+        consul_http(b, s, "https://", value,
+                    svc_attr(s, "check_https_method"));
+    else if (k == CMD)
+        consul_cmd(b, s, value);
+    else if (k == SCRIPT)
+        consul_script(b, s, value);
+    else if (k == TTL)
+        consul_member(b, "TTL", value);
+    else
+        consul_connect(b, s, k == TCP ? "TCP" : "GRPC");
+    tls = k == GRPC && svc_attr(s, "check_grpc_use_tls").n > 0;
+    buf_lit(b, tls ? ",\"GRPCUseTLS\":true" : "");
+    buf_lit(b, skip && (tls || k == HTTPS) ? ",\"TLSSkipVerify\":true" : "");
+    if (k != TTL)
+        consul_member(b, "Interval", interval.n > 0 ? interval : STR("10s"));
+    if (k == HTTP || k == HTTPS || k == TCP || k == GRPC)
+        consul_option(b, "Timeout", svc_attr(s, "check_timeout"));
+    consul_option(b, "Status", svc_attr(s, "check_initial_status"));
+    consul_option(b, "DeregisterCriticalServiceAfter",
+                  svc_attr(s, "check_deregister_after"));
+    buf_byte(b, '}');
+}
+
+/* A registration: PUT /v1/agent/service/register.  No mark: what it is the
+ * fingerprint of. */
+static void consul_body(struct buf *b, const struct service *s,
+                        struct str mark)
+{
+    struct buf check = { .max = 0 };
+    size_t i;
+
+    buf_byte(b, '{');
+    consul_member(b, "ID", s->id);
+    consul_member(b, "Name", s->name);
+    consul_option(b, "Address", s->address);
+    buf_lit(b, ",\"Port\":");
+    buf_u64(b, s->port);
+    buf_lit(b, s->tags > 0 ? ",\"Tags\":[" : "");
+    for (i = 0; i < s->tags; i++) {
+        buf_lit(b, i > 0 ? "," : "");
+        buf_json(b, s->tag[i]);
+    }
+    buf_lit(b, s->tags > 0 ? "],\"Meta\":{" : ",\"Meta\":{");
+    for (i = 0; i < s->attrs; i++)
+        if (!s->attr[i].hidden) {
+            char *key = str_dup(s->attr[i].key);
+
+            consul_member(b, key, s->attr[i].value);
+            free(key);
+        }
+    consul_option(b, "registrator", mark);
+    buf_byte(b, '}');
+    consul_checks(&check, s);
+    if (check.n > 0) {
+        buf_lit(b, ",\"Check\":");
+        buf_add(b, buf_str(&check));
+    }
+    buf_byte(b, '}');
+    b->bad = b->bad || check.bad;
+    buf_free(&check);
+}
+
+/* Without the parameter, checks that the new registration lacks would stay;
+ * with it, maintenance mode ends: so it is sent when checks have changed and
+ * only then (Consul 1.6.1; older agents ignore it). */
+static struct request *consul_put(struct registry *r, const struct service *s,
+                                  struct str mark, bool other_checks)
+{
+    struct buf body = { .max = 0 };
+    struct request *q;
+
+    consul_body(&body, s, mark);
+    q = consul_request(r, "PUT", "/v1/agent/service/register", STR(""),
+                       other_checks ? "replace-existing-checks=true" : "",
+                       buf_str(&body));
+    q->bytes.bad = q->bytes.bad || body.bad;
+    buf_free(&body);
+    return q;
+}
+
+static struct request *consul_drop(struct registry *r, struct str id)
+{
+    return consul_request(r, "PUT", "/v1/agent/service/deregister/", id, "",
+                          STR(""));
+}
+
+/* An ID that the agent does not know is deregistered: 200 (1.8.7), 500 (with
+ * ACLs) or 404 (1.11).  A registration with a bad check is a 400, or a 500
+ * where scripts are not enabled. */
+static enum reg_verdict consul_verdict(enum reg_call call,
+                                       const struct answer *a)
+{
+    struct str unknown = STR("Unknown service"), off = STR("Scripts are dis");
+    bool words = str_find(a->body, call == REG_DROP ? unknown : off) <
+                 a->body.n;
+
+    if (a->status == 200)
+        return REG_DONE;
+    if (call == REG_DROP && (a->status == 404 || (a->status == 500 && words)))
+        return REG_DONE;
+    return a->status == 400 || (call == REG_PUT && words) ? REG_REFUSED
+                                                           : REG_LATER;
+}
+
+static struct request *consul_list(struct registry *r)
+{
+    return consul_request(r, "GET", "/v1/agent/services", STR(""), "",
+                          STR(""));
+}
+
+/* One value of GET /v1/agent/services. */
+static bool consul_row(const struct json *j, struct arena *a,
+                       struct reg_row *row)
+{
+    size_t tags = json_get(j, JSON_ROOT, "Tags"), i;
+    size_t meta = json_get(j, JSON_ROOT, "Meta");
+    uint64_t port = 0;
+
+    memset(row, 0, sizeof *row);
+    row->id = json_str(j, json_get(j, JSON_ROOT, "ID"), a);
+    (void)json_u64(j, json_get(j, JSON_ROOT, "Port"), 65535, &port);
+    row->view = reg_view(json_str(j, json_get(j, JSON_ROOT, "Service"), a),
+                         json_str(j, json_get(j, JSON_ROOT, "Address"), a),
+                         port);
+    for (i = 0; json_next(j, tags, &i);)
+        row->view = reg_view_tag(row->view, json_str(j, i, a));
+    row->keeps_marks = meta != 0;
+    (void)reg_read_mark(json_str(j, json_get(j, meta, "registrator"), a), row);
+    return row->id.n > 0;
+}
+
+static const struct reg_kind consul_kind = {
+    "consul", 63, consul_attr_refused, consul_greet, consul_greeted,
+    consul_checks, consul_body, consul_put, consul_drop, consul_verdict,
+    consul_list, consul_row
+};
+
+/* No registry: each change is a line of JSON on stdout. */
+
+static void print_line(struct buf *b)
+{
+    size_t done = 0;
+    ssize_t n;
+
+    buf_byte(b, '\n');
+    while (done < b->n &&
+           ((n = write(STDOUT_FILENO, b->p + done, b->n - done)) > 0 ||
+            (n < 0 && errno == EINTR)))
+        done += n > 0 ? (size_t)n : 0;
+    if (done < b->n)
+        log_at(LOG_ERROR, "stdout: %s", strerror(errno));
+    buf_free(b);
+}
+
+/* Without a registry to ask, this host's address is that of its name. */
+static struct request *print_greet(struct registry *r, unsigned step)
+{
+    struct os_addr address[ADDRS_MAX];
+    struct buf name = { .max = 0 };
+    struct err e;
+    size_t n, i;
+
+    (void)step;
+    r->host.n = 0;
+    os_hostname(&name);
+    if (os_resolve(buf_str(&name), 1, address, ADDRS_MAX, &n, &e) == 0)
+        for (i = 0; i < n && r->host.n == 0; i++) {
+            (void)os_digits((const struct sockaddr *)(const void *)
+                            &address[i].sa, &r->host);
+            if (os_local(buf_str(&r->host)))
+                r->host.n = 0;
+        }
+    r->no_host = r->host.n == 0;
+    buf_free(&name);
+    return NULL;
+}
+
+static struct request *print_put(struct registry *r, const struct service *s,
+                                 struct str mark, bool other_checks)
+{
+    struct buf b = { .max = 0 };
+
+    (void)r;
+    (void)mark;
+    (void)other_checks;
+    buf_lit(&b, "{\"action\":\"register\",\"container\":");
+    buf_json(&b, s->container);
+    buf_lit(&b, ",\"service\":");
+    consul_body(&b, s, STR(""));
+    buf_byte(&b, '}');
+    print_line(&b);
+    return NULL;
+}
+
+static struct request *print_drop(struct registry *r, struct str id)
+{
+    struct buf b = { .max = 0 };
+
+    (void)r;
+    buf_lit(&b, "{\"action\":\"deregister\",\"service\":{\"ID\":");
+    buf_json(&b, id);
+    buf_lit(&b, "}}");
+    print_line(&b);
+    return NULL;
+}
+
+static const struct reg_kind print_kind = {
+    "print", 0, NULL, print_greet, NULL, consul_checks, consul_body,
+    print_put, print_drop, NULL, NULL, NULL
+};
+
+/* The registries by the scheme of their URI. */
+static const struct reg_scheme {
+    struct str scheme;
+    const struct reg_kind *kind;
+    unsigned port;              /* 0: no host in the URI */
+    bool tls;
+} reg_schemes[] = {
+    { STR_INIT("consul"), &consul_kind, 8500, false },
+    { STR_INIT("consul-tls"), &consul_kind, 8501, true },
+    { STR_INIT("consul-unix"), &consul_kind, 0, false },
+    { STR_INIT("print"), &print_kind, 0, false },
+};
+
+/* ==== 13. Bridge ========================================= bridge_ ====
+ *
+ * Wanted against present.  The engine says what is wanted, the registry what
+ * is present; where they differ and no request is under way, one is sent.
+ * There is no queue of operations, only of things to be looked at.  The only
+ * long-lived memory that changes; nothing is removed on a failed answer.
+ *
+ * Calls: str_ buf_ mem_ list_ err_ log_ json_ os_ conn_ docker_ svc_ reg_.
+ */
+
+/* A container that the engine has told of. */
+struct container {
+    struct str id;              /* first: what the tree compares */
+    struct link all;            /* in bridge.containers */
+    struct link queue;          /* in bridge.dirty or .dirty_later, or none */
+    char *name;                 /* as listed; NULL: not yet */
+    char *peer;                 /* whose network it shares: an ID; or NULL */
+    struct docker_container *facts;     /* while more is asked about it */
+    struct svc_set *set;        /* its services; NULL: none */
+    bool busy;                  /* a request of it is under way */
+    bool again;                 /* something happened since that was sent */
+    bool died, gone;            /* that is what happened */
+    bool looked;                /* its services are known */
+    bool listed;                /* by the list that is being read */
+    unsigned hops;              /* on the way to that other container */
+    unsigned tries;             /* failures in a row */
+    uint64_t due;               /* not looked at before */
+    uint64_t print;             /* of its row in the list */
+    uint64_t said;              /* fingerprint of its notes */
+    char *why;                  /* of the last failure */
+    char text[];                /* the ID's */
+};
+
+enum presence { UNKNOWN, ABSENT, PRESENT };
+
+/* An entry of the registry: one that is wanted, or is there, or both. */
+struct reg_entry {
+    struct str id;              /* first: what the tree compares */
+    struct link all;            /* in bridge.entries */
+    struct link queue;          /* in bridge.todo or .todo_later, or none */
+    const struct service *wanted;       /* NULL: not.  Of by->set */
+    struct container *by;       /* who wants it; NULL: nobody */
+    uint64_t content, checks, view;     /* of what is wanted */
+    enum presence present;
+    bool mine;                  /* it may be removed by us: it was wanted, or
+                                   no container explains it */
+    bool ours;                  /* as listed: it has our mark, or -cleanup
+                                   speaks of it */
+    bool no_marks;              /* as listed: the agent cannot keep a mark */
+    uint64_t have, have_checks, have_view;      /* of what is present */
+    bool any_checks;            /* have_checks is not known */
+    bool busy;                  /* a write is under way */
+    uint64_t sent, sent_checks, sent_view;      /* of that write */
+    bool listed;                /* it has been listed since it was written */
+    unsigned seen, touched;     /* the list that showed it, or that a write of
+                                   ours crossed: bridge.lists then */
+    unsigned missed;            /* lists that lacked what was written */
+    unsigned tries;             /* failures in a row */
+    uint64_t due;               /* not written before */
+    char *why;                  /* of the last failure */
+    char *after;                /* the ID that has to be there first */
+    char who[13];               /* its last container, for the log */
+    char text[];                /* the ID's */
+};
+
+/* Talks with a peer begin with a few questions; when they are answered it is
+ * LIVE.  They end when it cannot be reached, and begin again after a pause. */
+struct session {
+    enum { AWAY, ASKING, LIVE } state;
+    unsigned step;
+    unsigned failures;          /* in a row: the pause grows with them */
+    uint64_t due;               /* AWAY: the end of the pause */
+    uint64_t since;             /* LIVE: from when */
+    bool waits;                 /* ASKING: for the answer to a question */
+    bool said;                  /* that it is away */
+    bool ever;                  /* it has been LIVE before */
+};
+
+struct options {
+    bool cleanup, on_success, leave_nothing, once;
+    bool default_socket;                /* DOCKER_HOST does not name one */
+    struct str ip;                      /* as given, or empty */
+    uint64_t given;                     /* of what else owns our marks */
+    int64_t retry_attempts;             /* -1: for ever */
+    uint64_t resync_ms, retry_ms;
+};
+
+struct bridge {
+    struct options opt;
+    struct svc_config cfg;
+    struct endpoint engine;
+    struct registry reg;
+    struct session with_engine, with_reg;
+
+    void *container_tree, *entry_tree;          /* of tsearch, by ID */
+    struct link containers, entries;
+    struct link dirty, dirty_later, todo, todo_later;
+    size_t containers_n, entries_n, unlooked;
+    size_t shadowed;            /* services whose ID another container has */
+
+    struct splitter events, list, entry_list;   /* what is being read */
+    struct json json;           /* the element at hand */
+    struct buf prefix;          /* of the engine's paths: "" or "/v1.41" */
+    struct buf api;             /* its version, as "1.41" */
+    bool podman;
+    bool listing, whole_list;   /* all of its rows could be read */
+    bool list_again;            /* something was missed meanwhile */
+    bool look_at_all;           /* whatever the list shows of them */
+    uint64_t list_due;          /* for the list, if no event stream opens */
+    struct link networks;       /* whose drivers are known */
+    uint64_t owner;             /* the first half of our marks */
+    struct buf interface;       /* what -ip INTERFACE means just now */
+    uint64_t host_print;        /* of all addresses that services may get */
+
+    bool listing_entries;
+    bool readable;              /* an entry of ours has been listed */
+    bool blind;                 /* what we write is not listed */
+    bool verify;                /* to be found out */
+    bool look_for_ghosts;
+    bool host_known;            /* cfg.host: the registry has been asked */
+    bool leaving;               /* nothing is wanted any more */
+    unsigned lists;             /* of entries, counted */
+    uint64_t resync_due;
+    uint64_t later_due;         /* the earliest in the lists named _later */
+    uint64_t random;
+    uint64_t now;
+};
+
+/* A network's driver, once asked for and never forgotten. */
+struct network {
+    struct link link;
+    bool direct;
+    struct str id;
+    char text[];
+};
+
+/* A tree's nodes begin with the ID, and so does what is looked for. */
+static int bridge_id_cmp(const void *a, const void *b)
+{
+    const struct str *p = a, *q = b;
+
+    return str_cmp(*p, *q);
+}
+
+static void *bridge_find(void *const *tree, struct str id)
+{
+    void *found = tfind(&id, tree, bridge_id_cmp);
+
+    return found == NULL ? NULL : *(void **)found;
+}
+
+static void bridge_plant(void **tree, void *node)
+{
+    if (tsearch(node, tree, bridge_id_cmp) == NULL)
+        (void)mem_new((size_t)-1);      /* no memory: says so and exits */
+}
+
+/* A pause of min_ms that doubles with each failure up to max_ms, the last
+ * half of it by chance, so that many of us do not come at once. */
+static uint64_t bridge_pause(struct bridge *b, unsigned failures,
+                             uint64_t min_ms, uint64_t max_ms)
+{
+    uint64_t ms = min_ms;
+
+    while (failures-- > 1 && ms < max_ms)
+        ms *= 2;
+    ms = ms < max_ms ? ms : max_ms;
+    b->random ^= b->random << 13;       /* xorshift64 */
+    b->random ^= b->random >> 7;
+    b->random ^= b->random << 17;
+    return ms / 2 + b->random % (ms / 2 + 1);
+}
+
+static void bridge_why(char **why, const char *text)
+{
+    free(*why);
+    *why = text == NULL ? NULL : str_dup(str_of(text));
+}
+
+static bool bridge_same_why(const char *why, const char *text)
+{
+    return why != NULL && str_eq(str_of(why), str_of(text));
+}
+
+static bool bridge_live(const struct session *s)
+{
+    return s->state == LIVE;
+}
+
+/* ---- Entries ---- */
+
+static struct reg_entry *bridge_entry(struct bridge *b, struct str id)
+{
+    struct reg_entry *e = bridge_find(&b->entry_tree, id);
+
+    if (e != NULL)
+        return e;
+    e = mem_zero(sizeof *e + id.n + 1);
+    memcpy(e->text, id.p, id.n);
+    e->id.p = e->text;
+    e->id.n = id.n;
+    e->present = bridge_live(&b->with_reg) ? ABSENT : UNKNOWN;
+    list_init(&e->all);
+    list_init(&e->queue);
+    list_before(&b->entries, &e->all);
+    bridge_plant(&b->entry_tree, e);
+    b->entries_n++;
+    return e;
+}
+
+static void bridge_free_entry(struct bridge *b, struct reg_entry *e)
+{
+    (void)tdelete(e, &b->entry_tree, bridge_id_cmp);
+    list_take(&e->all);
+    list_take(&e->queue);
+    b->entries_n--;
+    free(e->why);
+    free(e->after);
+    free(e);
+}
+
+static bool bridge_hollow(const struct reg_entry *e)
+{
+    return e->by != NULL && e->by->set != NULL && e->by->set->hollow;
+}
+
+/* Whether the registry has what it should have. */
+static bool bridge_settled(const struct reg_entry *e)
+{
+    if (bridge_hollow(e))
+        return true;
+    if (e->wanted == NULL)
+        return e->present == ABSENT || !e->mine;
+    return e->present == PRESENT && e->have_view == e->view &&
+           (e->have == e->content || e->no_marks);
+}
+
+/* Sees to it that the entry is looked at, when its pause is over. */
+static void bridge_touch(struct bridge *b, struct reg_entry *e)
+{
+    if (e->busy)
+        return;                 /* it is looked at when the answer comes */
+    if (bridge_settled(e)) {
+        list_take(&e->queue);
+        if (e->wanted == NULL && e->present == ABSENT)
+            bridge_free_entry(b, e);
+        return;
+    }
+    if (e->due > b->now) {
+        list_before(&b->todo_later, &e->queue);
+        b->later_due = e->due < b->later_due ? e->due : b->later_due;
+    } else {
+        list_before(&b->todo, &e->queue);
+    }
+}
+
+/* Puts the service in the entry's place. */
+static void bridge_take_entry(struct bridge *b, struct reg_entry *e,
+                              struct container *c, const struct service *s)
+{
+    struct buf body = { .max = 0 }, checks = { .max = 0 };
+    uint64_t before = e->content;
+
+    b->reg.kind->body(&body, s, STR(""));
+    b->reg.kind->checks(&checks, s);
+    e->wanted = s;
+    e->by = c;
+    e->mine = true;
+    e->content = str_hash(0, buf_str(&body));
+    e->checks = str_hash(0, buf_str(&checks)) & 0xffffffff;
+    e->view = reg_view_of(s);
+    memcpy(e->who, s->container.p, 12);
+    if (before != e->content) {
+        e->tries = 0;
+        e->due = 0;
+    }
+    buf_free(&body);
+    buf_free(&checks);
+}
+
+/* Looks for a service of another container that has this ID too. */
+static void bridge_next_of_kin(struct bridge *b, struct reg_entry *e)
+{
+    struct link *l;
+    size_t i;
+
+    for (l = b->containers.next; l != &b->containers && e->wanted == NULL;
+         l = l->next) {
+        struct container *c = LIST_OF(struct container, all, l);
+
+        for (i = 0; c->set != NULL && i < c->set->n; i++)
+            if (str_eq(c->set->service[i].id, e->id)) {
+                bridge_take_entry(b, e, c, &c->set->service[i]);
+                b->shadowed--;
+                break;
+            }
+    }
+}
+
+/* Takes the services that a container had out of their entries. */
+static void bridge_release(struct bridge *b, struct container *c,
+                           const struct svc_set *old)
+{
+    size_t i;
+
+    for (i = 0; i < old->n; i++) {
+        struct reg_entry *e = bridge_find(&b->entry_tree, old->service[i].id);
+
+        CHECK(e != NULL);
+        if (e->wanted == &old->service[i]) {
+            e->wanted = NULL;
+            e->by = NULL;
+        } else if (e->by != c) {
+            b->shadowed--;
+        }
+    }
+}
+
+/* Puts a container's services into their entries.  Returns the first that
+ * has still to be written, or NULL. */
+static const struct reg_entry *bridge_claim(struct bridge *b,
+                                            struct container *c)
+{
+    const struct reg_entry *first = NULL;
+    size_t i;
+
+    for (i = 0; c->set != NULL && i < c->set->n; i++) {
+        const struct service *s = &c->set->service[i];
+        struct reg_entry *e = bridge_entry(b, s->id);
+
+        if (e->wanted != NULL) {
+            b->shadowed++;
+            log_at(LOG_WARN, "%.12s: the ID %.*s is that of a service of "
+                             "container %s: not registered as long as that "
+                             "one has it", c->text, PUT(s->id), e->who);
+            continue;
+        }
+        bridge_take_entry(b, e, c, s);
+        if (first == NULL && !bridge_settled(e) && e->tries == 0)
+            first = e;
+    }
+    return first;
+}
+
+/* Makes `set` (NULL: nothing) what is wanted of the container. */
+static void bridge_want(struct bridge *b, struct container *c,
+                        struct svc_set *set)
+{
+    struct svc_set *old = c->set;
+    const struct reg_entry *first;
+    size_t i;
+
+    if (old != NULL)
+        bridge_release(b, c, old);
+    c->set = set;
+    first = bridge_claim(b, c);
+    for (i = 0; old != NULL && i < old->n; i++) {
+        struct reg_entry *e = bridge_find(&b->entry_tree, old->service[i].id);
+
+        CHECK(e != NULL);
+        if (e->wanted == NULL && b->shadowed > 0)
+            bridge_next_of_kin(b, e);
+        if (e->wanted == NULL) {
+            free(e->after);
+            e->after = first != NULL ? str_dup(first->id) : NULL;
+            e->tries = 0;
+            e->due = 0;
+        }
+        bridge_touch(b, e);
+    }
+    for (i = 0; set != NULL && i < set->n; i++) {
+        struct reg_entry *e = bridge_find(&b->entry_tree, set->service[i].id);
+
+        if (e != NULL)
+            bridge_touch(b, e);
+    }
+    svc_free(old);
+}
+
+/* ---- Sessions ---- */
+
+/* The session is over: says why, once, and sets the pause.  No error: the
+ * peer has closed what was idle, which may mean nothing. */
+static void bridge_away(struct bridge *b, struct session *s, const char *name,
+                        const struct err *e)
+{
+    if (bridge_live(s) && b->now - s->since > PAUSE_PEER_MS)
+        s->failures = 0;
+    s->state = AWAY;
+    s->failures++;
+    s->due = b->now + bridge_pause(b, s->failures, PAUSE_MIN_MS,
+                                   PAUSE_PEER_MS);
+    if (e == NULL)
+        return;
+    log_at(s->said ? LOG_DEBUG : LOG_ERROR, "%s: %s: trying again", name,
+           e->text);
+    s->said = true;
+}
+
+static void bridge_back(struct bridge *b, struct session *s, const char *name)
+{
+    if (s->said)
+        log_at(LOG_INFO, "%s: reached%s", name, s->ever ? " again" : "");
+    s->state = LIVE;
+    s->since = b->now;
+    s->said = false;
+    s->ever = true;
+}
+
+/* What is in the registry is not known any more: it will be listed. */
+static void bridge_reg_lost(struct bridge *b, const struct err *e)
+{
+    struct session *s = &b->with_reg;
+    struct link *l;
+
+    if (s->state == AWAY)
+        return;
+    bridge_away(b, s, b->reg.kind->name, e);
+    if (!s->ever)
+        s->due = b->now + b->opt.retry_ms;
+    b->listing_entries = false;
+    for (l = b->entries.next; l != &b->entries; l = l->next)
+        LIST_OF(struct reg_entry, all, l)->present = UNKNOWN;
+    conn_reset(&b->reg.peer);
+}
+
+/* Everything stays as it is until the engine can be asked again. */
+static void bridge_engine_lost(struct bridge *b, const struct err *e)
+{
+    if (b->with_engine.state == AWAY)
+        return;
+    bridge_away(b, &b->with_engine, "docker", e);
+    b->listing = false;
+    b->list_due = 0;
+    conn_reset(&b->engine);
+}
+
+/* The answer to a question without which there is no session.  False: it is
+ * over, or has been called off. */
+static bool bridge_engine_said(struct bridge *b, const struct answer *a,
+                               const char *question)
+{
+    struct err e, why;
+
+    if (a->status == 200)
+        return true;
+    if (a->status == 0 && a->err == NULL)
+        return false;
+    reg_words(a, &why);
+    if (a->status == 0)
+        e = why;
+    else
+        err_set(&e, "GET %s: %.400s", question, why.text);
+    if ((a->status == 400 || a->status == 404) && b->prefix.n == 0 &&
+        b->api.n > 0) {
+        /* An engine that wants the version in its paths. */
+        buf_lit(&b->prefix, "/v");
+        buf_add(&b->prefix, buf_str(&b->api));
+    }
+    bridge_engine_lost(b, &e);
+    return false;
+}
+
+/* ---- Writing ---- */
+
+/* Why the last write has failed: logged when it is another reason than the
+ * time before; the next try is put off. */
+static void bridge_failed(struct bridge *b, struct reg_entry *e,
+                          const char *call, const char *why, uint64_t pause)
+{
+    if (!bridge_same_why(e->why, why))
+        log_at(LOG_ERROR, "%s failed: %.*s %s", call, PUT(e->id), why);
+    bridge_why(&e->why, why);
+    e->tries++;
+    e->due = b->now + pause;
+}
+
+/* The answer to a write.  True: it is done. */
+static bool bridge_written(struct bridge *b, struct reg_entry *e,
+                           enum reg_call call, const struct answer *a)
+{
+    const char *name = call == REG_PUT ? "register" : "deregister";
+    enum reg_verdict verdict = REG_LATER;
+    uint64_t pause;
+    struct err why;
+
+    e->busy = false;
+    if (a->status != 0)
+        verdict = b->reg.kind->verdict(call, a);
+    if (verdict == REG_DONE) {
+        e->touched = b->lists;
+        e->tries = 0;
+        e->due = 0;
+        bridge_why(&e->why, NULL);
+        return true;
+    }
+    if (a->status == 0)
+        e->present = UNKNOWN;
+    if (a->status == 0 && a->err == NULL)
+        return false;
+    reg_words(a, &why);
+    pause = verdict == REG_REFUSED
+        ? PAUSE_CALL_MS
+        : bridge_pause(b, e->tries + 1, a->status == 0 ? PAUSE_MIN_MS : 1000,
+                       PAUSE_CALL_MS);
+    if (a->retry_after * 1000u > pause)
+        pause = a->retry_after * 1000u < PAUSE_CALL_MS ? a->retry_after * 1000u
+                                                       : PAUSE_CALL_MS;
+    if (a->status == 403 && reg_renew(&b->reg, &why) == 1)
+        pause = 0;
+    bridge_failed(b, e, name, why.text, pause);
+    return false;
+}
+
+static void bridge_put_done(struct bridge *b, struct reg_entry *e)
+{
+    e->present = PRESENT;
+    e->have = e->sent;
+    e->have_checks = e->sent_checks;
+    e->have_view = e->sent_view;
+    e->any_checks = e->no_marks = e->listed = false;
+    b->verify = b->verify || !b->readable;
+    log_at(LOG_INFO, "added: %s %.*s", e->who, PUT(e->id));
+}
+
+static void bridge_drop_done(struct reg_entry *e)
+{
+    e->present = ABSENT;
+    log_at(LOG_INFO, "removed: %s%s%.*s", e->who, *e->who ? " " : "",
+           PUT(e->id));
+}
+
+
+static void bridge_put_answer(struct request *r, const struct answer *a)
+{
+    struct bridge *b = r->context;
+    struct reg_entry *e = r->owner;
+
+    if (bridge_written(b, e, REG_PUT, a))
+        bridge_put_done(b, e);
+    if (a->status == 0 && a->err != NULL)
+        bridge_reg_lost(b, a->err);
+    bridge_touch(b, e);
+}
+
+static void bridge_drop_answer(struct request *r, const struct answer *a)
+{
+    struct bridge *b = r->context;
+    struct reg_entry *e = r->owner;
+
+    if (bridge_written(b, e, REG_DROP, a))
+        bridge_drop_done(e);
+    if (a->status == 0 && a->err != NULL)
+        bridge_reg_lost(b, a->err);
+    bridge_touch(b, e);
+}
+
+/* Whether an entry that is to go waits for another that takes its place:
+ * after a rename the service is never without one. */
+static bool bridge_waits(struct bridge *b, const struct reg_entry *e)
+{
+    const struct reg_entry *f;
+
+    if (e->wanted != NULL || e->after == NULL)
+        return false;
+    f = bridge_find(&b->entry_tree, str_of(e->after));
+    return f != NULL && f->wanted != NULL && f->tries == 0 &&
+           !bridge_settled(f);
+}
+
+/* Sends the one request that brings the entry nearer to what is wanted. */
+static void bridge_send(struct bridge *b, struct reg_entry *e)
+{
+    bool put = e->wanted != NULL;
+    struct buf mark = { .max = 0 };
+    struct request *r;
+
+    list_take(&e->queue);
+    if (put) {
+        reg_mark(&mark, b->owner, e->content, e->checks);
+        e->sent = e->content;
+        e->sent_checks = e->checks;
+        e->sent_view = e->view;
+        r = b->reg.kind->put(&b->reg, e->wanted, buf_str(&mark),
+                             e->present != ABSENT &&
+                                 (e->any_checks ||
+                                  e->have_checks != e->checks));
+        buf_free(&mark);
+    } else {
+        r = b->reg.kind->drop(&b->reg, e->id);
+    }
+    if (r != NULL) {
+        r->context = b;
+        r->owner = e;
+        r->done = put ? bridge_put_answer : bridge_drop_answer;
+        e->busy = true;
+        conn_send(&b->reg.peer, r);
+        return;
+    }
+    if (put)
+        bridge_put_done(b, e);
+    else
+        bridge_drop_done(e);
+    bridge_touch(b, e);
+}
+
+/* Sends as many writes as there is room for. */
+static void bridge_write(struct bridge *b)
+{
+    struct link waiting;
+
+    list_init(&waiting);
+    while (bridge_live(&b->with_reg) && !list_empty(&b->todo) &&
+           (b->reg.kind->list == NULL || conn_room(&b->reg.peer) > 0)) {
+        struct reg_entry *e = LIST_OF(struct reg_entry, queue, b->todo.next);
+
+        if (bridge_settled(e))
+            bridge_touch(b, e);
+        else if (bridge_waits(b, e))
+            list_before(&waiting, &e->queue);
+        else
+            bridge_send(b, e);
+    }
+    while (!list_empty(&waiting))
+        list_before(&b->todo, waiting.next);
+}
+
+/* ---- What is present ---- */
+
+/* Whether -cleanup speaks of an entry that has no mark:
+ * ^(.+?):([a-zA-Z0-9][a-zA-Z0-9_.-]+):[0-9]+(:udp)?$, the first group being
+ * our host name.  *name is the second. */
+static bool bridge_usual_id(const struct bridge *b, struct str id,
+                            struct str *name)
+{
+    struct str end = STR(":udp"), host = b->cfg.hostname;
+    size_t i;
+
+    if (str_suffix(id, end))
+        id = str_upto(id, id.n - end.n);
+    if (!str_prefix(id, host) || id.n <= host.n || id.p[host.n] != ':')
+        return false;
+    id = str_from(id, host.n + 1);
+    *name = str_cut(&id, ':');
+    for (i = 0; i < name->n; i++)
+        if (!str_letter(name->p[i]) && !str_digit(name->p[i]) &&
+            (i == 0 || str_index(STR("_.-"), name->p[i]) == 3))
+            return false;
+    return name->n >= 2 && svc_all_digits(id);
+}
+
+/* An entry is there. */
+static void bridge_entry_row(struct bridge *b, const struct reg_row *row)
+{
+    struct reg_entry *e = bridge_entry(b, row->id);
+    bool mark = row->marked && row->owner == b->owner;
+    struct str name;
+
+    e->seen = b->lists;
+    if (e->busy || e->touched == b->lists)
+        return;
+    b->readable = b->readable || mark;
+    e->present = PRESENT;
+    e->listed = true;
+    e->missed = 0;
+    e->have_view = row->view;
+    e->have = mark ? row->content : 0;
+    e->have_checks = row->checks;
+    e->any_checks = !row->marked;
+    e->no_marks = !row->keeps_marks;
+    e->ours = mark || (!row->marked && b->opt.cleanup &&
+                       bridge_usual_id(b, row->id, &name));
+}
+
+static int bridge_entry_bytes(struct request *r, struct str bytes,
+                              struct err *e)
+{
+    struct bridge *b = r->context;
+    struct arena scratch = { NULL };
+    struct reg_row row;
+    enum split found;
+
+    while ((found = json_split(&b->entry_list, &bytes)) == SPLIT_ELEMENT) {
+        if (json_parse(&b->json, buf_str(&b->entry_list.element), e) != 0)
+            return -1;
+        if (b->reg.kind->row(&b->json, &scratch, &row))
+            bridge_entry_row(b, &row);
+        mem_drop(&scratch);
+    }
+    return found == SPLIT_MORE ? 0
+                               : err_set(e, "this is not a list of services");
+}
+
+/* The list lacks an entry.  One that has just been written and is not listed
+ * is there all the same, if the token may not read it. */
+static void bridge_missing(struct bridge *b, struct reg_entry *e)
+{
+    bool written = e->present == PRESENT && e->wanted != NULL && !e->listed;
+
+    if (!written || (b->readable && e->missed++ == 0)) {
+        e->present = ABSENT;
+        return;
+    }
+    if (!b->blind)
+        log_at(LOG_WARN, "%s: what was written is not listed: the token may "
+                         "not read it (service:read); only changes are "
+                         "written from now on", b->reg.kind->name);
+    b->blind = true;
+}
+
+/* A whole list has been read: what it did not show is not there. */
+static void bridge_entries_end(struct bridge *b)
+{
+    struct link *l, *next;
+
+    if (!bridge_live(&b->with_reg))
+        bridge_back(b, &b->with_reg, b->reg.kind->name);
+    b->listing_entries = false;
+    b->look_for_ghosts = true;
+    for (l = b->entries.next; l != &b->entries; l = next) {
+        struct reg_entry *e = LIST_OF(struct reg_entry, all, l);
+
+        next = l->next;
+        if (e->seen != b->lists && !e->busy && e->touched != b->lists)
+            bridge_missing(b, e);
+        bridge_touch(b, e);
+    }
+}
+
+static void bridge_entries_answer(struct request *r, const struct answer *a)
+{
+    struct bridge *b = r->context;
+    struct err e;
+
+    if (a->status == 0 && a->err == NULL)
+        return;
+    if (a->status == 200 && json_split_done(&b->entry_list)) {
+        bridge_entries_end(b);
+        return;
+    }
+    reg_words(a, &e);
+    if (a->status == 200)
+        err_set(&e, "the list of services ends early");
+    if (a->status == 403)
+        (void)reg_renew(&b->reg, &e);
+    bridge_reg_lost(b, &e);
+}
+
+static void bridge_list_entries(struct bridge *b)
+{
+    struct request *r = b->reg.kind->list ? b->reg.kind->list(&b->reg) : NULL;
+
+    b->lists++;
+    b->verify = false;
+    if (r == NULL) {
+        bridge_entries_end(b);
+        return;
+    }
+    b->listing_entries = true;
+    json_split_start(&b->entry_list, SPLIT_OBJECT);
+    r->context = b;
+    r->body = bridge_entry_bytes;
+    r->done = bridge_entries_answer;
+    conn_send(&b->reg.peer, r);
+}
+
+/* ---- Looking ---- */
+
+/* Sees to it that the container is looked at, now or when what is under way
+ * has been answered. */
+static void bridge_look_at(struct bridge *b, struct container *c)
+{
+    c->again = c->busy;
+    c->gone = false;
+    if (!c->busy)
+        list_before(&b->dirty, &c->queue);
+}
+
+/* So are those that share its network. */
+static void bridge_tell_sharers(struct bridge *b, struct str id)
+{
+    struct link *l;
+
+    for (l = b->containers.next; l != &b->containers; l = l->next) {
+        struct container *c = LIST_OF(struct container, all, l);
+
+        if (c->peer != NULL && str_eq(str_of(c->peer), id))
+            bridge_look_at(b, c);
+    }
+}
+
+static struct container *bridge_container(struct bridge *b, struct str id)
+{
+    struct container *c = bridge_find(&b->container_tree, id);
+
+    if (c != NULL)
+        return c;
+    c = mem_zero(sizeof *c + id.n + 1);
+    memcpy(c->text, id.p, id.n);
+    c->id.p = c->text;
+    c->id.n = id.n;
+    list_init(&c->all);
+    list_init(&c->queue);
+    list_before(&b->containers, &c->all);
+    bridge_plant(&b->container_tree, c);
+    b->containers_n++;
+    b->unlooked++;
+    return c;
+}
+
+static void bridge_looked(struct bridge *b, struct container *c)
+{
+    b->unlooked -= !c->looked;
+    c->looked = true;
+    c->tries = 0;
+    bridge_why(&c->why, NULL);
+}
+
+/* The container has no services, and nothing more is to be known of it. */
+static void bridge_forget(struct bridge *b, struct container *c)
+{
+    if (c->set != NULL)
+        bridge_want(b, c, NULL);
+    bridge_looked(b, c);
+    if (c->busy) {
+        c->gone = true;         /* freed with the answer */
+        return;
+    }
+    (void)tdelete(c, &b->container_tree, bridge_id_cmp);
+    list_take(&c->all);
+    list_take(&c->queue);
+    b->containers_n--;
+    docker_free(c->facts);
+    free(c->name);
+    free(c->peer);
+    free(c);
+}
+
+/* It could not be looked at: its services stay as they are meanwhile. */
+static void bridge_look_failed(struct bridge *b, struct container *c,
+                               const struct err *e)
+{
+    if (!bridge_same_why(c->why, e->text))
+        log_at(LOG_ERROR, "docker: inspect %.12s: %s", c->text, e->text);
+    bridge_why(&c->why, e->text);
+    c->due = b->now + bridge_pause(b, ++c->tries, 1000, PAUSE_CALL_MS);
+    list_before(c->again ? &b->dirty : &b->dirty_later, &c->queue);
+    b->later_due = c->due < b->later_due ? c->due : b->later_due;
+}
+
+/* Logs what is to be said of the container, if it is anything new. */
+static void bridge_say(struct container *c, struct svc_notes *notes)
+{
+    struct str text = buf_str(&notes->text);
+    uint64_t print = str_hash(0, text);
+
+    if (print != c->said)
+        while (text.n > 0) {
+            struct str line = str_cut(&text, '\0');
+
+            log_at((enum log_level)(*line.p - '0'), "%.*s",
+                   PUT(str_from(line, 1)));
+        }
+    c->said = print;
+    buf_free(&notes->text);
+}
+
+/* Whether -deregister on-success keeps the services of a container that has
+ * ended with this code: an error of its own, not a signal's. */
+static bool bridge_keeps(const struct bridge *b, unsigned code)
+{
+    return b->opt.on_success && code > 0 && code < 128;
+}
+
+/* All that is needed is known: makes the container's services what is
+ * wanted, and looks once more if something has happened since. */
+static void bridge_derive(struct bridge *b, struct container *c,
+                          const struct docker_container *facts,
+                          const struct docker_container *peer)
+{
+    struct svc_notes notes = { { .max = 0 } };
+
+    bridge_looked(b, c);
+    if (facts->runs) {
+        bridge_want(b, c, svc_derive(&b->cfg, facts, peer, &notes));
+        bridge_say(c, &notes);
+    } else if (bridge_keeps(b, facts->exit_code)) {
+        if (c->set == NULL)
+            bridge_want(b, c, svc_derive(&b->cfg, facts, NULL, &notes));
+        buf_free(&notes.text);
+    } else if (c->again) {
+        bridge_want(b, c, NULL);
+    } else {
+        bridge_forget(b, c);
+        return;
+    }
+    if (c->again)
+        bridge_look_at(b, c);
+}
+
+/* An answer about the container has come.  False: there is nothing more to
+ * be done with it. */
+static bool bridge_answered(struct bridge *b, struct container *c,
+                            const struct answer *a)
+{
+    struct err e;
+
+    c->busy = false;
+    if (c->gone) {
+        bridge_forget(b, c);
+        return false;
+    }
+    if ((a->status == 0 && a->err == NULL) || (c->again && c->died)) {
+        bridge_look_at(b, c);   /* what it says is older than the death */
+        return false;
+    }
+    if (a->status == 200 || a->status == 404)
+        return true;
+    reg_words(a, &e);
+    bridge_look_failed(b, c, &e);
+    return false;
+}
+
+/* Asks about the container. */
+static void bridge_ask(struct bridge *b, struct container *c,
+                       const char *kind, struct str id, const char *end,
+                       void (*done)(struct request *, const struct answer *))
+{
+    struct buf path = { .max = 0 };
+    struct request *r;
+
+    buf_add(&path, buf_str(&b->prefix));
+    buf_lit(&path, kind);
+    buf_url(&path, id);
+    buf_lit(&path, end);
+    r = conn_request(&b->engine, "GET", buf_str(&path), STR(""));
+    buf_free(&path);
+    r->context = b;
+    r->owner = c;
+    r->done = done;
+    c->busy = true;
+    conn_send(&b->engine, r);
+}
+
+/* What an inspect has answered, or NULL and why it is no good. */
+static struct docker_container *bridge_read(struct bridge *b, struct str body,
+                                            struct err *e)
+{
+    struct docker_container *facts = NULL;
+
+    if (json_parse(&b->json, body, e) == 0) {
+        facts = docker_inspect(&b->json);
+        if (facts == NULL)
+            err_set(e, "the answer does not describe a container");
+    }
+    return facts;
+}
+
+/* The container whose network this one shares. */
+static void bridge_peer_answer(struct request *r, const struct answer *a)
+{
+    struct bridge *b = r->context;
+    struct container *c = r->owner;
+    struct docker_container *facts = c->facts, *peer = NULL;
+    struct str whose;
+    struct err e;
+
+    c->facts = NULL;
+    if (!bridge_answered(b, c, a)) {
+        docker_free(facts);
+        return;
+    }
+    if (a->status == 200)
+        peer = bridge_read(b, a->body, &e);
+    if (a->status == 200 && peer == NULL) {
+        bridge_look_failed(b, c, &e);
+    } else if (peer != NULL && svc_shares(peer) && c->hops++ < 4) {
+        whose = str_after(peer->mode, ':');
+        c->facts = facts;
+        facts = NULL;
+        bridge_ask(b, c, "/containers/", whose, "/json", bridge_peer_answer);
+    } else {
+        bridge_derive(b, c, facts, peer != NULL && peer->runs ? peer : NULL);
+    }
+    docker_free(facts);
+    docker_free(peer);
+}
+
+static const struct network *bridge_network(struct bridge *b, struct str id)
+{
+    struct link *l;
+
+    for (l = b->networks.next; l != &b->networks; l = l->next) {
+        const struct network *n = LIST_OF(struct network, link, l);
+
+        if (str_eq(n->id, id))
+            return n;
+    }
+    return NULL;
+}
+
+/* A network's driver is known now: looks at the container once more.  What
+ * cannot be asked (a proxy may forbid it) has no driver of interest. */
+static void bridge_network_answer(struct request *r, const struct answer *a)
+{
+    struct bridge *b = r->context;
+    struct container *c = r->owner;
+    struct str driver, id = docker_asked_network(c->facts);
+    struct network *n;
+    struct err e;
+
+    c->busy = false;
+    if (a->status != 0 && bridge_network(b, id) == NULL) {
+        n = mem_zero(sizeof *n + id.n);
+        memcpy(n->text, id.p, id.n);
+        n->id.p = n->text;
+        n->id.n = id.n;
+        if (a->status == 200 && json_parse(&b->json, a->body, &e) == 0) {
+            driver = json_raw(&b->json,
+                              json_get(&b->json, JSON_ROOT, "Driver"));
+            n->direct = str_eq(driver, STR("macvlan")) ||
+                        str_eq(driver, STR("ipvlan"));
+        }
+        list_init(&n->link);
+        list_before(&b->networks, &n->link);
+    }
+    docker_free(c->facts);
+    c->facts = NULL;
+    if (c->gone)
+        bridge_forget(b, c);
+    else if (a->status == 0 && a->err != NULL)
+        bridge_look_failed(b, c, a->err);
+    else
+        bridge_look_at(b, c);
+}
+
+/* Whether a port could be reached on a network whose driver is of interest:
+ * one that is exposed, and of which Docker says nothing. */
+static bool bridge_drivers_matter(const struct docker_container *facts)
+{
+    size_t i;
+
+    if (!facts->runs || svc_shares(facts) ||
+        str_eq(facts->mode, STR("host")) || str_eq(facts->mode, STR("none")))
+        return false;
+    for (i = 0; i < facts->ports; i++)
+        if (!facts->port[i].listed)
+            return true;
+    return false;
+}
+
+/* The container has been described: asks what else must be known, or makes
+ * its services of it.  Takes the facts over. */
+static void bridge_facts(struct bridge *b, struct container *c,
+                         struct docker_container *facts)
+{
+    bool matter = bridge_drivers_matter(facts), shares = svc_shares(facts);
+    size_t i;
+
+    for (i = 0; matter && i < facts->networks; i++) {
+        struct docker_network *n = &facts->network[i];
+        const struct network *known = bridge_network(b, n->id);
+
+        n->direct = known != NULL && known->direct;
+        if (known == NULL && n->id.n > 0) {
+            c->facts = facts;
+            n->asked = true;
+            bridge_ask(b, c, "/networks/", n->id, "", bridge_network_answer);
+            return;
+        }
+    }
+    free(c->peer);
+    c->peer = shares ? str_dup(str_after(facts->mode, ':')) : NULL;
+    if (shares && facts->runs) {
+        c->facts = facts;
+        c->hops = 0;
+        bridge_ask(b, c, "/containers/", str_of(c->peer), "/json",
+                   bridge_peer_answer);
+        return;
+    }
+    bridge_derive(b, c, facts, NULL);
+    docker_free(facts);
+}
+
+static void bridge_inspected(struct request *r, const struct answer *a)
+{
+    struct bridge *b = r->context;
+    struct container *c = r->owner;
+    struct docker_container *facts;
+    struct err e;
+
+    if (!bridge_answered(b, c, a))
+        return;
+    if (a->status == 404) {
+        bridge_forget(b, c);
+        return;
+    }
+    facts = bridge_read(b, a->body, &e);
+    if (facts == NULL)
+        bridge_look_failed(b, c, &e);
+    else
+        bridge_facts(b, c, facts);
+}
+
+/* Asks about as many containers as there is room for. */
+static void bridge_look(struct bridge *b)
+{
+    while (bridge_live(&b->with_engine) && b->host_known && !b->leaving &&
+           !list_empty(&b->dirty) && conn_room(&b->engine) > 0) {
+        struct container *c = LIST_OF(struct container, queue, b->dirty.next);
+
+        list_take(&c->queue);
+        c->again = c->died = false;
+        bridge_ask(b, c, "/containers/", c->id, "/json", bridge_inspected);
+    }
+}
+
+/* ---- What is wanted ---- */
+
+/* An event tells which container to look at; what is true of it, inspect
+ * does.  But one that has died gets no more requests at once. */
+static void bridge_event(struct bridge *b, const struct docker_event *ev)
+{
+    struct container *c = bridge_find(&b->container_tree, ev->id);
+
+    bridge_tell_sharers(b, ev->id);
+    if (c == NULL && ev->action == DOCKER_LOOK)
+        c = bridge_container(b, ev->id);
+    if (c == NULL)
+        return;
+    if (ev->action == DOCKER_GONE) {
+        bridge_forget(b, c);
+        return;
+    }
+    if (ev->action == DOCKER_DIED) {
+        if (c->set != NULL && !c->set->hollow &&
+            !bridge_keeps(b, ev->exit_code == DOCKER_NO_CODE
+                                 ? 1 : ev->exit_code))
+            bridge_want(b, c, NULL);
+        c->died = true;
+    }
+    bridge_look_at(b, c);
+}
+
+/* A row of the engine's list. */
+static void bridge_list_row(struct bridge *b, const struct docker_row *row)
+{
+    struct container *c = bridge_find(&b->container_tree, row->id);
+
+    if (c == NULL && row->ended && !bridge_keeps(b, row->exit_code))
+        return;
+    c = c != NULL ? c : bridge_container(b, row->id);
+    c->listed = true;
+    if (c->name == NULL || !str_eq(str_of(c->name), row->name)) {
+        free(c->name);
+        c->name = str_dup(row->name);
+    }
+    if (b->look_at_all || c->print != row->print || !c->looked)
+        bridge_look_at(b, c);
+    c->print = row->print;
+}
+
+static int bridge_list_bytes(struct request *r, struct str bytes,
+                             struct err *e)
+{
+    struct bridge *b = r->context;
+    struct docker_row row;
+    enum split found;
+
+    while ((found = json_split(&b->list, &bytes)) == SPLIT_ELEMENT ||
+           found == SPLIT_LARGE) {
+        if (found == SPLIT_LARGE)
+            b->whole_list = false;
+        else if (json_parse(&b->json, buf_str(&b->list.element), e) != 0)
+            return -1;
+        else if (docker_row(&b->json, &row))
+            bridge_list_row(b, &row);
+        else
+            b->whole_list = false;
+    }
+    return found == SPLIT_MORE ? 0
+                               : err_set(e, "this is no list of containers");
+}
+
+/* The whole list has been read: what it lacks is to be looked at, and will
+ * be found to be gone. */
+static void bridge_list_end(struct bridge *b)
+{
+    struct link *l;
+    size_t running = 0;
+
+    for (l = b->containers.next; l != &b->containers; l = l->next) {
+        struct container *c = LIST_OF(struct container, all, l);
+
+        running += c->listed;
+        if (!c->listed)
+            bridge_look_at(b, c);
+    }
+    log_at(b->look_at_all ? LOG_INFO : LOG_DEBUG,
+           "Syncing services on %zu containers", running);
+    b->listing = b->look_at_all = false;
+    b->look_for_ghosts = b->whole_list;
+    if (!b->whole_list)
+        log_at(LOG_WARN, "docker: a row of the list could not be read: "
+                         "nothing is removed that it could explain");
+    if (!bridge_live(&b->with_engine))
+        bridge_back(b, &b->with_engine, "docker");
+}
+
+static void bridge_list_answer(struct request *r, const struct answer *a)
+{
+    struct bridge *b = r->context;
+    struct err e;
+
+    if (!bridge_engine_said(b, a, "/containers/json"))
+        return;
+    if (json_split_done(&b->list)) {
+        bridge_list_end(b);
+        return;
+    }
+    err_set(&e, "the list of containers ends early");
+    bridge_engine_lost(b, &e);
+}
+
+static struct request *bridge_engine_get(struct bridge *b, const char *path)
+{
+    struct buf whole = { .max = 0 };
+    struct request *r;
+
+    buf_add(&whole, buf_str(&b->prefix));
+    buf_lit(&whole, path);
+    r = conn_request(&b->engine, "GET", buf_str(&whole), STR(""));
+    buf_free(&whole);
+    r->context = b;
+    return r;
+}
+
+/* Asks for the containers that run, and with -deregister on-success for all
+ * others, since of some the services stay. */
+static void bridge_list(struct bridge *b)
+{
+    struct request *r = bridge_engine_get(
+        b, b->opt.on_success ? "/containers/json?all=1" : "/containers/json");
+    struct link *l;
+
+    for (l = b->containers.next; l != &b->containers; l = l->next)
+        LIST_OF(struct container, all, l)->listed = false;
+    json_split_start(&b->list, SPLIT_ARRAY);
+    b->listing = b->whole_list = true;
+    b->list_again = false;
+    b->list_due = 0;
+    r->body = bridge_list_bytes;
+    r->done = bridge_list_answer;
+    conn_send(&b->engine, r);
+}
+
+/* First subscribe, then list: so nothing happens unseen in between. */
+static int bridge_event_bytes(struct request *r, struct str bytes,
+                              struct err *e)
+{
+    struct bridge *b = r->context;
+    struct docker_event ev;
+    enum split found;
+
+    if (bytes.n == 0) {         /* the stream is open */
+        log_at(LOG_INFO, "Listening for Docker events ...");
+        if (b->list_due > 0)
+            bridge_list(b);
+        return 0;
+    }
+    while ((found = json_split(&b->events, &bytes)) == SPLIT_ELEMENT ||
+           found == SPLIT_LARGE) {
+        if (found == SPLIT_LARGE)
+            b->list_again = true;
+        else if (json_parse(&b->json, buf_str(&b->events.element), e) != 0)
+            return -1;
+        else if (docker_event(&b->json, &ev))
+            bridge_event(b, &ev);
+    }
+    return found == SPLIT_MORE ? 0 : err_set(e, "these are no events");
+}
+
+static void bridge_events_end(struct request *r, const struct answer *a)
+{
+    struct bridge *b = r->context;
+    struct err e;
+
+    if (!bridge_engine_said(b, a, "/events"))
+        return;
+    err_set(&e, "the event stream has ended");
+    bridge_engine_lost(b, &e);
+}
+
+static void bridge_subscribe(struct bridge *b)
+{
+    struct request *r = bridge_engine_get(b, "/events");
+
+    json_split_start(&b->events, SPLIT_STREAM);
+    r->stream = true;
+    r->body = bridge_event_bytes;
+    r->done = bridge_events_end;
+    b->list_due = b->now + SUBSCRIBE_MS;
+    conn_send(&b->engine, r);
+}
+
+/* Who owns our marks: this engine, looked at in this way. */
+static void bridge_info_answer(struct request *r, const struct answer *a)
+{
+    struct bridge *b = r->context;
+    struct arena scratch = { NULL };
+    struct str id = STR("");
+    struct err e;
+
+    if (a->status != 403 && !bridge_engine_said(b, a, "/info"))
+        return;
+    if (a->status == 200 && json_parse(&b->json, a->body, &e) == 0)
+        id = docker_identity(&b->json, b->podman, &scratch);
+    if (id.n == 0) {
+        log_at(LOG_WARN, "docker: the engine does not tell its ID: entries "
+                         "are marked as this host's");
+        id = b->cfg.hostname;
+    }
+    b->owner = str_hash(b->opt.given, id);
+    mem_drop(&scratch);
+    bridge_subscribe(b);
+}
+
+static void bridge_version_answer(struct request *r, const struct answer *a)
+{
+    struct bridge *b = r->context;
+    struct err e, why;
+
+    if (a->status != 403 && !bridge_engine_said(b, a, "/version"))
+        return;
+    if (a->status == 200) {
+        if (json_parse(&b->json, a->body, &why) != 0) {
+            err_set(&e, "this does not look like a Docker engine: GET "
+                        "/version: %.300s", why.text);
+            bridge_engine_lost(b, &e);
+            return;
+        }
+        b->podman = docker_is_podman(&b->json);
+        b->api.n = 0;
+        buf_url(&b->api, json_raw(&b->json, json_get(&b->json, JSON_ROOT,
+                                                     "ApiVersion")));
+    }
+    r = bridge_engine_get(b, "/info");
+    r->done = bridge_info_answer;
+    conn_send(&b->engine, r);
+}
+
+/* Begins to talk with the engine: who it is, its events, its containers. */
+static void bridge_engine_begin(struct bridge *b)
+{
+    struct request *r;
+
+    if (b->opt.default_socket)
+        b->engine.path = os_exists("/tmp/docker.sock")
+                             ? STR("/tmp/docker.sock")
+                             : STR("/var/run/docker.sock");
+    b->with_engine.state = ASKING;
+    b->look_at_all = true;
+    b->list_due = 0;
+    r = bridge_engine_get(b, "/version");
+    r->done = bridge_version_answer;
+    conn_send(&b->engine, r);
+}
+
+/* Settles which address published ports get; where it has changed, every
+ * container is looked at anew. */
+static void bridge_addresses(struct bridge *b)
+{
+    struct svc_config *cfg = &b->cfg;
+    uint64_t print;
+
+    b->interface.n = 0;
+    cfg->ip = b->opt.ip;
+    cfg->host = buf_str(&b->reg.host);
+    cfg->no_host = b->reg.no_host;
+    if (os_is_interface(b->opt.ip)) {
+        (void)os_interface(b->opt.ip, &b->interface);
+        cfg->ip = buf_str(&b->interface);
+        cfg->no_host = cfg->ip.n == 0;
+    }
+    print = str_hash(str_hash(cfg->no_host, cfg->ip), cfg->host);
+    if (b->host_known && print != b->host_print)
+        b->look_at_all = b->list_again = true;
+    b->host_print = print;
+    b->host_known = true;
+}
+
+/* The registry has answered a question of the greeting. */
+static void bridge_reg_answer(struct request *r, const struct answer *a)
+{
+    struct bridge *b = r->context;
+    struct session *s = &b->with_reg;
+    struct err e;
+    int result = -1;
+
+    if (a->status == 0 && a->err == NULL)
+        return;
+    if (a->status == 0)
+        e = *a->err;
+    else
+        result = b->reg.kind->greeted(&b->reg, s->step, a, &e);
+    if (result < 0) {
+        bridge_reg_lost(b, &e);
+        return;
+    }
+    s->step += result == 0;
+    s->waits = false;
+}
+
+/* Asks the registry the next question; when there is none, for all its
+ * entries. */
+static void bridge_reg_ask(struct bridge *b)
+{
+    struct session *s = &b->with_reg;
+    struct request *r = b->reg.kind->greet(&b->reg, s->step);
+
+    s->waits = true;
+    if (r == NULL) {
+        bridge_addresses(b);
+        bridge_list_entries(b);
+        return;
+    }
+    r->context = b;
+    r->done = bridge_reg_answer;
+    conn_send(&b->reg.peer, r);
+}
+
+/* Compares engine and registry; with `all`, every container is looked at,
+ * whatever the engine's list shows of it. */
+static void bridge_resync(struct bridge *b, bool all)
+{
+    b->look_at_all = b->look_at_all || all;
+    b->list_again = true;
+    bridge_addresses(b);
+    if (bridge_live(&b->with_reg) && !b->listing_entries)
+        bridge_list_entries(b);
+    b->resync_due = b->opt.resync_ms > 0 ? b->now + b->opt.resync_ms
+                                         : UINT64_MAX;
+}
+
+/* ---- Time ---- */
+
+/* Whether no container that is still to be looked at could explain the
+ * entry.  One that cannot be looked at may have any ID that is not a usual
+ * one with another container's name. */
+static bool bridge_is_ghost(struct bridge *b, const struct reg_entry *e)
+{
+    struct str name;
+    struct link *l;
+
+    if (b->unlooked == 0)
+        return true;
+    if (!bridge_usual_id(b, e->id, &name))
+        return false;
+    for (l = b->containers.next; l != &b->containers; l = l->next) {
+        const struct container *c = LIST_OF(struct container, all, l);
+
+        if (!c->looked && (c->tries == 0 || c->name == NULL ||
+                           str_eq(str_of(c->name), name)))
+            return false;
+    }
+    return true;
+}
+
+/* Entries of ours that no container explains are to go. */
+static void bridge_find_ghosts(struct bridge *b)
+{
+    struct link *l, *next;
+    bool all = true;
+
+    for (l = b->entries.next; l != &b->entries; l = next) {
+        struct reg_entry *e = LIST_OF(struct reg_entry, all, l);
+
+        next = l->next;
+        if (e->wanted != NULL || e->mine || !e->ours ||
+            e->present != PRESENT)
+            continue;
+        if (!bridge_is_ghost(b, e)) {
+            all = false;
+            continue;
+        }
+        log_at(LOG_INFO, "dangling: %.*s", PUT(e->id));
+        e->mine = true;
+        bridge_touch(b, e);
+    }
+    b->look_for_ghosts = !all;
+}
+
+/* Moves what has waited long enough, and notes who is next. */
+static void bridge_later(struct bridge *b)
+{
+    struct link *l, *next;
+    uint64_t due = UINT64_MAX;
+
+    if (b->now < b->later_due)
+        return;
+    for (l = b->todo_later.next; l != &b->todo_later; l = next) {
+        struct reg_entry *e = LIST_OF(struct reg_entry, queue, l);
+
+        next = l->next;
+        if (e->due <= b->now)
+            list_before(&b->todo, l);
+        else
+            due = e->due < due ? e->due : due;
+    }
+    for (l = b->dirty_later.next; l != &b->dirty_later; l = next) {
+        struct container *c = LIST_OF(struct container, queue, l);
+
+        next = l->next;
+        if (c->due <= b->now)
+            list_before(&b->dirty, l);
+        else
+            due = c->due < due ? c->due : due;
+    }
+    b->later_due = due;
+}
+
+/* Sessions that are to begin, or have ended unnoticed. */
+static void bridge_sessions(struct bridge *b)
+{
+    if (b->with_engine.state == AWAY && b->now >= b->with_engine.due)
+        bridge_engine_begin(b);
+    if (b->reg.peer.dropped && b->with_reg.state != AWAY)
+        bridge_reg_lost(b, NULL);
+    if (b->with_reg.state == AWAY && b->now >= b->with_reg.due) {
+        b->with_reg.state = ASKING;
+        b->with_reg.step = 0;
+        b->with_reg.waits = false;
+    }
+    if (b->with_reg.state == ASKING && !b->with_reg.waits)
+        bridge_reg_ask(b);
+    if (b->list_due > 0 && b->now >= b->list_due)
+        bridge_list(b);
+    if (bridge_live(&b->with_engine) && b->list_again && !b->listing)
+        bridge_list(b);
+}
+
+/* Whether nothing is left to be done but what has failed. */
+static bool bridge_idle(const struct bridge *b)
+{
+    return list_empty(&b->todo) && b->reg.peer.requests == 0 &&
+           bridge_live(&b->with_reg) &&
+           (b->leaving ||
+            (bridge_live(&b->with_engine) && list_empty(&b->dirty) &&
+             b->engine.requests == 1 && !b->list_again));
+}
+
+/* Everything that time or an answer has made possible. */
+static void bridge_tick(struct bridge *b)
+{
+    size_t i;
+
+    b->now = os_now();
+    for (i = 0; i < CONNS_MAX; i++) {
+        conn_tick(&b->engine.conn[i], b->now);
+        conn_tick(&b->reg.peer.conn[i], b->now);
+    }
+    bridge_sessions(b);
+    if (b->now >= b->resync_due)
+        bridge_resync(b, false);
+    bridge_later(b);
+    bridge_look(b);
+    if (b->look_for_ghosts && bridge_live(&b->with_engine) &&
+        bridge_live(&b->with_reg) && list_empty(&b->dirty))
+        bridge_find_ghosts(b);
+    bridge_write(b);
+    if (b->verify && !b->blind && !b->listing_entries && bridge_idle(b))
+        bridge_list_entries(b);
+    conn_assign(&b->engine, b->now);
+    conn_assign(&b->reg.peer, b->now);
+}
+
+/* When the next tick is due, if nothing else happens. */
+static uint64_t bridge_due(const struct bridge *b)
+{
+    uint64_t due[2 * CONNS_MAX + 5], first = UINT64_MAX;
+    size_t i, n = 0;
+
+    for (i = 0; i < CONNS_MAX; i++) {
+        due[n++] = conn_due(&b->engine.conn[i]);
+        due[n++] = conn_due(&b->reg.peer.conn[i]);
+    }
+    due[n++] = b->resync_due;
+    due[n++] = b->later_due;
+    due[n++] = b->list_due > 0 ? b->list_due : UINT64_MAX;
+    due[n++] = b->with_engine.state == AWAY ? b->with_engine.due : UINT64_MAX;
+    due[n++] = b->with_reg.state == AWAY ? b->with_reg.due : UINT64_MAX;
+    CHECK(n == LENGTH(due));
+    for (i = 0; i < n; i++)
+        first = due[i] < first ? due[i] : first;
+    return first;
+}
+
+/* One turn: what can be done, then waiting, then what has come. */
+static void bridge_turn(struct bridge *b, uint64_t at_most)
+{
+    struct pollfd fd[2 * CONNS_MAX + 1];
+    struct conn *whose[2 * CONNS_MAX];
+    struct endpoint *peer[2];
+    uint64_t due;
+    size_t n = 0, i, k;
+
+    peer[0] = &b->engine;
+    peer[1] = &b->reg.peer;
+    bridge_tick(b);
+    for (k = 0; k < 2; k++)
+        for (i = 0; i < CONNS_MAX; i++) {
+            struct conn *c = &peer[k]->conn[i];
+
+            if (c->state == CONN_FREE)
+                continue;
+            fd[n].fd = c->fd;
+            fd[n].events = conn_events(c);
+            fd[n].revents = 0;
+            whose[n++] = c;
+        }
+    due = bridge_due(b);
+    due = due < at_most ? due : at_most;
+    os_wait(fd, n, due > b->now ? due - b->now : 0);
+    b->now = os_now();
+    for (i = 0; i < n; i++)
+        if (fd[i].revents != 0 && whose[i]->fd == fd[i].fd)
+            conn_handle(whose[i], fd[i].revents, b->now);
+}
+
+/* For SIGUSR1: how things stand, and what waits for what. */
+static void bridge_summary(struct bridge *b)
+{
+    size_t wanted = 0, there = 0;
+    struct link *l;
+
+    for (l = b->entries.next; l != &b->entries; l = l->next) {
+        const struct reg_entry *e = LIST_OF(struct reg_entry, all, l);
+
+        wanted += e->wanted != NULL;
+        there += e->wanted != NULL && bridge_settled(e);
+    }
+    log_at(LOG_INFO, "summary: docker %s, %s %s, %zu containers, %zu "
+                     "services, %zu of them registered",
+           bridge_live(&b->with_engine) ? "reached" : "away",
+           b->reg.kind->name, bridge_live(&b->with_reg) ? "reached" : "away",
+           b->containers_n, wanted, there);
+    for (l = b->entries.next; l != &b->entries; l = l->next) {
+        const struct reg_entry *e = LIST_OF(struct reg_entry, all, l);
+
+        if (!bridge_settled(e))
+            log_at(LOG_INFO, "waiting: %s%s%.*s to be %s: %s", e->who,
+                   *e->who ? " " : "", PUT(e->id),
+                   e->wanted != NULL ? "registered" : "deregistered",
+                   e->why != NULL ? e->why : "not tried yet");
+    }
+    for (l = b->containers.next; l != &b->containers; l = l->next) {
+        const struct container *c = LIST_OF(struct container, all, l);
+
+        if (!c->looked || c->why != NULL)
+            log_at(LOG_INFO, "waiting: %.12s to be looked at: %s", c->text,
+                   c->why != NULL ? c->why : "not tried yet");
+    }
+}
+
+/* With -on-exit deregister: nothing is wanted any more. */
+static void bridge_leave(struct bridge *b)
+{
+    struct link *l;
+
+    b->leaving = true;
+    for (l = b->containers.next; l != &b->containers; l = l->next)
+        bridge_want(b, LIST_OF(struct container, all, l), NULL);
+}
+
+static void bridge_init(struct bridge *b)
+{
+    list_init(&b->containers);
+    list_init(&b->entries);
+    list_init(&b->dirty);
+    list_init(&b->dirty_later);
+    list_init(&b->todo);
+    list_init(&b->todo_later);
+    list_init(&b->networks);
+    b->random = os_seed() | 1;
+    b->later_due = UINT64_MAX;
+    b->now = os_now();
+    b->resync_due = b->opt.resync_ms > 0 ? b->now + b->opt.resync_ms
+                                         : UINT64_MAX;
+    b->cfg.attrs_max = b->reg.kind->attrs_max;
+    b->cfg.refuses = b->reg.kind->attr_refused;
+}
+
+/* ==== 14. Program ============================================ opt_ ====
+ *
+ * Options and environment in, exit codes out; between them, turns of the
+ * bridge.
+ *
+ * Calls: str_ buf_ list_ err_ log_ url_ os_ conn_ svc_ reg_ bridge_.
+ */
+
+/* What the command line says. */
+struct flags {
+    bool cleanup, only_named, internal, once, version, help;
+    bool attempts_given;
+    struct str deregister, hostname, ip, on_exit, tags, label, log_level;
+    int64_t resync, retry_attempts, retry_interval, ttl, ttl_refresh;
+    struct str uri;
+};
+
+enum opt_type { OPT_BOOL, OPT_TEXT, OPT_NUMBER };
+
+struct opt {
+    const char *name;
+    enum opt_type type;
+    size_t field;               /* in struct flags */
+    int64_t min, max;           /* of OPT_NUMBER */
+    const char *argument, *help;
+};
+
+#define FLAG(f) offsetof(struct flags, f)
+#define YEAR_S 31536000
+
+static const struct opt opt_table[] = {
+    { "cleanup", OPT_BOOL, FLAG(cleanup), 0, 0, "",
+      "also remove entries of this host that no container explains" },
+    { "deregister", OPT_TEXT, FLAG(deregister), 0, 0, " always|on-success",
+      "on-success: keep the services of a container that failed" },
+    { "explicit", OPT_BOOL, FLAG(only_named), 0, 0, "",
+      "only ports that have a SERVICE_NAME" },
+    { "hostname", OPT_TEXT, FLAG(hostname), 0, 0, " NAME",
+      "the host name in service IDs (default: this machine's)" },
+    { "internal", OPT_BOOL, FLAG(internal), 0, 0, "",
+      "container address and exposed port, not host's and published" },
+    { "ip", OPT_TEXT, FLAG(ip), 0, 0, " ADDRESS",
+      "address of published ports, or an interface that has it" },
+    { "log-level", OPT_TEXT, FLAG(log_level), 0, 0, " LEVEL",
+      "error, warn, info or debug (default: info)" },
+    { "on-exit", OPT_TEXT, FLAG(on_exit), 0, 0, " keep|deregister",
+      "what SIGTERM and SIGINT do with the services (default: keep)" },
+    { "once", OPT_BOOL, FLAG(once), 0, 0, "",
+      "make the registry right, then exit: 0 if all is well" },
+    { "resync", OPT_NUMBER, FLAG(resync), 0, YEAR_S, " SECONDS",
+      "compare engine and registry so often (default: 60; 0: never)" },
+    { "retry-attempts", OPT_NUMBER, FLAG(retry_attempts), -1, INT32_MAX, " N",
+      "tries to reach the registry at start (default: -1, for ever)" },
+    { "retry-interval", OPT_NUMBER, FLAG(retry_interval), INT32_MIN,
+      INT32_MAX, " MS", "pause between them (default: 2000)" },
+    { "tags", OPT_TEXT, FLAG(tags), 0, 0, " LIST",
+      "tags added to every service, with commas between them" },
+    { "ttl", OPT_NUMBER, FLAG(ttl), 0, YEAR_S, " SECONDS",
+      "expiry of entries, in registries that have it" },
+    { "ttl-refresh", OPT_NUMBER, FLAG(ttl_refresh), 0, YEAR_S, " SECONDS",
+      "how often it is renewed" },
+    { "useIpFromLabel", OPT_TEXT, FLAG(label), 0, 0, " LABEL",
+      "a container's address is the value of its label of that name" },
+    { "version", OPT_BOOL, FLAG(version), 0, 0, "", "print the version" },
+    { "help", OPT_BOOL, FLAG(help), 0, 0, "", "print this text" },
+};
+
+static void opt_usage(FILE *to)
+{
+    size_t i;
+
+    fprintf(to, "Usage of registrator:\n"
+                "  registrator [options] <registry URI>\n\n"
+                "  <registry URI> is one of consul://[host[:port]],\n"
+                "  consul-unix:///path, print:\n\n");
+    for (i = 0; i < LENGTH(opt_table); i++)
+        fprintf(to, "  -%s%s\n        %s\n", opt_table[i].name,
+                opt_table[i].argument, opt_table[i].help);
+}
+
+/* As Go's strconv.ParseBool. */
+static bool opt_bool(struct str s, bool *out)
+{
+    static const char *const yes[] = { "1", "t", "T", "TRUE", "true", "True" };
+    static const char *const no[] = { "0", "f", "F", "FALSE", "false",
+                                      "False" };
+    size_t i;
+
+    for (i = 0; i < LENGTH(yes); i++)
+        if (str_eq(s, str_of(yes[i])) || str_eq(s, str_of(no[i]))) {
+            *out = str_eq(s, str_of(yes[i]));
+            return true;
+        }
+    return false;
+}
+
+/* A whole number, maybe below 0, within the option's limits. */
+static bool opt_number(struct str s, const struct opt *o, int64_t *out)
+{
+    bool minus = str_prefix(s, STR("-"));
+    uint64_t v;
+
+    if (!str_u64(str_from(s, minus), INT32_MAX, &v))
+        return false;
+    *out = minus ? -(int64_t)v : (int64_t)v;
+    return *out >= o->min && *out <= o->max;
+}
+
+/* Sets the field of the option.  -1: the value is no good. */
+static int opt_set(struct flags *f, const struct opt *o, struct str value,
+                   struct err *e)
+{
+    void *field = (char *)f + o->field;
+
+    if (o->type == OPT_TEXT) {
+        *(struct str *)field = value;
+        return 0;
+    }
+    if (o->type == OPT_BOOL)
+        return opt_bool(value, field) ? 0
+            : err_set(e, "-%s is true or false, not \"%.*s\"", o->name,
+                      PUT(value));
+    return opt_number(value, o, field) ? 0
+        : err_set(e, "-%s is a whole number from %lld to %lld, not \"%.*s\"",
+                  o->name, (long long)o->min, (long long)o->max, PUT(value));
+}
+
+/* Says what is wrong with the command line, and how it is used: exit 2. */
+static int opt_wrong(const char *what, struct str word)
+{
+    fprintf(stderr, "%s%.*s\n", what, PUT(word));
+    opt_usage(stderr);
+    return 2;
+}
+
+/* Reads the command line as Go's flag package does.  The exit code, or -1 to
+ * go on. */
+static int opt_read(int argc, char **argv, struct flags *f)
+{
+    struct err e;
+    size_t k;
+    int i;
+
+    for (i = 1; i < argc && argv[i][0] == '-' && argv[i][1] != '\0'; i++) {
+        struct str value = str_of(argv[i] + 1 + (argv[i][1] == '-'));
+        bool given = str_index(value, '=') < value.n;
+        struct str name = str_cut(&value, '=');
+
+        if (name.n == 0 && !given) {            /* -- */
+            i++;
+            break;
+        }
+        for (k = 0; k < LENGTH(opt_table); k++)
+            if (str_eq(name, str_of(opt_table[k].name)))
+                break;
+        if (k == LENGTH(opt_table))
+            return opt_wrong("flag provided but not defined: -", name);
+        if (!given && opt_table[k].type == OPT_BOOL)
+            value = STR("true");
+        else if (!given && i + 1 == argc)
+            return opt_wrong("flag needs an argument: -", name);
+        else if (!given)
+            value = str_of(argv[++i]);
+        if (opt_set(f, &opt_table[k], value, &e) != 0) {
+            log_at(LOG_ERROR, "%s", e.text);
+            return 1;
+        }
+        f->attempts_given |= opt_table[k].field == FLAG(retry_attempts);
+    }
+    if (f->version)
+        return printf("%s\n", VERSION) > 0 ? 0 : 1;
+    if (f->help) {
+        opt_usage(stdout);
+        return 0;
+    }
+    if (i == argc)
+        return opt_wrong("Missing required argument for registry URI.",
+                         STR("\n"));
+    f->uri = str_of(argv[i]);
+    if (i + 1 < argc)
+        return opt_wrong("Options should come before the registry URI "
+                         "argument.\nExtra unparsed arguments: ",
+                         str_of(argv[i + 1]));
+    return -1;
+}
+
+/* One of two words; *second tells which. */
+static int opt_either(const char *words, struct str value, struct str one,
+                      struct str two, bool *second, struct err *e)
+{
+    *second = str_eq(value, two);
+    return *second || str_eq(value, one) ? 0 : err_set(e, "%s", words);
+}
+
+static int opt_log_level(struct str value, struct err *e)
+{
+    static const char *const level[] = { "error", "warn", "info", "debug" };
+    size_t i;
+
+    for (i = 0; i < LENGTH(level); i++)
+        if (str_eq(value, str_of(level[i]))) {
+            log_limit = (enum log_level)i;
+            return 0;
+        }
+    return err_set(e, "-log-level is error, warn, info or debug, not "
+                      "\"%.*s\"", PUT(value));
+}
+
+/* What the flags mean, and whether they go together. */
+static int opt_options(const struct flags *f, struct bridge *b, struct err *e)
+{
+    bool keep_failed, leave;
+
+    if (opt_log_level(f->log_level, e) != 0 ||
+        opt_either("-deregister must be \"always\" or \"on-success\"",
+                   f->deregister, STR("always"), STR("on-success"),
+                   &keep_failed, e) != 0 ||
+        opt_either("-on-exit must be \"keep\" or \"deregister\"", f->on_exit,
+                   STR("keep"), STR("deregister"), &leave, e) != 0)
+        return -1;
+    if ((f->ttl > 0) != (f->ttl_refresh > 0))
+        return err_set(e, "-ttl and -ttl-refresh must be specified together "
+                          "or not at all");
+    if (f->ttl > 0 && f->ttl <= f->ttl_refresh)
+        return err_set(e, "-ttl must be greater than -ttl-refresh");
+    if (f->retry_interval <= 0)
+        return err_set(e, "-retry-interval must be greater than 0");
+    if (f->hostname.n > 0 && !svc_id_ok(f->hostname))
+        return err_set(e, "-hostname is a name without a leading /, //, . or "
+                          ".. parts, not \"%.*s\"", PUT(f->hostname));
+    b->opt.cleanup = f->cleanup;
+    b->opt.on_success = keep_failed;
+    b->opt.leave_nothing = leave;
+    b->opt.once = f->once;
+    b->opt.ip = f->ip;
+    b->opt.retry_ms = (uint64_t)f->retry_interval;
+    b->opt.resync_ms = (uint64_t)f->resync * 1000;
+    b->opt.retry_attempts = f->once && !f->attempts_given ? 0
+                                                          : f->retry_attempts;
+    b->opt.given = str_hash(str_hash(f->internal, f->ip), f->hostname);
+    b->cfg.only_named = f->only_named;
+    b->cfg.internal = f->internal;
+    b->cfg.ip_label = f->label;
+    b->cfg.tags = f->tags;
+    return 0;
+}
+
+/* Where a peer is, with what its requests say of that. */
+static void opt_place(struct endpoint *p, const struct url *u, unsigned port,
+                      struct str unix_path)
+{
+    p->path = unix_path;
+    p->host = u->host.n > 0 ? u->host : STR("127.0.0.1");
+    p->port = u->port > 0 ? u->port : port;
+    if (unix_path.n > 0)
+        buf_lit(&p->host_header, "localhost");
+    else
+        url_put(&p->host_header, p->host, p->port);
+}
+
+static struct str opt_env(const char *name)
+{
+    return str_of(getenv(name));
+}
+
+static int opt_check_path(struct str path, const char *what, struct err *e)
+{
+    struct os_addr unused;
+    struct err why;
+
+    if (os_unix(path, &unused, &why) == 0)
+        return 0;
+    return err_set(e, "%s: %s", what, why.text);
+}
+
+/* DOCKER_HOST: unix:///path, tcp://host:port, http://, https://. */
+static int opt_engine(struct bridge *b, struct err *e)
+{
+    struct str host = opt_env("DOCKER_HOST"), path;
+    struct err why;
+    struct url u;
+    bool tls;
+
+    conn_init(&b->engine, "docker", 4, 16);
+    b->opt.default_socket = host.n == 0 || str_eq(host, STR("unix://"));
+    if (b->opt.default_socket)
+        host = STR("unix:///var/run/docker.sock");
+    if (url_parse(host, &u, &why) != 0)
+        return err_set(e, "DOCKER_HOST: %s", why.text);
+    path = str_eq(u.scheme, STR("unix")) ? u.path : STR("");
+    if (str_eq(u.scheme, STR("unix")))
+        return opt_check_path(path, "DOCKER_HOST", e) != 0 ? -1
+            : (opt_place(&b->engine, &u, 0, path), 0);
+    tls = str_eq(u.scheme, STR("https")) ||
+          (str_eq(u.scheme, STR("tcp")) && opt_env("DOCKER_TLS_VERIFY").n > 0);
+    if (!tls && !str_eq(u.scheme, STR("tcp")) &&
+        !str_eq(u.scheme, STR("http")))
+        return err_set(e, "DOCKER_HOST is unix:///path, tcp://host:port, "
+                          "http:// or https://, not %.*s:",
+                       PUT(str_upto(u.scheme,
+                                    u.scheme.n < 40 ? u.scheme.n : 40)));
+    if (tls)
+        return err_set(e, "DOCKER_HOST: TLS is not built into this version");
+    if (u.host.n == 0)
+        return err_set(e, "DOCKER_HOST names no host");
+    opt_place(&b->engine, &u, 2375, STR(""));
+    return 0;
+}
+
+/* A Go bool in the environment; what is none counts as false, with a
+ * warning, as in Consul's own tool. */
+static bool opt_env_bool(const char *name)
+{
+    struct str value = opt_env(name);
+    bool on = false;
+
+    if (value.n > 0 && !opt_bool(value, &on))
+        log_at(LOG_WARN, "%s is true or false, not \"%.*s\": it counts as "
+                         "false", name, PUT(value));
+    return on;
+}
+
+/* CONSUL_HTTP_ADDR: [http://|https://]host[:port], or unix:///path. */
+static int opt_consul_addr(struct str text, struct url *u, struct str *path,
+                           bool *tls, struct err *e)
+{
+    struct buf whole = { .max = 0 };
+    struct err why;
+    bool bare = str_find(text, STR("://")) == text.n;
+
+    buf_lit(&whole, bare ? "http://" : "");
+    buf_add(&whole, text);
+    /* The text stays for the life of the program: u points into it. */
+    if (url_parse(buf_str(&whole), u, &why) != 0)
+        return err_set(e, "CONSUL_HTTP_ADDR: %s", why.text);
+    if (str_eq(u->scheme, STR("unix"))) {
+        *path = u->path;
+        return opt_check_path(u->path, "CONSUL_HTTP_ADDR", e);
+    }
+    if (str_eq(u->scheme, STR("https")))
+        *tls = true;
+    else if (!str_eq(u->scheme, STR("http")))
+        return err_set(e, "CONSUL_HTTP_ADDR is host:port, http://, https:// "
+                          "or unix:///path");
+    return 0;
+}
+
+/* Tokens, passwords, namespaces: all of what Consul's own tool reads. */
+static int opt_consul_access(struct registry *r, struct str user,
+                             struct err *e)
+{
+    static const char *const part[2][2] = {
+        { "CONSUL_NAMESPACE", "ns=" }, { "CONSUL_PARTITION", "partition=" }
+    };
+    struct buf query = { .max = 0 }, basic = { .max = 0 };
+    struct str auth = opt_env("CONSUL_HTTP_AUTH");
+    size_t i;
+
+    for (i = 0; i < 2; i++)
+        if (opt_env(part[i][0]).n > 0) {
+            buf_lit(&query, query.n > 0 ? "&" : "");
+            buf_lit(&query, part[i][1]);
+            buf_url(&query, opt_env(part[i][0]));
+        }
+    r->query = buf_str(&query);         /* for good */
+    auth = auth.n > 0 ? auth : user;
+    if (auth.n > 0) {
+        buf_add(&basic, auth);
+        buf_lit(&basic, str_index(auth, ':') < auth.n ? "" : ":");
+        r->user = buf_str(&basic);      /* for good */
+    }
+    r->token = opt_env("CONSUL_HTTP_TOKEN");
+    if (opt_env("CONSUL_HTTP_TOKEN_FILE").n > 0)
+        r->token_file = opt_env("CONSUL_HTTP_TOKEN_FILE").p;
+    reg_headers(r);
+    if (reg_renew(r, e) < 0)
+        return -1;
+    return r->peer.headers.bad
+        ? err_set(e, "CONSUL_HTTP_TOKEN: not a token") : 0;
+}
+
+static int opt_unknown_scheme(struct str scheme, struct err *e)
+{
+    struct buf known = { .max = 0 };
+    size_t i;
+
+    for (i = 0; i < LENGTH(reg_schemes); i++) {
+        buf_lit(&known, i > 0 ? ", " : "");
+        buf_add(&known, reg_schemes[i].scheme);
+    }
+    err_set(e, "unknown registry \"%.*s\": the known ones are %.*s",
+            PUT(str_upto(scheme, scheme.n < 80 ? scheme.n : 80)),
+            PUT(buf_str(&known)));
+    buf_free(&known);
+    return -1;
+}
+
+/* The registry that the URI and the environment name. */
+static int opt_registry(struct bridge *b, struct str uri, struct err *e)
+{
+    const struct reg_scheme *s = reg_schemes;
+    struct registry *r = &b->reg;
+    struct str path = STR(""), addr = opt_env("CONSUL_HTTP_ADDR"), user;
+    struct err why;
+    struct url u;
+    bool tls;
+
+    if (url_parse(uri, &u, &why) != 0)
+        return err_set(e, "the registry URI is not valid: %s", why.text);
+    while (s < reg_schemes + LENGTH(reg_schemes) &&
+           !str_eq(s->scheme, u.scheme))
+        s++;
+    if (s == reg_schemes + LENGTH(reg_schemes))
+        return opt_unknown_scheme(u.scheme, e);
+    r->kind = s->kind;
+    log_at(LOG_INFO, "Using %.*s adapter: %.*s%s%.*s", PUT(s->scheme),
+           PUT(u.user.n > 0 ? u.scheme : STR("")),
+           u.user.n > 0 ? "://" : "",
+           PUT(u.user.n > 0 ? str_after(uri, '@') : uri));
+    conn_init(&r->peer, s->kind->name, 4, 1);
+    if (r->kind == &print_kind)
+        return 0;
+    user = u.user;
+    tls = s->tls;
+    if (s->port == 0) {
+        path = u.path;
+        if (opt_check_path(path, "the registry URI", e) != 0)
+            return -1;
+    } else if (u.host.n == 0 && addr.n > 0 &&
+               opt_consul_addr(addr, &u, &path, &tls, e) != 0) {
+        return -1;
+    }
+    tls = tls || (path.n == 0 && opt_env_bool("CONSUL_HTTP_SSL"));
+    if (tls)
+        return err_set(e, "TLS to Consul is not built into this version");
+    opt_place(&r->peer, &u, s->port, path);
+    return opt_consul_access(r, user.n > 0 ? user : u.user, e);
+}
+
+/* The first part of service IDs. */
+static int opt_hostname(struct bridge *b, struct str given, struct err *e)
+{
+    struct buf name = { .max = 0 };
+
+    if (given.n == 0)
+        os_hostname(&name);
+    b->cfg.hostname = given.n > 0 ? given : buf_str(&name); /* for good */
+    return b->cfg.hostname.n > 0
+        ? 0 : err_set(e, "this machine has no host name: give it by "
+                         "-hostname");
+}
+
+/* Whether to give up: at start, or with -once, after so many tries. */
+static bool opt_gives_up(const struct bridge *b)
+{
+    const struct options *o = &b->opt;
+
+    if (o->retry_attempts < 0)
+        return false;
+    if (!b->with_reg.ever &&
+        b->with_reg.failures > (uint64_t)o->retry_attempts)
+        return true;
+    return o->once && !b->with_engine.ever &&
+           b->with_engine.failures > (uint64_t)o->retry_attempts;
+}
+
+/* With -on-exit deregister: removes what we registered, as far as the
+ * registry lets us in five seconds. */
+static void opt_leave(struct bridge *b)
+{
+    uint64_t end = b->now + EXIT_MS;
+
+    bridge_leave(b);
+    while (b->now < end && !bridge_idle(b))
+        bridge_turn(b, end);
+    if (!bridge_idle(b) || !list_empty(&b->todo_later))
+        log_at(LOG_WARN, "not all services could be deregistered");
+}
+
+/* Turns until something ends the program; returns its exit code. */
+static int opt_run(struct bridge *b)
+{
+    while (!os_stop) {
+        bridge_turn(b, UINT64_MAX);
+        if (os_resync) {
+            os_resync = 0;
+            bridge_resync(b, true);
+        }
+        if (os_summary) {
+            os_summary = 0;
+            bridge_summary(b);
+        }
+        if (opt_gives_up(b)) {
+            log_at(LOG_ERROR, "giving up");
+            return 1;
+        }
+        if (b->opt.once && bridge_idle(b) && !b->verify &&
+            !b->look_for_ghosts)
+            return list_empty(&b->todo_later) && list_empty(&b->dirty_later)
+                       ? 0 : 1;
+    }
+    if (b->opt.leave_nothing)
+        opt_leave(b);
+    return 0;
+}
+
+int main(int argc, char **argv)
+{
+    static struct bridge bridge;        /* zero, and not on the stack */
+    struct bridge *b = &bridge;
+    struct flags f = { .deregister = STR_INIT("always"),
+                       .on_exit = STR_INIT("keep"),
+                       .log_level = STR_INIT("info"), .resync = 60,
+                       .retry_attempts = -1, .retry_interval = 2000 };
+    int code = opt_read(argc, argv, &f);
+    struct err e;
+
+    if (code >= 0)
+        return code;
+    if (opt_options(&f, b, &e) != 0 || opt_hostname(b, f.hostname, &e) != 0 ||
+        os_signals(&e) != 0) {
+        log_at(LOG_ERROR, "%s", e.text);
+        return 1;
+    }
+    log_at(LOG_INFO, "Starting registrator %s ...", VERSION);
+    if (opt_registry(b, f.uri, &e) != 0 || opt_engine(b, &e) != 0) {
+        log_at(LOG_ERROR, "%s", e.text);
+        return 1;
+    }
+    bridge_init(b);
+    return opt_run(b);
+}

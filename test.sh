@@ -1,0 +1,163 @@
+#!/bin/bash
+# Runs every test of registrator and ends with "N passed, N failed".
+#
+#     ./test.sh            all suites
+#     ./test.sh SUITE...   only these: build lint unit parity peers e2e
+#     ./test.sh demo       a walk to watch: a container comes and goes
+#
+# On Debian, as root, it installs what is missing.  A suite is a program that
+# prints a line a case, "ok NAME" or "not ok NAME: why", with details below
+# that begin with two blanks or "#".
+
+set -u
+cd "$(dirname "$0")" || exit 1
+unset MAKEFLAGS MFLAGS MAKELEVEL        # "make test" may have called us
+export LC_ALL=C.UTF-8
+suites=(build lint unit parity peers e2e)
+passed=0 failed=0 child='' child_signal=TERM
+tmp=$(mktemp -d) || exit 1
+
+die() {
+    echo "test.sh: $*" >&2
+    exit 1
+}
+
+# The suite that runs ends first: it takes away what it started.
+cleanup() {
+    if [ -n "$child" ] && kill -"$child_signal" "$child" 2>/dev/null; then
+        for _ in {1..100}; do
+            kill -0 "$child" 2>/dev/null || break
+            sleep 0.1
+        done
+        kill -KILL "$child" 2>/dev/null
+    fi
+    rm -rf "$tmp"
+}
+trap cleanup EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM HUP
+
+# shellcheck source=tests/setup.sh
+. tests/setup.sh
+
+# ---- the suites: each runs in a subshell of its own
+
+# try NAME COMMAND...: a case that is a command; its output is the detail.
+try() {
+    local name=$1
+    shift
+    if "$@" >"$tmp/try" 2>&1; then
+        echo "ok $name"
+    else
+        echo "not ok $name: $1 ended with $?"
+        tail -n 40 "$tmp/try" | sed 's/^/  /'
+    fi
+}
+
+suite_build() {
+    try "build make" make
+    local cc
+    for cc in musl-gcc gcc clang; do
+        try "build $cc -Werror" make strict CC="$cc" OUT="$tmp/strict.$cc"
+    done
+}
+
+suite_lint() {
+    try "lint gate" awk -f tests/gate.awk registrator.c
+    try "lint layers" awk -f tests/layers.awk registrator.c registrator.c
+    try "lint shellcheck" shellcheck -x test.sh .ci/run tests/*.sh
+}
+
+suite_unit() {
+    cc -std=c99 -g -O1 -fsanitize=address,undefined -fno-sanitize-recover=all \
+        -I. -isystem /usr/include/bearssl -o "$tmp/unit" tests/unit.c \
+        -lbearssl >"$tmp/cc" 2>&1 ||
+        { sed 's/^/  /' "$tmp/cc"; return 1; }
+    exec "$tmp/unit"
+}
+
+suite_parity() {
+    exec python3 tests/parity.py check ./registrator tests/parity.json
+}
+
+suite_peers() {
+    exec python3 tests/peers.py ./registrator
+}
+
+suite_options() {                       # a part of peers
+    exec python3 tests/peers.py ./registrator '^option'
+}
+
+suite_e2e() {
+    exec python3 tests/e2e.py ./registrator
+}
+
+# ---- running and counting
+
+build() {
+    make >"$tmp/make" 2>&1 || { cat "$tmp/make"; die "make failed"; }
+}
+
+# Without an engine on this machine: in namespaces, where the kernel ends
+# whatever the demo started.
+demo() {
+    local command=(bash tests/demo.sh "$tmp")
+    if ! docker info >/dev/null 2>&1; then
+        as_root "the demo starts an engine"
+        # shellcheck disable=SC2016
+        command=(unshare -n -m -p -f --kill-child --mount-proc
+            sh -c '"$@" & wait $!' sh "${command[@]}")
+        child_signal=KILL
+    fi
+    "${command[@]}" </dev/null &
+    child=$!
+    wait "$child"
+}
+
+run_suite() {
+    local name=$1 line good=0 bad=0 status
+    echo "# ---- $name"
+    exec 3< <("suite_$name" 2>&1 </dev/null)
+    child=$!
+    while IFS= read -r line <&3 || [ -n "$line" ]; do
+        case $line in
+            "ok "*) good=$((good + 1)) ;;
+            "not ok "*) bad=$((bad + 1)) ;;
+            *" passed, "*" failed"*) line="# $line" ;;
+        esac
+        printf '%s\n' "$line"
+    done
+    wait "$child"
+    status=$?
+    child=
+    exec 3<&-
+    if [ $((good + bad)) = 0 ]; then
+        echo "not ok $name: no case was run, status $status"
+        bad=1
+    elif [ "$status" != 0 ] && [ "$bad" = 0 ]; then
+        echo "not ok $name: ended with $status"
+        bad=1
+    fi
+    passed=$((passed + good)) failed=$((failed + bad))
+}
+
+wanted=("$@")
+[ $# -gt 0 ] || wanted=("${suites[@]}")
+for name in "${wanted[@]}"; do
+    [ "$name" = demo ] || declare -F "suite_$name" >/dev/null ||
+        die "no suite $name; there are: ${suites[*]} demo"
+done
+
+install_missing
+find_consul
+if [ "${wanted[*]}" = demo ]; then
+    build
+    demo
+    exit
+fi
+[ "${wanted[0]}" = build ] || build
+for name in "${wanted[@]}"; do
+    run_suite "$name"
+done
+echo "$passed passed, $failed failed"
+[ "$failed" = 0 ]

@@ -1,0 +1,101 @@
+# shellcheck shell=bash
+# What the tests need and how it comes here: sourced by test.sh, Debian only.
+# A tool that is there is not touched; a machine that has all is left alone.
+
+consul_cache=/var/cache/registrator-test
+: "${tmp:?}"                            # the folder for temporary files
+
+# Prints the Debian packages of what is missing, by the tool or the file.
+missing_packages() {
+    local rt
+    has() { command -v "$1" >/dev/null; }
+    has make                              || echo make
+    has gcc                               || echo gcc
+    [ -e /usr/include/stdio.h ]           || echo libc6-dev
+    has musl-gcc                          || echo musl-tools
+    [ -e /usr/include/bearssl.h ]         || echo libbearssl-dev
+    has clang                             || echo clang
+    has shellcheck                        || echo shellcheck
+    has dockerd && has docker             || echo docker.io
+    has iptables                          || echo iptables
+    has ip                                || echo iproute2
+    static_busybox                        || echo busybox-static
+    has python3                           || echo python3
+    has curl                              || echo curl
+    has jq                                || echo jq
+    has dig                               || echo bind9-dnsutils
+    [ -e /etc/ssl/certs/ca-certificates.crt ] || echo ca-certificates
+    # The fuzzer's library belongs to the clang that is here.
+    if has clang; then
+        rt=$(clang -print-file-name="libclang_rt.fuzzer-$(uname -m).a")
+        [ -e "$rt" ] || echo "libclang-rt-$(clang -dumpversion | cut -d. -f1)-dev"
+    fi
+}
+
+static_busybox() {
+    command -v busybox >/dev/null &&
+        ldd "$(command -v busybox)" 2>&1 | grep -q 'not a dynamic'
+}
+
+as_root() {
+    [ "$(id -u)" = 0 ] || die "$1 as root"
+}
+
+# Twice, for the fuzzer's library can be named only when clang is there.
+install_missing() {
+    local wanted
+    for _ in 1 2; do
+        wanted=$(missing_packages | sort -u | tr '\n' ' ')
+        [ -n "${wanted// /}" ] || return 0
+        echo "# installing $wanted"
+        as_root "installing packages works only"
+        update_lists
+        # shellcheck disable=SC2086  # a list of names
+        DEBIAN_FRONTEND=noninteractive apt-get install -q -y \
+            --no-install-recommends $wanted >"$tmp/apt.log" 2>&1 </dev/null ||
+            { tail -n 20 "$tmp/apt.log"; die "cannot install $wanted"; }
+    done
+    hash -r
+}
+
+update_lists() {
+    [ -z "${lists_are_new-}" ] || return 0
+    apt-get update -q >"$tmp/apt.log" 2>&1 </dev/null ||
+        { tail -n 20 "$tmp/apt.log"; die "apt-get update failed"; }
+    lists_are_new=1
+}
+
+# Puts a Consul agent on PATH. Debian 12 has no package of it, Debian 11 has:
+# taken from the mirror this machine uses anyhow, beside the machine's own
+# lists, unpacked into a cache folder and installed nowhere.
+find_consul() {
+    command -v consul >/dev/null && return 0
+    PATH=$consul_cache/usr/bin:$PATH
+    command -v consul >/dev/null && return 0
+    echo "# fetching consul from Debian 11"
+    local mirror dir=$tmp/consul
+    local keys=/usr/share/keyrings/debian-archive-keyring.gpg
+    mirror=$(debian_mirror)
+    [ -n "$mirror" ] || { update_lists; mirror=$(debian_mirror); }
+    mkdir -p "$dir/lists/partial" "$dir/cache/archives/partial" "$dir/tree"
+    echo "deb [signed-by=$keys] $mirror bullseye main" >"$dir/sources.list"
+    local apt=(apt-get -q
+        -o "Dir::Etc::sourcelist=$dir/sources.list"
+        -o "Dir::Etc::sourceparts=/dev/null"
+        -o "Dir::State::lists=$dir/lists"
+        -o "Dir::Cache=$dir/cache"
+        -o "APT::Sandbox::User=root")
+    { "${apt[@]}" update &&
+        (cd "$dir" && "${apt[@]}" download consul) &&
+        dpkg -x "$dir"/consul_*.deb "$dir/tree"; } >"$tmp/apt.log" 2>&1 ||
+        { tail -n 20 "$tmp/apt.log"; die "no consul: put one on PATH"; }
+    rm -rf "$consul_cache"
+    mv "$dir/tree" "$consul_cache"
+    hash -r
+}
+
+debian_mirror() {
+    # shellcheck disable=SC2016         # apt's own names
+    apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' \
+        'Label: Debian' 2>/dev/null | head -n 1
+}
