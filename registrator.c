@@ -1519,17 +1519,16 @@ static int os_advice(const char *path, int error, struct err *e)
     bool there = stat(path, &st) == 0;
 
     if (there && !S_ISSOCK(st.st_mode))
-        return err_set(e, "%s is not a socket (Docker makes a directory where "
-                          "what is to be mounted does not exist)", path);
+        return err_set(e, "not a socket (Docker makes a directory where what "
+                          "is to be mounted does not exist)");
     if (there && (error == EACCES || error == EPERM))
-        return err_set(e, "%s: permission denied: run as root, or in the "
-                          "socket's group (docker run --group-add %lu)",
-                       path, (unsigned long)st.st_gid);
+        return err_set(e, "permission denied: run as root, or in the socket's "
+                          "group (docker run --group-add %lu)",
+                       (unsigned long)st.st_gid);
     if (error == ENOENT)
-        return err_set(e, "%s: no such socket: is the engine running?  In a "
-                          "container, mount it: -v /var/run/docker.sock:%s",
-                       path, path);
-    return err_set(e, "%s: %s", path, strerror(error));
+        return err_set(e, "no such socket: is its server running?  In a "
+                          "container, mount it: -v %s:%s", path, path);
+    return err_set(e, "%s", strerror(error));
 }
 
 /* Adds an address in digits.  False for what is not IPv4 or IPv6. */
@@ -2117,8 +2116,7 @@ static void conn_unreachable(const struct endpoint *p, int error,
         os_advice(path, error, e);
         free(path);
     } else {
-        err_set(e, "%.*s: %s", PUT(buf_str(&p->host_header)),
-                strerror(error));
+        err_set(e, "%s", strerror(error));
     }
 }
 
@@ -3092,8 +3090,8 @@ static bool svc_is_image_id(const struct docker_container *c)
     for (i = 0; i < s.n; i++)
         if (!str_hexdigit(s.p[i]))
             return false;
-    return s.n == 64 || (c->digest.n > 0 ? str_prefix(c->digest, s)
-                                         : s.n == 12);
+    return s.n == 64 || s.n == 12 ||
+           (s.n > 0 && str_prefix(c->digest, s));
 }
 
 /* The name of a service that nobody has named. */
@@ -3290,7 +3288,8 @@ static bool svc_address(const struct svc_config *cfg,
 
 /* Everything but the attributes that a service takes from its metadata. */
 struct svc_keys {
-    struct str name, id, tags;
+    struct str name, tags;
+    struct str id;              /* .p NULL: none was given */
     bool name_of_port;          /* it was given for this very port */
     bool ignore;
 };
@@ -3396,18 +3395,20 @@ static struct str svc_id(const struct svc_config *cfg, struct arena *a,
                          const struct docker_port *p, struct str own,
                          struct svc_notes *notes)
 {
+    struct str id;
     struct err e;
 
-    if (own.p != NULL && own.n > 0 && svc_id_ok(own))
+    if (own.p == NULL)
+        return svc_default_id(a, cfg->hostname, c, p);
+    if (svc_id_ok(own))
         return own;
-    if (own.n > 0) {
-        err_set(&e, "%.12s port %u: SERVICE_ID \"%.*s\" cannot be used: it "
-                    "could never be deregistered (a leading /, //, a . or .. "
-                    "part)", c->id.p, p->number,
-                PUT(str_upto(own, own.n < 200 ? own.n : 200)));
-        svc_note(notes, LOG_WARN, &e);
-    }
-    return svc_default_id(a, cfg->hostname, c, p);
+    id = svc_default_id(a, cfg->hostname, c, p);
+    err_set(&e, "%.12s port %u: SERVICE_ID \"%.*s\" is not used, for it could "
+                "never be deregistered (empty, a leading /, //, a . or .. "
+                "part): it is %.*s", c->id.p, p->number,
+            PUT(str_upto(own, own.n < 200 ? own.n : 200)), PUT(id));
+    svc_note(notes, LOG_WARN, &e);
+    return id;
 }
 
 /* Makes the service of one port.  False: there is to be none, and a note
@@ -3553,8 +3554,8 @@ static struct svc_set *svc_derive(const struct svc_config *cfg,
 struct registry {
     const struct reg_kind *kind;
     struct endpoint peer;
-    struct str query;           /* "ns=...&partition=...", or empty */
-    struct str token, user;     /* secrets: into headers and nowhere else */
+    struct buf query;           /* "ns=...&partition=...", or empty */
+    struct buf token, user;     /* secrets: into headers and nowhere else */
     const char *token_file;     /* read again on a 403; NULL: none */
     struct buf host;            /* this host's address, as it knows it */
     bool no_host;               /* it has none that others could use */
@@ -3665,10 +3666,10 @@ static void reg_headers(struct registry *r)
     b->n = 0;
     b->bad = false;
     if (r->token.n > 0)
-        buf_header(b, "X-Consul-Token", r->token);
+        buf_header(b, "X-Consul-Token", buf_str(&r->token));
     if (r->user.n > 0) {
         buf_lit(&basic, "Basic ");
-        url_base64(&basic, r->user);
+        url_base64(&basic, buf_str(&r->user));
         buf_header(b, "Authorization", buf_str(&basic));
         buf_free(&basic);
     }
@@ -3688,11 +3689,10 @@ static int reg_renew(struct registry *r, struct err *e)
         return -1;
     }
     token = str_trim(buf_str(&file));
-    changed = !str_eq(token, r->token);
+    changed = !str_eq(token, buf_str(&r->token));
     if (changed) {
-        struct str fresh = { str_dup(token), token.n };
-
-        r->token = fresh;       /* the old one lives on: a few bytes */
+        r->token.n = 0;
+        buf_add(&r->token, token);
         reg_headers(r);
     }
     buf_free(&file);
@@ -3739,7 +3739,7 @@ static struct request *consul_request(struct registry *r, const char *method,
     buf_lit(&b, query);
     if (*query != '\0' && r->query.n > 0)
         buf_byte(&b, '&');
-    buf_add(&b, r->query);
+    buf_add(&b, buf_str(&r->query));
     q = conn_request(&r->peer, method, buf_str(&b), body);
     buf_free(&b);
     return q;
@@ -4256,6 +4256,7 @@ struct session {
     uint64_t due;               /* AWAY: the end of the pause */
     uint64_t since;             /* LIVE: from when */
     bool waits;                 /* ASKING: for the answer to a question */
+    bool greeted;               /* ASKING: no question is left */
     bool said;                  /* that it is away */
     bool ever;                  /* it has been LIVE before */
 };
@@ -4304,6 +4305,10 @@ struct bridge {
     bool host_known;            /* cfg.host: the registry has been asked */
     bool leaving;               /* nothing is wanted any more */
     unsigned lists;             /* of entries, counted */
+    unsigned drops;             /* connections closed by it, since an entry was
+                                   found to be missing */
+    uint64_t relist_due;        /* for a list on account of that */
+    bool identified;            /* owner is known */
     uint64_t resync_due;
     uint64_t later_due;         /* the earliest in the lists named _later */
     uint64_t random;
@@ -4563,21 +4568,20 @@ static void bridge_want(struct bridge *b, struct container *c,
 
 /* ---- Sessions ---- */
 
-/* The session is over: says why, once, and sets the pause.  No error: the
- * peer has closed what was idle, which may mean nothing. */
-static void bridge_away(struct bridge *b, struct session *s, const char *name,
-                        const struct err *e)
+/* The session is over: says why, once, and sets the pause. */
+static void bridge_away(struct bridge *b, struct session *s,
+                        const struct endpoint *p, const struct err *e)
 {
+    struct str where = p->path.n > 0 ? p->path : buf_str(&p->host_header);
+
     if (bridge_live(s) && b->now - s->since > PAUSE_PEER_MS)
         s->failures = 0;
     s->state = AWAY;
     s->failures++;
     s->due = b->now + bridge_pause(b, s->failures, PAUSE_MIN_MS,
                                    PAUSE_PEER_MS);
-    if (e == NULL)
-        return;
-    log_at(s->said ? LOG_DEBUG : LOG_ERROR, "%s: %s: trying again", name,
-           e->text);
+    log_at(s->said ? LOG_DEBUG : LOG_ERROR, "%s: %.*s: %s: trying again",
+           p->name, PUT(where), e->text);
     s->said = true;
 }
 
@@ -4599,7 +4603,8 @@ static void bridge_reg_lost(struct bridge *b, const struct err *e)
 
     if (s->state == AWAY)
         return;
-    bridge_away(b, s, b->reg.kind->name, e);
+    bridge_away(b, s, &b->reg.peer, e);
+    s->greeted = false;
     if (!s->ever)
         s->due = b->now + b->opt.retry_ms;
     b->listing_entries = false;
@@ -4613,7 +4618,7 @@ static void bridge_engine_lost(struct bridge *b, const struct err *e)
 {
     if (b->with_engine.state == AWAY)
         return;
-    bridge_away(b, &b->with_engine, "docker", e);
+    bridge_away(b, &b->with_engine, &b->engine, e);
     b->listing = false;
     b->list_due = 0;
     conn_reset(&b->engine);
@@ -4703,7 +4708,7 @@ static void bridge_put_done(struct bridge *b, struct reg_entry *e)
     e->have_checks = e->sent_checks;
     e->have_view = e->sent_view;
     e->any_checks = e->no_marks = e->listed = false;
-    b->verify = b->verify || !b->readable;
+    b->verify = b->verify || (!b->readable && b->reg.kind->list != NULL);
     log_at(LOG_INFO, "added: %s %.*s", e->who, PUT(e->id));
 }
 
@@ -4881,7 +4886,10 @@ static void bridge_missing(struct bridge *b, struct reg_entry *e)
 {
     bool written = e->present == PRESENT && e->wanted != NULL && !e->listed;
 
+    if (b->reg.kind->list == NULL && e->present == PRESENT)
+        return;                 /* nothing is ever listed */
     if (!written || (b->readable && e->missed++ == 0)) {
+        b->drops = e->present == PRESENT ? 0 : b->drops;
         e->present = ABSENT;
         return;
     }
@@ -4936,6 +4944,7 @@ static void bridge_list_entries(struct bridge *b)
 
     b->lists++;
     b->verify = false;
+    b->relist_due = UINT64_MAX;
     if (r == NULL) {
         bridge_entries_end(b);
         return;
@@ -5493,6 +5502,7 @@ static void bridge_info_answer(struct request *r, const struct answer *a)
     struct bridge *b = r->context;
     struct arena scratch = { NULL };
     struct str id = STR("");
+    uint64_t owner;
     struct err e;
 
     if (a->status != 403 && !bridge_engine_said(b, a, "/info"))
@@ -5504,7 +5514,11 @@ static void bridge_info_answer(struct request *r, const struct answer *a)
                          "are marked as this host's");
         id = b->cfg.hostname;
     }
-    b->owner = str_hash(b->opt.given, id);
+    owner = str_hash(b->opt.given, id);
+    if (b->identified && owner != b->owner)
+        b->relist_due = b->now;         /* other entries are ours now */
+    b->owner = owner;
+    b->identified = true;
     mem_drop(&scratch);
     bridge_subscribe(b);
 }
@@ -5595,17 +5609,16 @@ static void bridge_reg_answer(struct request *r, const struct answer *a)
     s->waits = false;
 }
 
-/* Asks the registry the next question; when there is none, for all its
- * entries. */
+/* Asks the registry the next question. */
 static void bridge_reg_ask(struct bridge *b)
 {
     struct session *s = &b->with_reg;
     struct request *r = b->reg.kind->greet(&b->reg, s->step);
 
     s->waits = true;
+    s->greeted = r == NULL;
     if (r == NULL) {
         bridge_addresses(b);
-        bridge_list_entries(b);
         return;
     }
     r->context = b;
@@ -5703,20 +5716,33 @@ static void bridge_later(struct bridge *b)
     b->later_due = due;
 }
 
-/* Sessions that are to begin, or have ended unnoticed. */
+/* Sessions that are to begin, and lists that are to be read.  When the
+ * registry closes a connection that was kept open, it may have started anew
+ * and forgotten everything: it is asked, but not ever more often if it is
+ * merely its habit. */
 static void bridge_sessions(struct bridge *b)
 {
+    struct session *s = &b->with_reg;
+
     if (b->with_engine.state == AWAY && b->now >= b->with_engine.due)
         bridge_engine_begin(b);
-    if (b->reg.peer.dropped && b->with_reg.state != AWAY)
-        bridge_reg_lost(b, NULL);
-    if (b->with_reg.state == AWAY && b->now >= b->with_reg.due) {
-        b->with_reg.state = ASKING;
-        b->with_reg.step = 0;
-        b->with_reg.waits = false;
+    if (s->state == AWAY && b->now >= s->due) {
+        s->state = ASKING;
+        s->step = 0;
+        s->waits = s->greeted = false;
     }
-    if (b->with_reg.state == ASKING && !b->with_reg.waits)
+    if (s->state == ASKING && !s->waits)
         bridge_reg_ask(b);
+    if (s->greeted && b->identified) {
+        s->greeted = false;     /* now our marks can be told from others */
+        bridge_list_entries(b);
+    }
+    if (b->reg.peer.dropped && bridge_live(s) && b->relist_due == UINT64_MAX)
+        b->relist_due = b->now + bridge_pause(b, ++b->drops, PAUSE_MIN_MS,
+                                              PAUSE_CALL_MS);
+    b->reg.peer.dropped = false;
+    if (bridge_live(s) && b->now >= b->relist_due && !b->listing_entries)
+        bridge_list_entries(b);
     if (b->list_due > 0 && b->now >= b->list_due)
         bridge_list(b);
     if (bridge_live(&b->with_engine) && b->list_again && !b->listing)
@@ -5761,7 +5787,7 @@ static void bridge_tick(struct bridge *b)
 /* When the next tick is due, if nothing else happens. */
 static uint64_t bridge_due(const struct bridge *b)
 {
-    uint64_t due[2 * CONNS_MAX + 5], first = UINT64_MAX;
+    uint64_t due[2 * CONNS_MAX + 6], first = UINT64_MAX;
     size_t i, n = 0;
 
     for (i = 0; i < CONNS_MAX; i++) {
@@ -5770,6 +5796,7 @@ static uint64_t bridge_due(const struct bridge *b)
     }
     due[n++] = b->resync_due;
     due[n++] = b->later_due;
+    due[n++] = b->listing_entries ? UINT64_MAX : b->relist_due;
     due[n++] = b->list_due > 0 ? b->list_due : UINT64_MAX;
     due[n++] = b->with_engine.state == AWAY ? b->with_engine.due : UINT64_MAX;
     due[n++] = b->with_reg.state == AWAY ? b->with_reg.due : UINT64_MAX;
@@ -5779,8 +5806,9 @@ static uint64_t bridge_due(const struct bridge *b)
     return first;
 }
 
-/* One turn: what can be done, then waiting, then what has come. */
-static void bridge_turn(struct bridge *b, uint64_t at_most)
+/* Waits until something comes or is due, at the latest at at_most, and takes
+ * what has come. */
+static void bridge_wait(struct bridge *b, uint64_t at_most)
 {
     struct pollfd fd[2 * CONNS_MAX + 1];
     struct conn *whose[2 * CONNS_MAX];
@@ -5790,7 +5818,6 @@ static void bridge_turn(struct bridge *b, uint64_t at_most)
 
     peer[0] = &b->engine;
     peer[1] = &b->reg.peer;
-    bridge_tick(b);
     for (k = 0; k < 2; k++)
         for (i = 0; i < CONNS_MAX; i++) {
             struct conn *c = &peer[k]->conn[i];
@@ -5866,7 +5893,7 @@ static void bridge_init(struct bridge *b)
     list_init(&b->todo_later);
     list_init(&b->networks);
     b->random = os_seed() | 1;
-    b->later_due = UINT64_MAX;
+    b->later_due = b->relist_due = UINT64_MAX;
     b->now = os_now();
     b->resync_due = b->opt.resync_ms > 0 ? b->now + b->opt.resync_ms
                                          : UINT64_MAX;
@@ -5876,8 +5903,7 @@ static void bridge_init(struct bridge *b)
 
 /* ==== 14. Program ============================================ opt_ ====
  *
- * Options and environment in, exit codes out; between them, turns of the
- * bridge.
+ * Options and environment in, exit codes out; between them, the bridge.
  *
  * Calls: str_ buf_ list_ err_ log_ url_ os_ conn_ svc_ reg_ bridge_.
  */
@@ -6061,11 +6087,13 @@ static int opt_read(int argc, char **argv, struct flags *f)
 }
 
 /* One of two words; *second tells which. */
-static int opt_either(const char *words, struct str value, struct str one,
-                      struct str two, bool *second, struct err *e)
+static int opt_either(const char *name, struct str value, const char *one,
+                      const char *two, bool *second, struct err *e)
 {
-    *second = str_eq(value, two);
-    return *second || str_eq(value, one) ? 0 : err_set(e, "%s", words);
+    *second = str_eq(value, str_of(two));
+    return *second || str_eq(value, str_of(one))
+        ? 0 : err_set(e, "-%s must be \"%s\" or \"%s\", not \"%.*s\"", name,
+                      one, two, PUT(value));
 }
 
 static int opt_log_level(struct str value, struct err *e)
@@ -6088,11 +6116,10 @@ static int opt_options(const struct flags *f, struct bridge *b, struct err *e)
     bool keep_failed, leave;
 
     if (opt_log_level(f->log_level, e) != 0 ||
-        opt_either("-deregister must be \"always\" or \"on-success\"",
-                   f->deregister, STR("always"), STR("on-success"),
+        opt_either("deregister", f->deregister, "always", "on-success",
                    &keep_failed, e) != 0 ||
-        opt_either("-on-exit must be \"keep\" or \"deregister\"", f->on_exit,
-                   STR("keep"), STR("deregister"), &leave, e) != 0)
+        opt_either("on-exit", f->on_exit, "keep", "deregister", &leave,
+                   e) != 0)
         return -1;
     if ((f->ttl > 0) != (f->ttl_refresh > 0))
         return err_set(e, "-ttl and -ttl-refresh must be specified together "
@@ -6200,13 +6227,12 @@ static bool opt_env_bool(const char *name)
 static int opt_consul_addr(struct str text, struct url *u, struct str *path,
                            bool *tls, struct err *e)
 {
-    struct buf whole = { .max = 0 };
+    static struct buf whole;    /* u points into it */
     struct err why;
     bool bare = str_find(text, STR("://")) == text.n;
 
     buf_lit(&whole, bare ? "http://" : "");
     buf_add(&whole, text);
-    /* The text stays for the life of the program: u points into it. */
     if (url_parse(buf_str(&whole), u, &why) != 0)
         return err_set(e, "CONSUL_HTTP_ADDR: %s", why.text);
     if (str_eq(u->scheme, STR("unix"))) {
@@ -6228,24 +6254,20 @@ static int opt_consul_access(struct registry *r, struct str user,
     static const char *const part[2][2] = {
         { "CONSUL_NAMESPACE", "ns=" }, { "CONSUL_PARTITION", "partition=" }
     };
-    struct buf query = { .max = 0 }, basic = { .max = 0 };
     struct str auth = opt_env("CONSUL_HTTP_AUTH");
     size_t i;
 
     for (i = 0; i < 2; i++)
         if (opt_env(part[i][0]).n > 0) {
-            buf_lit(&query, query.n > 0 ? "&" : "");
-            buf_lit(&query, part[i][1]);
-            buf_url(&query, opt_env(part[i][0]));
+            buf_lit(&r->query, r->query.n > 0 ? "&" : "");
+            buf_lit(&r->query, part[i][1]);
+            buf_url(&r->query, opt_env(part[i][0]));
         }
-    r->query = buf_str(&query);         /* for good */
     auth = auth.n > 0 ? auth : user;
-    if (auth.n > 0) {
-        buf_add(&basic, auth);
-        buf_lit(&basic, str_index(auth, ':') < auth.n ? "" : ":");
-        r->user = buf_str(&basic);      /* for good */
-    }
-    r->token = opt_env("CONSUL_HTTP_TOKEN");
+    buf_add(&r->user, auth);
+    if (auth.n > 0 && str_index(auth, ':') == auth.n)
+        buf_byte(&r->user, ':');
+    buf_add(&r->token, opt_env("CONSUL_HTTP_TOKEN"));
     if (opt_env("CONSUL_HTTP_TOKEN_FILE").n > 0)
         r->token_file = opt_env("CONSUL_HTTP_TOKEN_FILE").p;
     reg_headers(r);
@@ -6316,11 +6338,11 @@ static int opt_registry(struct bridge *b, struct str uri, struct err *e)
 /* The first part of service IDs. */
 static int opt_hostname(struct bridge *b, struct str given, struct err *e)
 {
-    struct buf name = { .max = 0 };
+    static struct buf name;     /* of this machine */
 
     if (given.n == 0)
         os_hostname(&name);
-    b->cfg.hostname = given.n > 0 ? given : buf_str(&name); /* for good */
+    b->cfg.hostname = given.n > 0 ? given : buf_str(&name);
     return b->cfg.hostname.n > 0
         ? 0 : err_set(e, "this machine has no host name: give it by "
                          "-hostname");
@@ -6347,17 +6369,29 @@ static void opt_leave(struct bridge *b)
     uint64_t end = b->now + EXIT_MS;
 
     bridge_leave(b);
-    while (b->now < end && !bridge_idle(b))
-        bridge_turn(b, end);
+    bridge_tick(b);
+    while (b->now < end && !bridge_idle(b)) {
+        bridge_wait(b, end);
+        bridge_tick(b);
+    }
     if (!bridge_idle(b) || !list_empty(&b->todo_later))
         log_at(LOG_WARN, "not all services could be deregistered");
 }
 
-/* Turns until something ends the program; returns its exit code. */
+/* Until something ends the program; returns its exit code. */
 static int opt_run(struct bridge *b)
 {
     while (!os_stop) {
-        bridge_turn(b, UINT64_MAX);
+        bridge_tick(b);
+        if (b->opt.once && bridge_idle(b) && !b->verify &&
+            !b->look_for_ghosts)
+            return list_empty(&b->todo_later) && list_empty(&b->dirty_later)
+                       ? 0 : 1;
+        if (opt_gives_up(b)) {
+            log_at(LOG_ERROR, "giving up");
+            return 1;
+        }
+        bridge_wait(b, UINT64_MAX);
         if (os_resync) {
             os_resync = 0;
             bridge_resync(b, true);
@@ -6366,14 +6400,6 @@ static int opt_run(struct bridge *b)
             os_summary = 0;
             bridge_summary(b);
         }
-        if (opt_gives_up(b)) {
-            log_at(LOG_ERROR, "giving up");
-            return 1;
-        }
-        if (b->opt.once && bridge_idle(b) && !b->verify &&
-            !b->look_for_ghosts)
-            return list_empty(&b->todo_later) && list_empty(&b->dirty_later)
-                       ? 0 : 1;
     }
     if (b->opt.leave_nothing)
         opt_leave(b);
@@ -6393,8 +6419,8 @@ int main(int argc, char **argv)
 
     if (code >= 0)
         return code;
-    if (opt_options(&f, b, &e) != 0 || opt_hostname(b, f.hostname, &e) != 0 ||
-        os_signals(&e) != 0) {
+    if (os_signals(&e) != 0 || opt_options(&f, b, &e) != 0 ||
+        opt_hostname(b, f.hostname, &e) != 0) {
         log_at(LOG_ERROR, "%s", e.text);
         return 1;
     }

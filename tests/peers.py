@@ -23,13 +23,14 @@ import unicodedata
 from collections import namedtuple
 from functools import partial
 
-from fakes import Consul, Engine, body_of, box, hang, state_of
+from fakes import Consul, Engine, body_of, box, hang, listing, state_of
 
 LIMIT_S = 15        # for what must happen
 QUIET_S = 1.0       # for what must not
 CASE_S = 100        # for a whole case
 AT_ONCE = 8         # cases
 SECRET = "s3cr3t"   # part of every token and password below
+ROUTINE = "Starting registrator|Using .* adapter|consul: current leader|Listening|Syncing|added:|ignored:"
 CASES = {}
 
 
@@ -220,7 +221,7 @@ async def refused(argv, env, status, words, w):
     """It ends at once with one line (but for what a start says) that has the words."""
     await w.spawn(*argv, **{**NOWHERE, **env})
     equal("exit status", await w.exit(), status)
-    lines = w.lines("Starting registrator|Using .* adapter") if status == 1 else [w.log]
+    lines = w.lines(ROUTINE) if status == 1 else [w.log]
     equal("lines on stderr", len(lines), 1)
     for word in words:
         demand(word in lines[0], "no %r in the message" % word)
@@ -509,7 +510,7 @@ async def services(row, w):
     equal("exit status", await w.once(*row.args), 0)
     w.same_as(row.want)
     for regex in row.warns:
-        demand(any(re.search(regex, line) for line in w.lines(" (added|ignored): ")), "no warning with %r" % regex)
+        demand(any(re.search(regex, line) for line in w.lines(ROUTINE)), "no warning with %r" % regex)
 
 
 HOST = "192.0.2.10"     # what the scripted agent advertises
@@ -1001,7 +1002,7 @@ async def _(w):
     w.has(a())
     await w.run()
     await asyncio.sleep(QUIET_S)
-    about = [line for line in w.lines("Starting|Using|leader|Listening") if w.docker in line]
+    about = [line for line in w.lines(ROUTINE) if w.docker in line]
     equal("lines about the socket", len(about), 1)
     await w.engine.listen(w.docker)
     await w.until_services("h:a:80")
@@ -1022,9 +1023,9 @@ async def _(w):
         os.chmod(w.docker, 0o600)
         w.user = 65534
         await w.run()
-        await w.until(lambda: w.lines("Starting|Using|leader|Listening"), "said so")
+        await w.until(lambda: w.lines(ROUTINE), "said so")
         await w.quiet()
-        (line,) = w.lines("Starting|Using|leader|Listening")
+        (line,) = w.lines(ROUTINE)
         demand(w.docker in line and "group" in line, "does not say which, and what to do", line)
         os.chmod(w.docker, 0o666)
     else:
@@ -1046,7 +1047,7 @@ async def bad_inspect(status, w):
 
 
 OK = b"HTTP/1.1 200 OK\r\n"
-CHUNKED = b"Transfer-Encoding: chunked\r\n\r\n"
+CHUNKED = b"transfer-encoding:  chunked \r\n\r\n"
 
 for what, answer in [("500", (500, {"message": "oops"})), ("not JSON", (200, "<html>")),
                      ("cut JSON", (200, '{"Id":"x",')), ("of another shape", (200, [1, 2])),
@@ -1079,9 +1080,11 @@ async def bad_list(peer, glob, answer, w):
     await w.until_services("h:a:80")
 
 
-for what, answer in [("500", (500, "oops")), ("404", (404, {"message": "page not found"})), ("HTML", (200, "<html></html>")),
-                     ("null", (200, "null")), ("nothing", (200, "")), ("an error as 200", (200, '{"message":"no"}')),
-                     ("cut JSON", (200, "[")), ("cut after a chunk", OK + CHUNKED + b"2\r\n[]\r\n"),
+for what, answer in [("500", (500, "oops")), ("404", (404, {"message": "page not found"})),
+                     ("HTML", (200, "<html></html>")), ("null", (200, "null")), ("nothing", (200, "")),
+                     ("an error as 200", (200, '{"message":"no"}')), ("cut JSON", (200, "[")),
+                     ("cut after a container", (200, "[" + json.dumps(listing(a())))),
+                     ("cut after a chunk", OK + CHUNKED + b"2\r\n[]\r\n"),
                      ("a cut body", OK + b"Content-Length: 9\r\n\r\n[]"),
                      ("a bad length", OK + b"Content-Length: 2x\r\n\r\n[]"),
                      ("two framings", OK + b"Content-Length: 2\r\n" + CHUNKED + b"2\r\n[]\r\n0\r\n\r\n")]:
@@ -1123,13 +1126,19 @@ async def framed(frame, w):
     await w.until_services("h:first:80", "h:b:80")
 
 
+def in_chunks(data):
+    parts = [data[i:i + 7] for i in range(0, len(data), 7)]
+    return b"".join(b"%04X;a=b\r\n%s\r\n" % (len(part), part) for part in parts) + b'000;x="y"\r\nX: y\r\n\r\n'
+
+
+BYE = b"CONNECTION: close\r\n"
+
 for what, frame in [
-        ("until the end", lambda data: b"HTTP/1.0 200 OK\r\n\r\n" + data),
-        ("with 100 Continue before", lambda data: b"HTTP/1.1 100 Continue\r\n\r\n" + OK +
-         b"content-length:%d\r\nconnection: close\r\n\r\n%s" % (len(data), data)),
-        ("in odd chunks with a trailer", lambda data: OK + b"TRANSFER-ENCODING:  chunked \r\n\r\n" + b"".join(
-            b"%04X;a=b\r\n%s\r\n" % (len(part), part) for part in [data[i:i + 7] for i in range(0, len(data), 7)]
-        ) + b"000;x=\"y\"\r\nX: y\r\n\r\n")]:
+        ("that go on until the end", lambda data: b"HTTP/1.0 200 OK\r\n\r\n" + data),
+        ("after 100 Continue", lambda data: b"HTTP/1.1 100 Continue\r\n\r\n" + OK + BYE +
+         b"content-length:%d\r\n\r\n" % len(data) + data),
+        ("in odd chunks, with a trailer", lambda data: OK + BYE + CHUNKED + in_chunks(data)),
+        ("with no word of closing", lambda data: OK + b"Content-Length: %d\r\n\r\n" % len(data) + data)]:
     add("trouble: answers " + what, framed, frame)
 
 
@@ -1140,8 +1149,9 @@ async def registers_after(answer, w):
     await w.until_services("h:first:80", "h:a:80", "h:b:80")
 
 
-for what, answer in [("no more than the end", b""), ("500", (500, "No known Consul servers")), ("429", (429, "slow down")),
-                     ("503", (503, "busy")), ("garbage", b"\0\1\2\3\r\n\r\n"), ("half an answer", b"HTTP/1.1 200 O")]:
+for what, answer in [("no more than the end", b""), ("500", (500, "No known Consul servers")),
+                     ("429", (429, "slow down")), ("503", (503, "busy")), ("garbage", b"\0\1\2\3\r\n\r\n"),
+                     ("half an answer", b"HTTP/1.1 200 O")]:
     add("trouble: registration answered by " + what, registers_after, answer)
 
 
@@ -1241,7 +1251,7 @@ async def _(w):
     w.engine.start(two)
     w.engine.die(one)
     await asyncio.sleep(QUIET_S)
-    equal("lines about it", len(w.lines("Starting|Using|Listening")), 1)
+    equal("lines about it", len(w.lines(ROUTINE)), 1)
     await w.consul.listen(port=w.port)
     await w.until_services("h:b:80")
     w.engine.start(one)
@@ -1268,8 +1278,9 @@ async def owned(w, *args):
     equal("exit status", await w.once(*args), 0)
     mark = w.consul.services["h:a:80"]["Meta"]["registrator"]
     owner, _, content = mark.partition("-")
+    other = owner.translate(str.maketrans("0123456789abcdef", "fedcba9876543210"))
     for service in [entry("ghost", mark), entry("oldhost:gone:80", owner + "-" + content[::-1]),
-                    entry("other", "f00d%s-%s" % (owner[4:], content)), entry("h:other:80", "0ddba11-" + content),
+                    entry("other", other + "-" + content), entry("h:other:80", other + "-" + content),
                     entry("odd", "nodash"), entry("unmarked")]:
         w.consul.put(service)
     return ["h:a:80", "other", "h:other:80", "odd", "unmarked"]
@@ -1332,7 +1343,7 @@ async def _(w):
     await life(w, a(), args=["-resync", "1"])
     await w.until_services("h:first:80", "h:a:80")
     await w.quiet(4)
-    said = w.lines("Starting|Using|leader|Listening|Syncing|added|ignored")
+    said = w.lines(ROUTINE)
     equal("lines about it", len(said), 1)
     w.engine.start(box("b", {80: 8081}))
     await w.until_services("h:first:80", "h:a:80", "h:b:80")
@@ -1432,6 +1443,7 @@ async def _(w):
         w.proc.kill()
         await w.exit()
     await w.run()
+    await w.until_log("Syncing")
     await w.until_services(*["h:b%d:80" % i for i in range(11, 36)])
 
 
@@ -1464,8 +1476,7 @@ async def wrong_server(peer, what, w):
     equal("exit status", w.proc.returncode, None)
     demand(w.cpu_s() < 0.2, "busy: %.2f s of processor time in 2 s" % w.cpu_s())
     demand(len(side.requests) < 40, "%d requests in 2 s" % len(side.requests))
-    lines = w.lines("Starting|Using|leader|Listening|Syncing")
-    equal("lines about it", len(lines), 1)
+    equal("lines about it", len(w.lines(ROUTINE)), 1)
     equal("services", w.consul.services, {})
     side.behave()
     if WRONG[what] is None:
@@ -1483,7 +1494,7 @@ async def gives_up(args, w):
     w.has(a())
     await w.run(*args, "-retry-attempts", "2", "-retry-interval", "30")
     equal("exit status", await w.exit(), 1)
-    demand(any(str(w.port) in line for line in w.lines("Starting|Using")), "does not say which registry")
+    demand(any(str(w.port) in line for line in w.lines(ROUTINE)), "does not say which registry")
 
 
 add("trouble: -retry-attempts gives up with 1", gives_up, [])
