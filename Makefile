@@ -5,7 +5,7 @@ CC = musl-gcc
 CFLAGS = -Os
 PREFIX = /usr/local
 READELF = readelf
-PYTHON = python3
+OUT = registrator.strict
 
 STD = -std=c99 -pedantic
 WARN = -Wall -Wextra -Wconversion -Wshadow -Wstrict-prototypes \
@@ -27,6 +27,12 @@ registrator: registrator.c Makefile
 		{ echo '$@ is not static, or has an executable stack' >&2; \
 		rm -f $@; exit 1; }
 
+# Warnings are errors, with any compiler: make strict CC=clang OUT=/tmp/x
+GCC_WARN = $(shell $(CC) --version | grep -q -i clang || echo -Wlogical-op \
+	-Wduplicated-cond -Wduplicated-branches -Wjump-misses-init)
+strict:
+	$(CC) $(STD) $(WARN) $(GCC_WARN) -Werror -O2 -o $(OUT) registrator.c
+
 test:
 	./test.sh
 
@@ -39,4 +45,4 @@ install: registrator
 clean:
 	rm -f registrator
 
-.PHONY: all test demo install clean
+.PHONY: all strict test demo install clean

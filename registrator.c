@@ -1527,7 +1527,7 @@ static int os_advice(const char *path, int error, struct err *e)
                        (unsigned long)st.st_gid);
     if (error == ENOENT)
         return err_set(e, "no such socket: is its server running?  In a "
-                          "container, mount it: -v %s:%s", path, path);
+                          "container, mount it there (-v)");
     return err_set(e, "%s", strerror(error));
 }
 
@@ -3116,14 +3116,30 @@ static struct str svc_default_name(const struct docker_container *c)
     return c->name;
 }
 
-/* Whether Consul can deregister the ID: it answers 301 to a path with //, .
- * or .. in it, however escaped (seen in 1.8.7). */
+/* Whether Consul can deregister the ID, which it takes from a path: it
+ * answers 301 where //, . or .. is in it, and 400 where a character is that
+ * Go calls unprintable, however escaped (seen in 1.8.7). */
 static bool svc_id_ok(struct str id)
 {
-    struct str part;
+    static const struct {
+        uint32_t from, to;
+    } unprintable[] = {
+        { 0, 0x1f }, { 0x7f, 0xa0 }, { 0xad, 0xad }, { 0x2000, 0x200f },
+        { 0x2028, 0x202f }, { 0x205f, 0x206f }, { 0x3000, 0x3000 },
+        { 0xe000, 0xf8ff }, { 0xfeff, 0xfeff }, { 0xfff0, 0xfffb },
+    };
+    struct str rest = id, part;
+    size_t i;
 
     if (id.n == 0 || *id.p == '/' || str_find(id, STR("//")) < id.n)
         return false;
+    while (rest.n > 0) {
+        uint32_t c = str_rune(&rest);
+
+        for (i = 0; i < LENGTH(unprintable); i++)
+            if (c >= unprintable[i].from && c <= unprintable[i].to)
+                return false;
+    }
     while (id.n > 0) {
         part = str_cut(&id, '/');
         if (str_eq(part, STR(".")) || str_eq(part, STR("..")))
@@ -3405,7 +3421,7 @@ static struct str svc_id(const struct svc_config *cfg, struct arena *a,
     id = svc_default_id(a, cfg->hostname, c, p);
     err_set(&e, "%.12s port %u: SERVICE_ID \"%.*s\" is not used, for it could "
                 "never be deregistered (empty, a leading /, //, a . or .. "
-                "part): it is %.*s", c->id.p, p->number,
+                "part, an unprintable character): it is %.*s", c->id.p, p->number,
             PUT(str_upto(own, own.n < 200 ? own.n : 200)), PUT(id));
     svc_note(notes, LOG_WARN, &e);
     return id;
@@ -5796,7 +5812,8 @@ static uint64_t bridge_due(const struct bridge *b)
     }
     due[n++] = b->resync_due;
     due[n++] = b->later_due;
-    due[n++] = b->listing_entries ? UINT64_MAX : b->relist_due;
+    due[n++] = bridge_live(&b->with_reg) && !b->listing_entries
+                   ? b->relist_due : UINT64_MAX;
     due[n++] = b->list_due > 0 ? b->list_due : UINT64_MAX;
     due[n++] = b->with_engine.state == AWAY ? b->with_engine.due : UINT64_MAX;
     due[n++] = b->with_reg.state == AWAY ? b->with_reg.due : UINT64_MAX;
@@ -6130,7 +6147,8 @@ static int opt_options(const struct flags *f, struct bridge *b, struct err *e)
         return err_set(e, "-retry-interval must be greater than 0");
     if (f->hostname.n > 0 && !svc_id_ok(f->hostname))
         return err_set(e, "-hostname is a name without a leading /, //, . or "
-                          ".. parts, not \"%.*s\"", PUT(f->hostname));
+                          ".. parts or unprintable characters, not "
+                          "\"%.*s\"", PUT(f->hostname));
     b->opt.cleanup = f->cleanup;
     b->opt.on_success = keep_failed;
     b->opt.leave_nothing = leave;

@@ -55,10 +55,18 @@ try() {
 }
 
 suite_build() {
+    local cc level more
     try "build make" make
-    local cc
+    mkdir "$tmp/strict"
+    cp Makefile registrator.c "$tmp/strict"
     for cc in musl-gcc gcc clang; do
-        try "build $cc -Werror" make strict CC="$cc" OUT="$tmp/strict.$cc"
+        more="-Wlogical-op -Wduplicated-cond -Wduplicated-branches"
+        more="$more -Wjump-misses-init"
+        [ "$cc" != clang ] || more=-Wno-unused-command-line-argument
+        for level in -O0 -O2 -Os; do
+            try "build $cc $level -Werror" make -B -C "$tmp/strict" \
+                CC="$cc" CFLAGS="$level -Werror $more"
+        done
     done
 }
 

@@ -233,6 +233,9 @@ def listing(container):
             "NetworkSettings": {"Networks": container["NetworkSettings"].get("Networks") or {}}}
 
 
+EVENTS_HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
 class Engine(Peer):
     """Docker.  The verbs (start, die, ...) change a container and tell it to who listens."""
 
@@ -244,6 +247,7 @@ class Engine(Peer):
         self.form = "1.10"      # of events: 1.3 (status, id, from), 1.10 (both), 29 (Type, Action, Actor)
         self.between = "{}\n"   # an event in the stream
         self.raw = False        # text is sent as UTF-8, "\\udcXX" as the broken byte XX, not as \uXXXX
+        self.late_head = False  # as Docker 1.7: the head of the stream comes with the first event (of one stream)
         self.streams = {}       # writer: filters
         self.held = None        # events that wait to go out in one piece
 
@@ -287,8 +291,9 @@ class Engine(Peer):
 
     async def follow(self, request, writer):
         self.streams[writer] = json.loads(request.query.get("filters") or "{}")
-        writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n")
         try:
+            if not self.late_head:
+                writer.write(EVENTS_HEAD)
             await asyncio.sleep(3600)
         finally:
             del self.streams[writer]
@@ -296,7 +301,11 @@ class Engine(Peer):
     def send(self, data):
         """Writes raw bytes into every event stream."""
         for writer in self.streams:
-            writer.write(chunk(data))
+            self.tell(writer, data)
+
+    def tell(self, writer, data):
+        writer.write((EVENTS_HEAD if self.late_head else b"") + chunk(data))
+        self.late_head = False
 
     def end_events(self, tail=b"0\r\n\r\n"):
         for writer in self.streams:
@@ -320,7 +329,7 @@ class Engine(Peer):
             return
         for writer, filters in self.streams.items():
             if all(value in filters.get(key, [value]) for key, value in (("event", action), ("type", kind))):
-                writer.write(chunk(data))
+                self.tell(writer, data)
 
     def at_once(self):
         """with engine.at_once(): the events made inside reach the listeners in one piece."""

@@ -432,6 +432,8 @@ def environment_cases():
             ("CONSUL_NAMESPACE", {"CONSUL_NAMESPACE": "team"}, "?ns", "team"),
             ("CONSUL_NAMESPACE odd", {"CONSUL_NAMESPACE": "a b&c=\xe9%"}, "?ns", "a b&c=\xe9%"),
             ("CONSUL_PARTITION", {"CONSUL_PARTITION": "part"}, "?partition", "part"),
+            ("CONSUL_HTTP_SSL=false", {"CONSUL_HTTP_SSL": "false"}, "x-consul-token", None),
+            ("DOCKER_TLS_VERIFY empty", {"DOCKER_TLS_VERIFY": ""}, "x-consul-token", None),
             ("no token", {}, "x-consul-token", None),
             ("empty token", {"CONSUL_HTTP_TOKEN": ""}, "x-consul-token", None)]:
         add("environment: " + name, sends, env, header, value)
@@ -581,6 +583,8 @@ def id_rows():
     yield Row("one id for all ports", [a({443: 3, "80/udp": 2, 80: 1, "9/udp": 4}, env=["SERVICE_ID=x"])],
               {"x": {"Port": 4}, "x:80": {"Port": 1}, "x:80:udp": {"Port": 2}, "x:443": {"Port": 3}},
               warns=["x:80\\b", "x:80:udp", "x:443"])
+    yield Row("one id, and a tag that says udp", [a({80: 1, 443: 2}, env=["SERVICE_ID=x", "SERVICE_TAGS=udp"])],
+              {"x": {"Port": 1}, "x:443": {"Port": 2}}, ["-tags", "udp"])
 
 
 def attribute_rows():
@@ -632,6 +636,9 @@ def address_rows():
                                  ("first network by name", "default", "10.1.0.5")]:
         yield Row("address: -internal, " + which, [a(mode=mode, nets=two)], at(address, 80), ["-internal"])
     yield Row("address: -internal, port not published", [a({80: None})], at(OWN, 80), ["-internal"])
+    only_6 = a(mode="six", nets={"six": ""})
+    only_6["NetworkSettings"]["Networks"]["six"]["GlobalIPv6Address"] = "fd00::5"
+    yield Row("address: -internal, IPv6 only", [only_6], at("fd00::5", 80), ["-internal"])
     yield Row("address: -internal before -ip", [a()], at(OWN, 80), ["-internal", "-ip", "10.0.0.1"])
     yield Row("address: -internal, host mode", [a({}, expose=[80], mode="host")], at(HOST, 80), ["-internal"])
     yield Row("address: host mode", [a({}, expose=[80], mode="host")], at(HOST, 80))
@@ -799,6 +806,63 @@ async def _(w):
     w.engine.rename(one, "b")
     await w.until_services("h:first:80", "h:b:80")
     equal("writes", w.writes(before), [("register", "h:b:80"), ("deregister", "h:a:80")])
+
+
+@case("life: two containers swap their names")
+async def _(w):
+    one, two = a(), box("b", {80: 8081})
+    await life(w, one, two)
+    await w.until_services(first={}, a={"Port": 8080}, b={"Port": 8081})
+    with w.engine.at_once():
+        w.engine.rename(one, "tmp")
+        w.engine.rename(two, "a")
+        w.engine.rename(one, "b")
+    await w.until_services(first={}, a={"Port": 8081}, b={"Port": 8080})
+    await w.quiet()
+
+
+@case("life: a container is replaced by another of its name")
+async def _(w):
+    old, new = a(), box("new", {80: 8081})
+    await life(w, old)
+    await w.until_services("h:first:80", "h:a:80")
+    w.engine.die(old)
+    w.engine.rename(old, "old_a")
+    new["Name"] = "/a"
+    w.engine.start(new)
+    w.engine.destroy(old)
+    await w.until_services(first={}, a={"Port": 8081})
+    await w.quiet()
+    await w.until_services(first={}, a={"Port": 8081})
+
+
+@case("life: who shares a network follows its owner")
+async def _(w):
+    x = box("x", {80: 8080})
+    await life(w, x, box("a", expose=[80], mode="container:" + x["Id"]))
+    await w.until_services(first={}, x={"Port": 8080}, a={"Port": 8080})
+    w.engine.die(x)
+    x["NetworkSettings"]["Ports"]["80/tcp"] = [{"HostIp": "0.0.0.0", "HostPort": "9090"}]
+    w.engine.start(x)
+    await w.until_services(first={}, x={"Port": 9090}, a={"Port": 9090})
+
+
+@case("life: an idle event stream is kept")
+async def _(w):
+    await life(w)
+    await asyncio.sleep(13)     # longer than the 10 s for an answer
+    equal("event streams opened", len([1 for r in w.engine.requests if r.path == "/events"]), 1)
+    w.engine.start(a())
+    await w.until_services("h:first:80", "h:a:80")
+
+
+@case("life: Docker 1.7 sends the head of the stream with its first event")
+async def _(w):
+    w.engine.late_head = True
+    await life(w)
+    await asyncio.sleep(12)
+    w.engine.start(a())
+    await w.until_services("h:first:80", "h:a:80")
 
 
 @case("life: nothing to write for pause, unpause and other events")
@@ -1006,6 +1070,7 @@ async def _(w):
     equal("lines about the socket", len(about), 1)
     await w.engine.listen(w.docker)
     await w.until_services("h:a:80")
+    equal("lines about it, with that it is back", len(w.lines(ROUTINE)), 2)
     w.engine.close()
     await w.quiet(2)
     w.same("h:a:80")
@@ -1093,6 +1158,29 @@ for what, answer in [("500", (500, "oops")), ("HTML", (200, "<html></html>")), (
                      ("nothing", (200, "")), ("cut JSON", (200, "{")),
                      ("a cut body", OK + b"Content-Length: 9\r\n\r\n{}")]:
     add("trouble: the list of services is " + what, bad_list, "consul", "GET /v1/agent/services", answer)
+
+
+async def unlooked(answer, w):
+    """What cannot be looked at is no ghost; others are."""
+    one = a(labels={"SERVICE_81_ID": "mine"}, ports={80: 8080, 81: 8081})
+    w.has(one)
+    equal("exit status", await w.once(), 0)
+    w.same("h:a:80", "mine")
+    w.consul.put(entry("h:gone:80", w.consul.services["mine"]["Meta"]["registrator"]))
+    w.engine.on("GET /containers/%s/json" % one["Id"], answer)
+    await w.run("-resync", "1")
+    await asyncio.sleep(2)
+    demand({"h:a:80", "mine"} <= w.consul.services.keys(), "removed", repr(w.consul.services.keys()))
+    w.engine.start(box("b", {80: 8082}))
+    await w.until(lambda: "h:b:80" in w.consul.services, "registered another")
+    w.engine.behave()
+    w.patience_s = 30       # the one that hangs is given 10 s
+    await w.until_services("h:a:80", "mine", "h:b:80")
+    equal("writes", w.writes()[2:].count(("register", "h:a:80")) + w.writes()[2:].count(("register", "mine")), 0)
+
+
+add("trouble: inspect answers 500 at start", unlooked, (500, {"message": "oops"}))
+add("trouble: inspect hangs at start", unlooked, hang)
 
 
 @case("trouble: an engine that restarts lists nothing, and takes no listener")
@@ -1283,7 +1371,9 @@ async def owned(w, *args):
                     entry("other", other + "-" + content), entry("h:other:80", other + "-" + content),
                     entry("odd", "nodash"), entry("unmarked")]:
         w.consul.put(service)
-    return ["h:a:80", "other", "h:other:80", "odd", "unmarked"]
+    w.consul.put(entry("bare"))
+    w.consul.services["bare"].update(Tags=None, Meta=None, Port=None, Proxy={"Upstreams": [{"x": [[], {}]}]})
+    return ["h:a:80", "other", "h:other:80", "odd", "unmarked", "bare"]
 
 
 @case("trouble: ghosts of ours are removed at start, nobody else's")
@@ -1489,6 +1579,20 @@ for peer in ["engine", "consul"]:
         add("trouble: %s is %s" % (peer, what), wrong_server, peer, what)
 
 
+@case("trouble: little work while a peer is away")
+async def _(w):
+    await life(w, args=["-resync", "1"])
+    for away in [w.consul.close, w.engine.close]:
+        away()
+        w.engine.start(box("b", {80: 8081}))
+        before = w.cpu_s()
+        await asyncio.sleep(2)
+        demand(w.cpu_s() - before < 0.1, "busy: %.2f s of processor time in 2 s" % (w.cpu_s() - before))
+    await w.engine.listen(w.docker)
+    await w.consul.listen(port=w.port)
+    await w.until_services("h:first:80", "h:b:80")
+
+
 async def gives_up(args, w):
     w.consul.close()
     w.has(a())
@@ -1501,6 +1605,24 @@ add("trouble: -retry-attempts gives up with 1", gives_up, [])
 add("trouble: -retry-attempts with -once", gives_up, ["-once"])
 
 
+@case("trouble: -retry-attempts counts at the start only")
+async def _(w):
+    w.consul.close()
+    w.has(a())
+    await w.run("-retry-attempts", "50", "-retry-interval", "100")
+    await asyncio.sleep(0.5)
+    await w.consul.listen(port=w.port)
+    await w.until_services("h:a:80")
+    equal("exit status", await w.stop(), 0)
+    await w.run("-retry-attempts", "1", "-retry-interval", "10")
+    await w.until_log("Syncing")
+    w.consul.close()
+    w.engine.start(box("b", {80: 8081}))
+    await asyncio.sleep(2)
+    await w.consul.listen(port=w.port)
+    await w.until_services("h:a:80", "h:b:80")
+
+
 @case("trouble: -once ends with 1 when something could not be done")
 async def _(w):
     w.has(a(), box("bad", {80: 8081}, env=["SERVICE_CHECK_TTL=1x"]))
@@ -1508,6 +1630,26 @@ async def _(w):
     w.same("h:a:80")
     w.engine.boxes.popitem()
     equal("exit status", await w.once(), 0)
+
+
+@case("limits: no listening socket, no other program, no file")
+async def _(w):
+    await life(w)
+    w.engine.start(a())
+    await w.until_services("h:first:80", "h:a:80")
+    proc = "/proc/%d/" % w.proc.pid
+    links = [os.readlink(proc + "fd/" + fd) for fd in os.listdir(proc + "fd")]
+    equal("open files", [link for link in links if not re.match(r"(socket|pipe|anon_inode):|/dev/null$", link)
+                         and link not in w.runs[-1]], [])
+    listening = set()
+    for table, state, inode, value in [("tcp", 3, 9, "0A"), ("tcp6", 3, 9, "0A"), ("unix", 3, 6, "00010000")]:
+        with open(proc + "net/" + table) as f:
+            rows = [line.split() for line in f][1:]
+        listening |= {"socket:[%s]" % row[inode] for row in rows if row[state] == value}
+    demand(listening, "the test sees no listening socket at all")
+    equal("listening sockets", listening & set(links), set())
+    with open(proc + "task/%d/children" % w.proc.pid) as f:
+        equal("children", f.read(), "")
 
 
 @case("signals: SIGTERM and SIGINT keep by default, -on-exit deregister removes ours")

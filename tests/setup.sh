@@ -70,7 +70,7 @@ update_lists() {
 # lists, unpacked into a cache folder and installed nowhere.
 find_consul() {
     command -v consul >/dev/null && return 0
-    PATH=$consul_cache/usr/bin:$PATH
+    PATH=$consul_cache:$PATH
     command -v consul >/dev/null && return 0
     echo "# fetching consul from Debian 11"
     local mirror dir=$tmp/consul
@@ -89,8 +89,7 @@ find_consul() {
         (cd "$dir" && "${apt[@]}" download consul) &&
         dpkg -x "$dir"/consul_*.deb "$dir/tree"; } >"$tmp/apt.log" 2>&1 ||
         { tail -n 20 "$tmp/apt.log"; die "no consul: put one on PATH"; }
-    rm -rf "$consul_cache"
-    mv "$dir/tree" "$consul_cache"
+    install -D "$dir/tree/usr/bin/consul" "$consul_cache/consul"
     hash -r
 }
 
