@@ -78,27 +78,11 @@ STATIC_CHECK(sizeof(size_t) >= 4);
 STATIC_CHECK(TEXT_MAX < INT_MAX);       /* so "%.*s" takes any text of ours */
 STATIC_CHECK(READ_MAX >= 1 && WRITE_MAX >= 1);
 
-static void check_say(const char *s)
-{
-    if (write(STDERR_FILENO, s, strlen(s)) < 0)
-        return;         /* there is nowhere left to say so */
-}
-
 /* Something that this program guarantees is not so: it stops at once, since
  * nothing that it does from here on could be trusted. */
 static void check_fail(const char *what, int line)
 {
-    char digits[12], *p = digits + sizeof digits;
-
-    *--p = '\0';
-    do
-        *--p = (char)('0' + line % 10);
-    while ((line /= 10) > 0);
-    check_say("registrator: bug: line ");
-    check_say(p);
-    check_say(": ");
-    check_say(what);
-    check_say("\n");
+    dprintf(STDERR_FILENO, "registrator: bug: line %d: %s\n", line, what);
     abort();
 }
 
@@ -127,7 +111,7 @@ static void *mem_new(size_t n)
     void *p = n > TEXT_MAX ? NULL : malloc(n ? n : 1);
 
     if (p == NULL) {
-        check_say("registrator: out of memory\n");
+        dprintf(STDERR_FILENO, "registrator: out of memory\n");
         _exit(1);
     }
     return p;
@@ -764,7 +748,7 @@ static size_t json_add(struct json *j, enum json_type type, size_t at,
     if (j->n == j->room) {
         size_t room = j->room ? j->room * 2 : 64;
 
-        t = mem_new(room * sizeof *t);
+        t = mem_zero(room * sizeof *t);
         if (j->n > 0)
             memcpy(t, j->token, j->n * sizeof *t);
         free(j->token);
@@ -1180,7 +1164,7 @@ struct url {
 /* host[:port] or [IPv6][:port]. */
 static bool url_host(struct str s, struct url *u)
 {
-    struct str port = STR("");
+    struct str port;
     size_t at;
 
     if (str_prefix(s, STR("["))) {
@@ -1802,7 +1786,7 @@ static enum http_found http_lines(struct http *h, struct str *in,
                                   struct err *e)
 {
     bool head = h->state == IN_HEAD;
-    struct str end = head ? STR("\r\n\r\n") : STR("\r\n"), part;
+    struct str end = head ? STR("\r\n\r\n") : STR("\r\n"), part = *in;
     int have, bad = 0;
 
     if (head && http_hello(*in, e) != 0)
@@ -2742,9 +2726,9 @@ static void docker_env(struct docker_container *c, const struct json *j,
 
     c->env = mem_get(&c->arena, docker_count(j, list) * sizeof *c->env);
     for (i = 0; json_next(j, list, &i);) {
-        struct str value = json_str(j, i, &c->arena), name = value;
+        struct str value = json_str(j, i, &c->arena);
+        struct str name = str_cut(&value, '=');
 
-        name = str_cut(&value, '=');
         if (name.p + name.n == value.p)
             continue;           /* no = in it */
         c->env[c->envs].name = name;
@@ -2852,6 +2836,7 @@ struct service {
     struct str address; /* empty: the registry knows what to put there */
     unsigned port;
     unsigned exposed;   /* the port in the container */
+    bool udp;
     struct str container;       /* its ID, 12 digits */
     struct str *tag;
     size_t tags;
@@ -3064,7 +3049,7 @@ static void svc_add_tags(struct arena *a, struct service *s, struct str list,
 
 /* The tags of the container, of the command line, and of UDP. */
 static void svc_tags(struct arena *a, struct service *s, struct str own,
-                     struct str forced, bool udp)
+                     struct str forced)
 {
     size_t n = 0;
 
@@ -3075,7 +3060,7 @@ static void svc_tags(struct arena *a, struct service *s, struct str own,
     s->tags = 0;
     svc_add_tags(a, s, own, &s->tags);
     svc_add_tags(a, s, forced, &s->tags);
-    if (udp)
+    if (s->udp)
         s->tag[s->tags++] = STR("udp");
 }
 
@@ -3421,8 +3406,8 @@ static struct str svc_id(const struct svc_config *cfg, struct arena *a,
     id = svc_default_id(a, cfg->hostname, c, p);
     err_set(&e, "%.12s port %u: SERVICE_ID \"%.*s\" is not used, for it could "
                 "never be deregistered (empty, a leading /, //, a . or .. "
-                "part, an unprintable character): it is %.*s", c->id.p, p->number,
-            PUT(str_upto(own, own.n < 200 ? own.n : 200)), PUT(id));
+                "part, an unprintable character): it is %.*s", c->id.p,
+            p->number, PUT(str_upto(own, own.n < 200 ? own.n : 200)), PUT(id));
     svc_note(notes, LOG_WARN, &e);
     return id;
 }
@@ -3443,6 +3428,7 @@ static bool svc_make(const struct svc_config *cfg,
     s->container = str_copy(a, str_upto(c->id, 12));
     s->port = at->port;
     s->exposed = p->number;
+    s->udp = p->proto == DOCKER_UDP;
     svc_read_metas(cfg, a, m, metas, s, &k, notes);
     if (k.ignore || (cfg->only_named && k.name.n == 0)) {
         err_set(&e, "ignored: %.12s service on port %u", c->id.p, p->number);
@@ -3460,7 +3446,7 @@ static bool svc_make(const struct svc_config *cfg,
                        several && !(k.name_of_port && k.name.n > 0),
                        p->number);
     s->id = svc_id(cfg, a, c, p, k.id, notes);
-    svc_tags(a, s, k.tags, cfg->tags, p->proto == DOCKER_UDP);
+    svc_tags(a, s, k.tags, cfg->tags);
     return true;
 }
 
@@ -3475,14 +3461,13 @@ static int svc_id_cmp(const void *a, const void *b)
 /* "id:port" and, for UDP, "id:port:udp". */
 static struct str svc_longer_id(struct arena *a, const struct service *s)
 {
-    bool udp = s->tags > 0 && str_eq(s->tag[s->tags - 1], STR("udp"));
     struct buf b = { .max = 0 };
     struct str id;
 
     buf_add(&b, s->id);
     buf_byte(&b, ':');
     buf_u64(&b, s->exposed);
-    buf_lit(&b, udp ? ":udp" : "");
+    buf_lit(&b, s->udp ? ":udp" : "");
     id = str_copy(a, buf_str(&b));
     buf_free(&b);
     return id;
@@ -4446,8 +4431,10 @@ static void bridge_touch(struct bridge *b, struct reg_entry *e)
     if (e->busy)
         return;                 /* it is looked at when the answer comes */
     if (bridge_settled(e)) {
-        list_take(&e->queue);
-        if (e->wanted == NULL && e->present == ABSENT)
+        bool crossed = b->listing_entries && e->touched == b->lists;
+
+        list_take(&e->queue);   /* the list may still show it as it was */
+        if (e->wanted == NULL && e->present == ABSENT && !crossed)
             bridge_free_entry(b, e);
         return;
     }

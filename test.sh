@@ -24,13 +24,16 @@ die() {
 
 # The suite that runs ends first: it takes away what it started.
 cleanup() {
-    if [ -n "$child" ] && kill -"$child_signal" "$child" 2>/dev/null; then
+    exec 2>/dev/null
+    if [ -n "$child" ] && kill -"$child_signal" "$child"; then
         for _ in {1..100}; do
-            kill -0 "$child" 2>/dev/null || break
+            kill -0 "$child" || break
             sleep 0.1
         done
-        kill -KILL "$child" 2>/dev/null
+        kill -KILL "$child"
     fi
+    find /sys/fs/cgroup -depth -type d -path '*/registrator-demo*' \
+        -exec rmdir {} +
     rm -rf "$tmp"
 }
 trap cleanup EXIT

@@ -24,12 +24,12 @@ cleanup() {
     for pid in "${pids[@]}"; do                 # the last started goes first
         kill "$pid" 2>/dev/null && wait "$pid"
     done 2>/dev/null
-    rmdir /sys/fs/cgroup/{,*/}"$name" 2>/dev/null
 }
 trap cleanup EXIT
 trap 'exit 143' INT TERM HUP
 
 step() {
+    [ ! -t 1 ] || sleep 1               # for a person to follow
     printf '\n%s%s%s\n' "$bold" "$*" "$plain"
 }
 

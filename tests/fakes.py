@@ -296,7 +296,7 @@ class Engine(Peer):
                 writer.write(EVENTS_HEAD)
             await asyncio.sleep(3600)
         finally:
-            del self.streams[writer]
+            self.streams.pop(writer, None)
 
     def send(self, data):
         """Writes raw bytes into every event stream."""
@@ -304,13 +304,15 @@ class Engine(Peer):
             self.tell(writer, data)
 
     def tell(self, writer, data):
-        writer.write((EVENTS_HEAD if self.late_head else b"") + chunk(data))
-        self.late_head = False
+        if not writer.is_closing():
+            writer.write((EVENTS_HEAD if self.late_head else b"") + chunk(data))
+            self.late_head = False
 
     def end_events(self, tail=b"0\r\n\r\n"):
         for writer in self.streams:
             writer.write(tail)
             writer.close()
+        self.streams.clear()
 
     def emit(self, action, who, kind="container", **attributes):
         image = who["Config"]["Image"]

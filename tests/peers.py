@@ -3,17 +3,18 @@
 
   peers.py BINARY [PATTERN]      run every case whose name the regular expression PATTERN finds
 
-Prints `ok NAME` or `not ok NAME: reason` and indented details; exits 1 if a case failed.  Letters
-in this file's banners and the numbers in comments refer to the sections of the contract.
+Prints `ok NAME` or `not ok NAME: reason` and indented details; exits 1 if a case failed.  "Section"
+in the banners below is one of the contract.
 
 Besides what a case itself looks at, every case fails if a peer was asked for something registrator
 has no business with, a secret or a control character shows in the output, a log line does not begin
-with a date, the program burns processor time, or does not end with 0 on SIGTERM.
+with a date, or the program burns processor time, ends by itself, or does not end with 0 on SIGTERM.
 """
 import asyncio
 import base64
 import json
 import os
+import random
 import re
 import signal
 import sys
@@ -100,6 +101,7 @@ class World:
                 self.binary, *argv, env={**clean, **env}, user=self.user, stdin=asyncio.subprocess.DEVNULL, stdout=out,
                 stderr=err)
         self.began = asyncio.get_running_loop().time()
+        self.may_end = False
 
     async def run(self, *args, uri=None, **env):
         await self.spawn("-hostname", "h", *args, uri or self.uri, **env)
@@ -115,7 +117,8 @@ class World:
         return [line for line in self.log.split("\n")[:-1] if not re.search(unlike, line)]
 
     async def exit(self):
-        """Its exit status, once it has ended by itself."""
+        """Its exit status, once it has ended."""
+        self.may_end = True
         try:
             return await asyncio.wait_for(self.proc.wait(), LIMIT_S)
         except asyncio.TimeoutError:
@@ -192,6 +195,7 @@ class World:
             busy, lived = self.cpu_s(), asyncio.get_running_loop().time() - self.began
             demand(busy < 0.3 + lived / 4, "busy: %.1f s of processor time in %.1f s" % (busy, lived))
             equal("exit status on SIGTERM", await self.stop(), 0)
+        demand(self.may_end, "ended by itself with %d" % self.proc.returncode)
         equal("complaints of the peers", self.engine.complaints + self.consul.complaints, [])
         for path in [path for run in self.runs for path in run]:
             with open(path, "rb") as f:
@@ -272,6 +276,7 @@ def option_cases():
             ("none, and no URI", [], ["Missing required argument for registry URI."]),
             ("and no URI", ["-explicit", "--"], ["Missing required argument for registry URI."]),
             ("after the URI", ["print:", "-explicit"], ["Options should come before the registry URI argument."]),
+            ("secret after the URI", ["print:", "consul://me:%s@h" % SECRET], []),
             ("argument after the URI", ["print:", "more"], ["Options should come before the registry URI argument."]),
             ("value of a boolean", ["-explicit", "true", "print:"], ["Options should come before"])]:
         add("usage: option " + name, refused, argv, {}, 2, words + usage)
@@ -366,18 +371,21 @@ async def _(w):
 
 
 def address_cases():
-    far = "unix://" + "/x" * 100
-    for scheme in ["nosuch://x", "http://127.0.0.1:8500", "localhost:8500", "Consul2:", "consulx://h"]:
-        add("URI: unknown scheme " + scheme, refused, [scheme], {}, 1, ["consul", "consul-unix", "print"])
+    def shown(text):
+        return repr(text.replace(SECRET, "***")[:40])
+
+    far, user = "unix://" + "/x" * 100, "me:%s@" % SECRET
+    for uri in ["nosuch://x", "http://127.0.0.1:8500", "localhost:8500", "Consul2:", "consulx://h", "x://" + user]:
+        add("URI: unknown scheme " + shown(uri), refused, [uri], {}, 1, ["consul", "consul-unix", "print"])
     for uri in ["consul://h:70000", "consul://h:0", "consul://h:-1", "consul://h:x", "consul://h:8500:9",
                 "consul://:8500", "consul://h\x01:8500", "consul://h\r\nX: y", "consul://a b:8500", "consul://[::1",
-                "consul://user:%s@h:70000" % SECRET, "consul-" + far, "consul-unix:", "consul-unix://"]:
-        add("URI: bad " + repr(uri[:40]), refused, [uri], {}, 1, [])
+                "consul://" + user + "h:70000", "consul-" + far, "consul-unix:", "consul-unix://"]:
+        add("URI: bad " + shown(uri), refused, [uri], {}, 1, [])
     for value in ["nosuch://x", "tcp://h:70000", "tcp://h:0", "tcp://h:x", "tcp://a b:1", "tcp://h\x01:2375", "ssh://h",
-                  "tcp://", far]:
-        add("DOCKER_HOST: bad " + repr(value[:40]), refused, ["print:"], {"DOCKER_HOST": value}, 1, ["DOCKER_HOST"])
-    for value in ["tcp://h:1", "ftp://h", "h:70000", "h:0", "h:x", "a b:1", "h\n:1", far]:
-        add("CONSUL_HTTP_ADDR: bad " + repr(value[:40]), refused, ["consul:"], {"CONSUL_HTTP_ADDR": value}, 1,
+                  "tcp://", "tcp://" + user + "h:70000", far]:
+        add("DOCKER_HOST: bad " + shown(value), refused, ["print:"], {"DOCKER_HOST": value}, 1, ["DOCKER_HOST"])
+    for value in ["tcp://h:1", "ftp://h", "h:70000", "h:0", "h:x", "a b:1", "h\n:1", "http://" + user + "h:70000", far]:
+        add("CONSUL_HTTP_ADDR: bad " + shown(value), refused, ["consul:"], {"CONSUL_HTTP_ADDR": value}, 1,
             ["CONSUL_HTTP_ADDR"])
 
 
@@ -409,7 +417,7 @@ async def sends(env, header, value, w):
     """With this environment each request to the agent has the header (or, ?name, query parameter)."""
     w.has(box("a", {80: 8080}))
     equal("exit status", await w.once(**env), 0)
-    await w.run(**env)
+    await w.run("-log-level", "debug", **env)
     await w.until_services("h:a:80")
     w.engine.die(*w.engine.boxes.values())
     await w.until_services()
@@ -464,7 +472,7 @@ async def _(w):
     await asyncio.sleep(QUIET_S)
     equal("forged headers", [r for r in w.consul.requests if "x-evil" in r.headers], [])
     if w.proc.returncode is not None:       # to refuse it is fine, too
-        equal("exit status", w.proc.returncode, 1)
+        equal("exit status", await w.exit(), 1)
 
 
 async def finds_consul(uri, address, w):
@@ -1535,6 +1543,52 @@ async def _(w):
     await w.run()
     await w.until_log("Syncing")
     await w.until_services(*["h:b%d:80" % i for i in range(11, 36)])
+
+
+async def anything(seed, w):
+    """Whatever happens, in whatever order: in the end the services are right."""
+    chance = random.Random(seed)
+    engine, consul = w.engine, w.consul
+    boxes = [box("b%d" % i, {80: 8100}) for i in range(12)]
+    fresh = iter(range(10000, 60000))
+
+    def start(one):
+        one["NetworkSettings"]["Ports"]["80/tcp"] = [{"HostIp": "0.0.0.0", "HostPort": str(next(fresh))}]
+        engine.start(one)
+
+    def destroy(one):
+        engine.die(one)
+        engine.destroy(one)
+
+    def fail(_):
+        side = chance.choice([engine, consul])
+        answer = chance.choice([b"", (500, "oops"), (503, ""), b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n[{"])
+        side.on(chance.choice(["GET *", "PUT *", "* *"]), answer, times=chance.randrange(1, 4))
+
+    def forget(_):
+        consul.forget(chance.sample(sorted(consul.services), len(consul.services) // 2))
+
+    deeds = [start] * 8 + [engine.die] * 6 + [destroy] * 2 + [
+        lambda one: engine.rename(one, "n%d" % next(fresh)), lambda one: engine.emit("die", one),
+        lambda one: engine.emit("start", one), lambda _: engine.end_events(), lambda _: engine.drop(),
+        lambda _: consul.drop(), forget, fail, fail]
+    await life(w, args=["-resync", "1"])
+    for _ in range(400):
+        chance.choice(deeds)(chance.choice(boxes))
+        if chance.random() < 0.3:
+            await asyncio.sleep(chance.choice([0, 0.001, 0.02]))
+    engine.behave()
+    consul.behave()
+    right = {"h:%s:80" % b["Name"][1:]: {"Port": int(b["NetworkSettings"]["Ports"]["80/tcp"][0]["HostPort"])}
+             for b in engine.boxes.values() if b["State"]["Running"]}
+    w.patience_s = 30
+    await w.until(lambda: not w.mismatch(right), "right in the end", lambda: w.mismatch(right))
+    await w.quiet(2)
+    w.same_as(right)
+
+
+for seed in range(6):
+    add("trouble: anything in any order, %d" % seed, anything, seed)
 
 
 WRONG = {
