@@ -1,3 +1,69 @@
+/* registrator - keeps a service registry in step with a Docker engine.
+ *
+ * It watches one engine and sees to it that every container port that others
+ * can reach is a service in Consul, with the right address, and that nothing
+ * else is.  README.md tells how to use it; this comment, what it can do.
+ *
+ *     cc -Os -o registrator registrator.c
+ *
+ * ==== 0. Contract ==========================================================
+ *
+ * To the engine it sends these requests and no others, all GET:
+ *
+ *     /version                  its API version, and whether it is Podman
+ *     /info                     its ID, of which the marks below are made
+ *     /events                   once a session, read for as long as it lasts
+ *     /containers/json[?all=1]  at start and at each resync
+ *     /containers/ID/json       of a container that may have changed
+ *     /networks/ID              of a container with ports that Docker does
+ *                               not publish: is the driver macvlan or ipvlan?
+ *
+ * To Consul's agent, with ns= and partition= where the environment says so:
+ *
+ *     GET /v1/status/leader     at the beginning of a session, then
+ *     GET /v1/agent/self        this host's address (Member.Addr)
+ *     GET /v1/agent/services    then, and at each resync
+ *     PUT /v1/agent/service/register[?replace-existing-checks=true]
+ *     PUT /v1/agent/service/deregister/ID
+ *
+ * Both sides over HTTP/1.1, on at most CONNS_MAX connections each, kept open.
+ *
+ * An entry that it has written carries the Meta "registrator", the mark
+ * OWNER-CONTENT (section 12): whose it is, and what was written.  It removes
+ * what it wrote, what carries its mark and is explained by no container, and
+ * with -cleanup what has no mark and an ID like one of its own.
+ *
+ * It reads: the file of CONSUL_HTTP_TOKEN_FILE; what the C library needs to
+ * look up names (/etc/resolv.conf, /etc/hosts) and the time zone.
+ * Its environment: DOCKER_HOST, DOCKER_TLS_VERIFY, CONSUL_HTTP_ADDR,
+ * CONSUL_HTTP_TOKEN, CONSUL_HTTP_TOKEN_FILE, CONSUL_HTTP_AUTH,
+ * CONSUL_HTTP_SSL, CONSUL_NAMESPACE, CONSUL_PARTITION (section 14), and TZ.
+ * Its signals: SIGTERM and SIGINT end it, SIGHUP compares everything now,
+ * SIGUSR1 logs a summary; SIGPIPE is ignored.
+ * It writes the log to stderr and, for print:, changes to stdout.
+ *
+ * It opens no listening socket, writes no file, starts no program, keeps
+ * nothing that it could not ask for again, and logs no secret.
+ *
+ * The sections, each of which uses only what stands above it:
+ *
+ *     1 Base         the platform, limits, CHECK
+ *     2 Text         slices, buffers, memory, lists
+ *     3 Log          the one sink
+ *     4 JSON         tokens; a splitter for streams and lists
+ *     5 URL          where a peer is
+ *     6 System       sockets, clock, signals, names
+ *     8 HTTP         a response, however it is split
+ *     9 Connections  requests over a few of them, none of which waits
+ *    10 Docker       what the engine says
+ *    11 Services     a container in, its services out: most of the rules
+ *    12 Registries   Consul, print
+ *    13 Bridge       wanted against present
+ *    14 Program      options, environment, main
+ *
+ * The gap is TLS, to come: until then a TLS address is refused at start.
+ */
+
 /* ==== 1. Base ==============================================================
  *
  * What the rest stands on: the platform, limits with their reasons, CHECK.
@@ -91,7 +157,7 @@ static void check_fail(const char *what, int line)
  * Slices, growing buffers, memory and lists.  Every byte from outside enters
  * a message through one of three encoders: buf_json, buf_url, buf_header.
  *
- * Calls: mem_ str_ buf_ list_.
+ * Calls: nothing but its own.
  */
 
 /* A piece of somebody else's bytes: borrowed, not terminated. */
