@@ -2141,12 +2141,6 @@ static void conn_add(struct conn *c, struct request *r, uint64_t now)
     }
     list_before(&c->sent, &r->link);
     buf_add(&c->out, buf_str(&r->bytes));
-    if (c->out.bad || r->bytes.bad) {
-        struct err e;
-
-        err_set(&e, "a request that cannot be sent");
-        conn_fail(c, &e);
-    }
 }
 
 static void conn_opened(struct conn *c, uint64_t now)
@@ -2225,8 +2219,6 @@ static void conn_open(struct endpoint *p, struct conn *c, struct request *r,
     list_init(&c->sent);
     http_start(&c->http);
     conn_add(c, r, now);
-    if (c->state == CONN_FREE)
-        return;
     if (conn_resolve(p, &e) != 0)
         conn_fail(c, &e);
     else
@@ -2241,7 +2233,14 @@ static void conn_assign(struct endpoint *p, uint64_t now)
         struct request *r = LIST_OF(struct request, link, p->waiting.next);
         struct conn *best = NULL, *unused = NULL;
         size_t i, open = 0;
+        struct err e;
 
+        if (r->bytes.bad) {
+            err_set(&e, "a request that cannot be sent: too long, or with "
+                        "control characters in a header");
+            conn_refuse(p, r, &e);
+            continue;
+        }
         for (i = 0; i < CONNS_MAX; i++) {
             struct conn *c = &p->conn[i];
 
