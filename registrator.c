@@ -5701,8 +5701,7 @@ static void bridge_resync(struct bridge *b, bool all)
     b->look_at_all = b->look_at_all || all;
     b->list_again = true;
     bridge_addresses(b);
-    if (bridge_live(&b->with_reg) && !b->listing_entries)
-        bridge_list_entries(b);
+    b->relist_due = b->now;     /* or after the list that is being read */
     b->resync_due = b->opt.resync_ms > 0 ? b->now + b->opt.resync_ms
                                          : UINT64_MAX;
 }

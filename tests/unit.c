@@ -1512,3 +1512,1159 @@ static void docker_inspects(void)
     json_free(&j);
     buf_free(&text);
 }
+
+/* ---- Services ---- */
+
+/* A container in few words.  Lists are split at blanks or, the variables, at
+ * bars.  A port is NUMBER[/PROTO][=[IP@]HOSTPORT], a network NAME[=IP][!],
+ * where ! says that its addresses are on the wire. */
+struct box {
+    const char *image, *ports, *exposed, *mode, *networks, *env, *labels;
+    const char *name;
+    bool ended;
+    unsigned exit_code;
+};
+
+static void box_ports(struct buf *b, struct str list, bool bindings)
+{
+    bool first = true;
+
+    buf_byte(b, '{');
+    while (list.n > 0) {
+        struct str port = str_cut(&list, ' '), key = str_cut(&port, '=');
+        struct str ip = port;
+
+        buf_lit(b, first ? "\"" : ",\"");
+        first = false;
+        buf_add(b, key);
+        buf_lit(b, str_index(key, '/') == key.n ? "/tcp\":" : "\":");
+        if (port.n > 0) {
+            ip = str_cut(&port, '@');
+            if (port.n == 0) {
+                port = ip;
+                ip = STR("0.0.0.0");
+            }
+            buf_lit(b, "[{\"HostIp\":");
+            buf_json(b, ip);
+            buf_lit(b, ",\"HostPort\":");
+            buf_json(b, port);
+            buf_lit(b, "}]");
+        } else {
+            buf_lit(b, bindings ? "null" : "{}");
+        }
+    }
+    buf_byte(b, '}');
+}
+
+static void box_vars(struct buf *b, struct str list, bool object)
+{
+    bool first = true;
+
+    buf_byte(b, object ? '{' : '[');
+    while (list.n > 0) {
+        struct str var = str_cut(&list, '|');
+
+        buf_lit(b, first ? "" : ",");
+        first = false;
+        if (object) {
+            buf_json(b, str_cut(&var, '='));
+            buf_byte(b, ':');
+        }
+        buf_json(b, var);
+    }
+    buf_byte(b, object ? '}' : ']');
+}
+
+static struct str box_word(const char *text, const char *usual)
+{
+    return str_of(text == NULL ? usual : text);
+}
+
+/* The container itself, by way of the engine's JSON. */
+static struct docker_container *box_open(const struct box *x)
+{
+    struct json j = { { NULL, 0 }, NULL, 0, 0 };
+    struct buf b = { .max = 0 }, id = { .max = 0 };
+    struct str nets = box_word(x->networks, "bridge=172.17.0.2");
+    struct docker_container *c;
+    struct err e;
+    bool first = true;
+    size_t i;
+
+    buf_lit(&b, "{\"Id\":");
+    buf_json(&b, quoted(&id, "@"));
+    buf_lit(&b, ",\"Name\":\"/");
+    buf_add(&b, box_word(x->name, "c"));
+    buf_lit(&b, "\",\"Image\":\"sha256:c0ffee0123\",\"State\":{\"Running\":");
+    buf_lit(&b, x->ended ? "false" : "true");
+    buf_lit(&b, ",\"ExitCode\":");
+    buf_u64(&b, x->exit_code);
+    buf_lit(&b, "},\"Config\":{\"Image\":");
+    buf_json(&b, box_word(x->image, "web"));
+    buf_lit(&b, ",\"ExposedPorts\":");
+    box_ports(&b, box_word(x->exposed, ""), false);
+    buf_lit(&b, ",\"Env\":");
+    box_vars(&b, box_word(x->env, ""), false);
+    buf_lit(&b, ",\"Labels\":");
+    box_vars(&b, box_word(x->labels, ""), true);
+    buf_lit(&b, "},\"HostConfig\":{\"NetworkMode\":");
+    buf_json(&b, box_word(x->mode, "bridge"));
+    buf_lit(&b, "},\"NetworkSettings\":{\"Ports\":");
+    box_ports(&b, box_word(x->ports, ""), true);
+    buf_lit(&b, ",\"Networks\":{");
+    while (nets.n > 0) {
+        struct str net = str_cut(&nets, ' '), name = str_cut(&net, '=');
+
+        buf_lit(&b, first ? "" : ",");
+        first = false;
+        buf_json(&b, name);
+        buf_lit(&b, ":{\"IPAddress\":");
+        buf_json(&b, str_upto(net, str_index(net, '!')));
+        buf_lit(&b, ",\"NetworkID\":\"id-of-");
+        buf_add(&b, name);
+        buf_lit(&b, str_suffix(net, STR("!")) ? "!\"}" : "\"}");
+    }
+    buf_lit(&b, "}}}");
+    CHECK(json_parse(&j, edge(buf_str(&b)), &e) == 0);
+    c = docker_inspect(&j);
+    CHECK(c != NULL);
+    for (i = 0; i < c->networks; i++)
+        c->network[i].direct = str_suffix(c->network[i].id, STR("!"));
+    json_free(&j);
+    buf_free(&b);
+    buf_free(&id);
+    return c;
+}
+
+/* Its services in a line: `id name address:port [tags] {attributes}`. */
+static struct str services_text(struct buf *b, const struct svc_set *set)
+{
+    size_t i, k;
+
+    b->n = 0;
+    buf_lit(b, set->hollow ? "hollow" : "");
+    for (i = 0; i < set->n; i++) {
+        const struct service *s = &set->service[i];
+
+        buf_lit(b, b->n > 0 ? " | " : "");
+        buf_add(b, s->id);
+        if (set->hollow)
+            continue;
+        buf_byte(b, ' ');
+        buf_add(b, s->name);
+        buf_byte(b, ' ');
+        url_put(b, s->address, s->port);
+        for (k = 0; k < s->tags; k++) {
+            buf_lit(b, k > 0 ? "," : " [");
+            buf_add(b, s->tag[k]);
+        }
+        buf_lit(b, s->tags > 0 ? "]" : "");
+        for (k = 0; k < s->attrs; k++) {
+            buf_lit(b, k > 0 ? " " : " {");
+            buf_add(b, s->attr[k].key);
+            buf_lit(b, s->attr[k].hidden ? "*=" : "=");
+            buf_add(b, s->attr[k].value);
+        }
+        buf_lit(b, s->attrs > 0 ? "}" : "");
+    }
+    return buf_str(b);
+}
+
+struct svc_row {
+    const char *why;
+    struct svc_config cfg;
+    struct box box;
+    const struct box *peer;     /* whose network it shares */
+    const char *out, *notes;    /* a part of the notes; NULL: there are none */
+};
+
+static void svc_rows(const struct svc_row *row, size_t n)
+{
+    struct buf out = { .max = 0 }, again = { .max = 0 };
+    size_t i, k;
+
+    for (i = 0; i < n; i++) {
+        struct svc_config cfg = row[i].cfg;
+        struct svc_notes notes = { { .max = 0 } }, second = { { .max = 0 } };
+        struct docker_container *c = box_open(&row[i].box), *peer = NULL;
+        struct svc_set *set;
+
+        cfg.hostname = STR("h");
+        cfg.host = STR("10.0.0.9");
+        cfg.attrs_max = consul_kind.attrs_max;
+        cfg.refuses = consul_kind.attr_refused;
+        peer = row[i].peer != NULL ? box_open(row[i].peer) : NULL;
+        set = svc_derive(&cfg, c, peer, &notes);
+        SAME(services_text(&out, set), str_of(row[i].out), row[i].why);
+        svc_free(set);
+        for (k = 0; k < notes.text.n; k++)
+            if (notes.text.p[k] == '\0')
+                notes.text.p[k] = '\n';
+        want(row[i].notes == NULL ? notes.text.n == 0
+             : str_find(buf_str(&notes.text), str_of(row[i].notes)) <
+                   notes.text.n, __LINE__, "%s: notes are \"%.*s\"",
+             row[i].why, PUT(buf_str(&notes.text)));
+        set = svc_derive(&cfg, c, peer, &second);
+        SAME(services_text(&again, set), buf_str(&out), "a second time");
+        WANT(notes.text.n == second.text.n);
+        svc_free(set);
+        buf_free(&notes.text);
+        buf_free(&second.text);
+        docker_free(c);
+        docker_free(peer);
+    }
+    buf_free(&out);
+    buf_free(&again);
+}
+
+#define S(lit) STR_INIT(lit)
+#define NOT_ON_HOST(n) "2ignored: 0123456789ab port " n " not published on host"
+#define IGNORED(n) "2ignored: 0123456789ab service on port " n
+
+static void svc_ports(void)
+{
+    static const struct box publisher = {
+        .ports = "80=8080 53/udp=10.1.1.1@5353 81", .name = "x",
+        .exposed = "80 81 53/udp"
+    }, on_host = { .mode = "host", .networks = "host=" },
+    on_nets = { .mode = "b", .networks = "a=10.2.0.2 b=10.3.0.2" };
+    static const struct svc_row row[] = {
+        { .why = "plain", .box = { .ports = "80=8080" },
+          .out = "h:c:80 web 10.0.0.9:8080" },
+        { .why = "no ports", .out = "",
+          .notes = "2ignored: 0123456789ab no published ports" },
+        { .why = "not published", .box = { .ports = "80", .exposed = "80" },
+          .out = "", .notes = NOT_ON_HOST("80") },
+        { .why = "several: the port is appended, published ones count",
+          .box = { .ports = "80=8080 81=8081 82" }, .notes = NOT_ON_HOST("82"),
+          .out = "h:c:80 web-80 10.0.0.9:8080 | h:c:81 web-81 10.0.0.9:8081" },
+        { .why = "one published of two", .box = { .ports = "80=8080 82" },
+          .out = "h:c:80 web 10.0.0.9:8080", .notes = NOT_ON_HOST("82") },
+        { .why = "-internal: exposed ones count", .cfg = { .internal = true },
+          .box = { .ports = "80=8080 82" },
+          .out = "h:c:80 web-80 172.17.0.2:80 | h:c:82 web-82 172.17.0.2:82" },
+        { .why = "udp", .box = { .ports = "53/udp=53" },
+          .out = "h:c:53:udp web 10.0.0.9:53 [udp]" },
+        { .why = "tcp and udp on one number count as two, tcp first",
+          .box = { .ports = "53/udp=1053 53=53" },
+          .out = "h:c:53 web-53 10.0.0.9:53 | "
+                 "h:c:53:udp web-53 10.0.0.9:1053 [udp]" },
+        { .why = "sctp on the same number", .box = { .ports =
+          "9/sctp=2 9=1" }, .notes = "two services with the ID h:c:9",
+          .out = "h:c:9 web-9 10.0.0.9:1 | h:c:9:9 web-9 10.0.0.9:2" },
+        { .why = "host mode", .box = { .mode = "host", .exposed = "80 53/udp",
+          .networks = "host=" }, .out = "h:c:53:udp web-53 10.0.0.9:53 [udp]"
+          " | h:c:80 web-80 10.0.0.9:80" },
+        { .why = "host mode, -internal", .cfg = { .internal = true },
+          .box = { .mode = "host", .exposed = "80", .networks = "host=" },
+          .out = "h:c:80 web 10.0.0.9:80" },
+        { .why = "mode none", .box = { .mode = "none", .exposed = "80",
+          .networks = "none=" }, .out = "", .notes = NOT_ON_HOST("80") },
+        { .why = "exposed, but no entry for it", .box = { .exposed = "80" },
+          .out = "", .notes = NOT_ON_HOST("80") },
+        { .why = "macvlan", .box = { .mode = "lan", .exposed = "80",
+          .networks = "lan=192.0.2.7!" },
+          .out = "h:c:80 web 192.0.2.7:80" },
+        { .why = "macvlan beside a bridge", .box = { .mode = "br",
+          .exposed = "80 81", .ports = "81=8081",
+          .networks = "br=10.1.0.2 lan=192.0.2.7!" },
+          .out = "h:c:80 web-80 192.0.2.7:80 | h:c:81 web-81 10.0.0.9:8081" },
+        { .why = "shares, X publishes", .peer = &publisher, .box = {
+          .mode = "container:x", .exposed = "80 53/udp 81", .networks = "" },
+          .out = "h:c:53:udp web-53 10.1.1.1:5353 [udp] | "
+                 "h:c:80 web-80 10.0.0.9:8080 | h:c:81 web-81 172.17.0.2:81" },
+        { .why = "shares, -internal", .peer = &publisher, .box = {
+          .mode = "container:x", .exposed = "80", .networks = "" },
+          .cfg = { .internal = true }, .out = "h:c:80 web 172.17.0.2:80" },
+        { .why = "shares, X's networks looked at the same way",
+          .peer = &on_nets, .box = { .mode = "container:x", .exposed = "80",
+          .networks = "" }, .out = "h:c:80 web 10.3.0.2:80" },
+        { .why = "shares the host's", .peer = &on_host, .box = {
+          .mode = "container:x", .exposed = "80", .networks = "" },
+          .out = "h:c:80 web 10.0.0.9:80" },
+        { .why = "shares the host's, -internal", .peer = &on_host,
+          .cfg = { .internal = true }, .box = { .mode = "container:x",
+          .exposed = "80", .networks = "" },
+          .out = "h:c:80 web 10.0.0.9:80" },
+        { .why = "shares, X does not run", .box = { .mode = "container:x",
+          .exposed = "80", .networks = "" }, .out = "",
+          .notes = NOT_ON_HOST("80") },
+        { .why = "shares, Podman copies X's ports", .peer = &publisher,
+          .box = { .mode = "container:x", .ports = "80=8080" }, .out = "",
+          .notes = NOT_ON_HOST("80") },
+        { .why = "shares, Podman, -internal", .peer = &publisher,
+          .cfg = { .internal = true }, .box = { .mode = "container:x",
+          .ports = "80=8080" }, .out = "", .notes = NOT_ON_HOST("80") },
+    };
+
+    svc_rows(row, LENGTH(row));
+}
+
+static void svc_addresses(void)
+{
+#define TO(ip) .cfg = { .ip = S(ip) }
+    static const struct svc_row row[] = {
+        { .why = "rule 1: label", .cfg = { .ip_label = S("ip"),
+          .ip = S("9.9.9.9") }, .box = { .ports = "80=1.1.1.1@81",
+          .labels = "ip=8.8.8.8" }, .out = "h:c:80 web 8.8.8.8:81" },
+        { .why = "rule 1: its mask", .cfg = { .ip_label = S("ip") },
+          .box = { .ports = "80=81", .labels = "ip=fd00::1/64" },
+          .out = "h:c:80 web [fd00::1]:81" },
+        { .why = "rule 1: an empty one", .cfg = { .ip_label = S("ip") },
+          .box = { .ports = "80=81", .labels = "ip=" },
+          .out = "h:c:80 web 10.0.0.9:81" },
+        { .why = "rule 1: before -internal", .cfg = { .ip_label = S("ip"),
+          .internal = true }, .box = { .ports = "80=81",
+          .labels = "ip=8.8.8.8" }, .out = "h:c:80 web 8.8.8.8:80" },
+        { .why = "rule 2: before -ip", .cfg = { .internal = true,
+          .ip = S("9.9.9.9") }, .box = { .ports = "80=81" },
+          .out = "h:c:80 web 172.17.0.2:80" },
+        { .why = "rule 2: the network of NetworkMode", .cfg = { .internal =
+          true }, .box = { .ports = "80", .mode = "web",
+          .networks = "app=10.1.0.2 web=10.2.0.2" },
+          .out = "h:c:80 web 10.2.0.2:80" },
+        { .why = "rule 2: NetworkMode by ID", .cfg = { .internal = true },
+          .box = { .ports = "80", .mode = "id-of-web",
+          .networks = "app=10.1.0.2 web=10.2.0.2" },
+          .out = "h:c:80 web 10.2.0.2:80" },
+        { .why = "rule 2: mode default is the bridge", .cfg = { .internal =
+          true }, .box = { .ports = "80", .mode = "default",
+          .networks = "app=10.1.0.2 bridge=172.17.0.3" },
+          .out = "h:c:80 web 172.17.0.3:80" },
+        { .why = "rule 2: else the first by name", .cfg = { .internal = true },
+          .box = { .ports = "80", .mode = "gone",
+          .networks = "web=10.2.0.2 app=10.1.0.2 aaa=" },
+          .out = "h:c:80 web 10.1.0.2:80" },
+        { .why = "rule 2: no network at all", .cfg = { .internal = true },
+          .box = { .ports = "80", .networks = "web=" }, .out = "",
+          .notes = NOT_ON_HOST("80") },
+        { .why = "rule 3", TO("9.9.9.9"), .box = { .ports = "80=1.1.1.1@81" },
+          .out = "h:c:80 web 9.9.9.9:81" },
+        { .why = "rule 3: host mode", TO("9.9.9.9"), .box = { .mode = "host",
+          .exposed = "80", .networks = "host=" },
+          .out = "h:c:80 web 9.9.9.9:80" },
+        { .why = "rule 3: any text", TO("no address"), .box = { .ports =
+          "80=81" }, .out = "h:c:80 web no address:81" },
+        { .why = "rule 4", .box = { .ports = "80=127.0.0.1@81" },
+          .out = "h:c:80 web 127.0.0.1:81" },
+        { .why = "rule 4: IPv6", .box = { .ports = "80=::1@81" },
+          .out = "h:c:80 web [::1]:81" },
+        { .why = "rule 4: :: is none", .box = { .ports = "80=::@81" },
+          .out = "h:c:80 web 10.0.0.9:81" },
+        { .why = "rule 5: -ip is of published ports", TO("9.9.9.9"),
+          .box = { .mode = "lan", .exposed = "80",
+          .networks = "lan=192.0.2.7!" }, .out = "h:c:80 web 192.0.2.7:80" },
+        { .why = "user-defined network: host's address and port",
+          .box = { .mode = "proj_default", .ports = "80=8080",
+          .networks = "proj_default=172.20.0.2" },
+          .out = "h:c:80 web 10.0.0.9:8080" },
+        { .why = "rule 6: none", .cfg = { .no_host = true }, .box = { .ports =
+          "80=8080" }, .out = "", .notes = "1ignored: 0123456789ab port 80: "
+          "this host's address is not known, give it with -ip" },
+        { .why = "rule 6: none, but not needed", .cfg = { .no_host = true },
+          .box = { .ports = "80=1.1.1.1@8080" },
+          .out = "h:c:80 web 1.1.1.1:8080" },
+    };
+
+    svc_rows(row, LENGTH(row));
+}
+
+static void svc_names(void)
+{
+#define IMAGE(i, n) { .why = i, .box = { .image = i, .ports = "80=1", \
+    .labels = "com.docker.compose.service=compose" }, \
+    .out = "h:c:80 " n " 10.0.0.9:1" }
+    static const struct svc_row row[] = {
+        IMAGE("web", "web"), IMAGE("registry:5000/team/app:1.2", "app"),
+        IMAGE("registry:5000/app", "app"), IMAGE("a/b/c", "c"),
+        IMAGE("app@sha256:0123", "app"), IMAGE("r:1/a:2@sha256:01", "a"),
+        IMAGE("Mixed.Case_x", "Mixed.Case_x"), IMAGE("", "compose"),
+        IMAGE("sha256:c0ffee", "compose"), IMAGE("c0ffee", "compose"),
+        IMAGE("c0ffee012345", "compose"), IMAGE("facade", "facade"),
+        IMAGE("0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcde"
+              "f", "compose"),
+        { .why = "an image ID, no label", .box = { .image = "c0ffee01",
+          .ports = "80=1" }, .out = "h:c:80 c 10.0.0.9:1" },
+        { .why = "SERVICE_NAME", .box = { .ports = "80=1",
+          .env = "SERVICE_NAME=n" },
+          .out = "h:c:80 n 10.0.0.9:1" },
+        { .why = "an empty name is none", .box = { .ports = "80=1",
+          .env = "SERVICE_NAME=" }, .out = "h:c:80 web 10.0.0.9:1" },
+        { .why = "a name of all ports is suffixed, of this port is not",
+          .box = { .ports = "80=1 81=2",
+          .env = "SERVICE_NAME=n|SERVICE_81_NAME=m" },
+          .out = "h:c:80 n-80 10.0.0.9:1 | h:c:81 m 10.0.0.9:2" },
+        { .why = "an empty name of the port", .box = { .ports = "80=1 81=2",
+          .env = "SERVICE_81_NAME=" },
+          .out = "h:c:80 web-80 10.0.0.9:1 | h:c:81 web-81 10.0.0.9:2" },
+        { .why = "-explicit", .cfg = { .only_named = true }, .box = {
+          .ports = "80=1 81=2", .env = "SERVICE_81_NAME=m" },
+          .out = "h:c:81 m 10.0.0.9:2", .notes = IGNORED("80") },
+        { .why = "-explicit, a name of all", .cfg = { .only_named = true },
+          .box = { .ports = "80=1", .env = "SERVICE_NAME=n" },
+          .out = "h:c:80 n 10.0.0.9:1" },
+        { .why = "-explicit, another port's", .cfg = { .only_named = true },
+          .box = { .ports = "80=1", .env = "SERVICE_81_NAME=n" },
+          .out = "", .notes = IGNORED("80") },
+        { .why = "ID", .box = { .ports = "80=1", .env = "SERVICE_ID=i/d x" },
+          .out = "i/d x web 10.0.0.9:1" },
+        { .why = "ID of a port", .box = { .ports = "80=1 81=2",
+          .env = "SERVICE_81_ID=i" },
+          .out = "h:c:80 web-80 10.0.0.9:1 | i web-81 10.0.0.9:2" },
+        { .why = "the same ID: the later ones get more", .box = {
+          .ports = "80=1 80/udp=2 81=3", .env = "SERVICE_ID=i" },
+          .out = "i web-80 10.0.0.9:1 | i:80:udp web-80 10.0.0.9:2 [udp] | "
+                 "i:81 web-81 10.0.0.9:3", .notes = "1" },
+        { .why = "the same ID again", .box = { .ports = "80=1 81=2 82=3",
+          .env = "SERVICE_ID=i|SERVICE_82_ID=i:81" },
+          .out = "i web-80 10.0.0.9:1 | i:81 web-81 10.0.0.9:2 | "
+                 "i:81:82 web-82 10.0.0.9:3", .notes = "1" },
+        { .why = "an ID that could never be deregistered", .box = {
+          .ports = "80=1 81=2 82=3 83=4 84=5", .env = "SERVICE_80_ID=|"
+          "SERVICE_81_ID=/a|SERVICE_82_ID=a//b|SERVICE_83_ID=a/../b|"
+          "SERVICE_84_ID=." , .image = "w" },
+          .out = "h:c:80 w-80 10.0.0.9:1 | h:c:81 w-81 10.0.0.9:2 | "
+                 "h:c:82 w-82 10.0.0.9:3 | h:c:83 w-83 10.0.0.9:4 | "
+                 "h:c:84 w-84 10.0.0.9:5",
+          .notes = "1" },
+        { .why = "dots elsewhere", .box = { .ports = "80=1",
+          .env = "SERVICE_ID=a..b/.c/d./..." },
+          .out = "a..b/.c/d./... web 10.0.0.9:1" },
+    };
+
+    svc_rows(row, LENGTH(row));
+}
+
+static void svc_metadata(void)
+{
+#define ENV(e) .box = { .ports = "80=1", .env = e }
+#define ONE "h:c:80 web 10.0.0.9:1"
+    static const struct svc_row row[] = {
+        { .why = "only SERVICE_, exactly so", ENV("XSERVICE_A=1|service_b=2|"
+          "SERVICE=3|SERVICE_C=4|SERVICE_D"), .out = ONE " {c=4}" },
+        { .why = "folded", ENV("SERVICE_Ab_CD=Ef"), .out = ONE " {ab_cd=Ef}" },
+        { .why = "the value is all behind the first =",
+          ENV("SERVICE_A=x=y=|SERVICE_B="), .out = ONE " {a=x=y= b=}" },
+        { .why = "of this port, before all ports", ENV("SERVICE_80_A=p|"
+          "SERVICE_A=q|SERVICE_B=r"), .out = ONE " {a=p b=r}" },
+        { .why = "of other ports", ENV("SERVICE_81_A=p|SERVICE_8_A=q|"
+          "SERVICE_080_A=r|SERVICE_800_A=s"), .out = ONE },
+        { .why = "digits alone are an attribute", ENV("SERVICE_8080=x|"
+          "SERVICE_80=y"), .out = ONE " {80=y 8080=x}" },
+        { .why = "digits and no more", ENV("SERVICE_80_=x"),
+          .out = ONE " {80_=x}" },
+        { .why = "not all digits", ENV("SERVICE_80X_A=x"),
+          .out = ONE " {80x_a=x}" },
+        { .why = "the later variable", ENV("SERVICE_A=1|SERVICE_a=2"),
+          .out = ONE " {a=2}" },
+        { .why = "label over environment", .box = { .ports = "80=1",
+          .env = "SERVICE_A=e|SERVICE_B=e", .labels = "SERVICE_A=l" },
+          .out = ONE " {a=l b=e}" },
+        { .why = "of this port in the environment, over a label", .box = {
+          .ports = "80=1", .env = "SERVICE_80_A=e", .labels = "SERVICE_A=l" },
+          .out = ONE " {a=e}" },
+        { .why = "tags", ENV("SERVICE_TAGS=b,a,b"), .out = ONE " [b,a,b]" },
+        { .why = "tags: empty ones vanish, blanks stay",
+          ENV("SERVICE_TAGS=,a,, b ,"), .out = ONE " [a, b ]" },
+        { .why = "tags: \\, is a comma, \\ else itself",
+          ENV("SERVICE_TAGS=a\\,b,\\,,c\\d,e\\"),
+          .out = ONE " [a,b,,,c\\d,e\\]" },
+        { .why = "tags of the port, of the line, of udp", .cfg = { .tags =
+          S("x,y") }, .box = { .ports = "53/udp=1",
+          .env = "SERVICE_TAGS=a|SERVICE_53_TAGS=b" },
+          .out = "h:c:53:udp web 10.0.0.9:1 [b,x,y,udp]" },
+        { .why = "tags: empty ones of the port", ENV("SERVICE_TAGS=a|"
+          "SERVICE_80_TAGS="), .out = ONE },
+        { .why = "ignore", ENV("SERVICE_IGNORE=true"), .out = "",
+          .notes = IGNORED("80") },
+        { .why = "ignore: also false", ENV("SERVICE_IGNORE=false"), .out = "",
+          .notes = IGNORED("80") },
+        { .why = "ignore: not the empty one", ENV("SERVICE_IGNORE="),
+          .out = ONE },
+        { .why = "ignore one port", .box = { .ports = "80=1 81=2",
+          .env = "SERVICE_80_IGNORE=x" }, .out = "h:c:81 web-81 10.0.0.9:2",
+          .notes = IGNORED("80") },
+        { .why = "ignore all but one", .box = { .ports = "80=1 81=2",
+          .env = "SERVICE_IGNORE=x|SERVICE_81_IGNORE=" },
+          .out = "h:c:81 web-81 10.0.0.9:2", .notes = IGNORED("80") },
+        { .why = "check_ are attributes too", ENV("SERVICE_CHECK_HTTP=/|"
+          "SERVICE_80_CHECK_INTERVAL=5s"),
+          .out = ONE " {check_http=/ check_interval=5s}" },
+        { .why = "what Consul would refuse is left out", ENV("SERVICE_A.B=1|"
+          "SERVICE_A=2|SERVICE_consul-x=3|SERVICE_REGISTRATOR=4|SERVICE_=5|"
+          "SERVICE_\xc3\xa9=6"), .out = ONE " {a=2}",
+          .notes = "1" },
+    };
+
+    svc_rows(row, LENGTH(row));
+}
+
+/* Attributes at Consul's limits: 63 and our own mark. */
+static void svc_limits(void)
+{
+    struct buf env = { .max = 0 }, note = { .max = 0 };
+    struct svc_row row = { .why = "64 attributes", .out = "" };
+    size_t i, n;
+
+    for (n = 63; n <= 65; n++) {
+        struct docker_container *c;
+        struct svc_notes notes = { { .max = 0 } };
+        struct svc_config cfg = { .hostname = S("h"), .attrs_max = 63,
+                                  .refuses = consul_attr_refused };
+        struct svc_set *set;
+
+        env.n = 0;
+        buf_lit(&env, "SERVICE_NAME=n|SERVICE_TAGS=t");
+        for (i = 0; i < n; i++) {
+            buf_lit(&env, "|SERVICE_A");
+            buf_u64(&env, 100 + i);
+            buf_lit(&env, "=x");
+        }
+        buf_byte(&env, '\0');
+        row.box.ports = "80=1";
+        row.box.env = env.p;
+        c = box_open(&row.box);
+        set = svc_derive(&cfg, c, NULL, &notes);
+        WANT(set->n == 1 && set->service[0].attrs == 63);
+        WANT((notes.text.n > 0) == (n > 63));
+        svc_free(set);
+        docker_free(c);
+        buf_free(&notes.text);
+    }
+    WANT(consul_attr_refused(STR("a"), STR("")) == NULL);
+    env.n = 0;
+    for (i = 0; i < 513; i++)
+        buf_byte(&env, 'x');
+    WANT(!consul_attr_refused(str_upto(buf_str(&env), 128), STR("")));
+    WANT(consul_attr_refused(str_upto(buf_str(&env), 129), STR("")));
+    WANT(!consul_attr_refused(STR("a"), str_upto(buf_str(&env), 512)));
+    WANT(consul_attr_refused(STR("a"), buf_str(&env)));
+    buf_free(&env);
+    buf_free(&note);
+}
+
+/* Containers that do not run: of their services only the IDs count, and all
+ * that they may have had must be among them. */
+static void svc_hollow(void)
+{
+    static const struct svc_row row[] = {
+        { .why = "exposed ports", .box = { .ended = true, .exposed =
+          "80 53/udp", .networks = "bridge=" },
+          .out = "hollow | h:c:53:udp | h:c:80" },
+        { .why = "its own ID", .box = { .ended = true, .exposed = "80 81",
+          .env = "SERVICE_ID=i|SERVICE_80_IGNORE=1" }, .out = "hollow | i",
+          .notes = IGNORED("80") },
+        { .why = "-internal", .cfg = { .internal = true }, .box = { .ended =
+          true, .exposed = "80", .networks = "" }, .out = "hollow | h:c:80" },
+        { .why = "shares a network", .box = { .ended = true, .exposed = "80",
+          .mode = "container:x", .networks = "" },
+          .out = "hollow | h:c:80" },
+        { .why = "stale ports", .box = { .ended = true, .ports = "80=8080" },
+          .out = "hollow | h:c:80" },
+        { .why = "no address of the host", .cfg = { .no_host = true },
+          .box = { .ended = true, .exposed = "80" },
+          .out = "hollow | h:c:80" },
+        { .why = "no ports", .box = { .ended = true }, .out = "hollow",
+          .notes = "no published ports" },
+    };
+
+    svc_rows(row, LENGTH(row));
+}
+
+/* ---- Registries ---- */
+
+static void consul_check_kinds(void)
+{
+#define TEN ",'Interval':'10s'"
+    static const struct {
+        const char *env, *ip, *out;
+    } row[] = {
+        { "", NULL, "" }, { "SERVICE_CHECK_INTERVAL=5s", NULL, "" },
+        { "SERVICE_CHECK_HTTP=", NULL, "" },
+        { "SERVICE_CHECK_HTTP=/x?y", NULL,
+          "{'HTTP':'http://10.0.0.9:81/x?y'" TEN "}" },
+        { "SERVICE_CHECK_HTTP=x", NULL,
+          "{'HTTP':'http://10.0.0.9:81/x'" TEN "}" },
+        { "SERVICE_CHECK_HTTP=/|SERVICE_CHECK_HTTP_METHOD=HEAD|"
+          "SERVICE_CHECK_INTERVAL=1m|SERVICE_CHECK_TIMEOUT=2s|"
+          "SERVICE_CHECK_TLS_SKIP_VERIFY=1|SERVICE_CHECK_INITIAL_STATUS="
+          "passing|SERVICE_CHECK_DEREGISTER_AFTER=3m", NULL,
+          "{'HTTP':'http://10.0.0.9:81/','Method':'HEAD','Interval':'1m',"
+          "'Timeout':'2s','Status':'passing',"
+          "'DeregisterCriticalServiceAfter':'3m'}" },
+        { "SERVICE_CHECK_HTTP=/", "fd00::1",
+          "{'HTTP':'http://[fd00::1]:81/'" TEN "}" },
+        { "SERVICE_CHECK_HTTPS=/|SERVICE_CHECK_HTTPS_METHOD=PUT|"
+          "SERVICE_CHECK_TLS_SKIP_VERIFY=true", NULL,
+          "{'HTTP':'https://10.0.0.9:81/','Method':'PUT',"
+          "'TLSSkipVerify':true" TEN "}" },
+        { "SERVICE_CHECK_CMD=echo 'x'|SERVICE_CHECK_TIMEOUT=2s", NULL,
+          "{'Args':['check-cmd','0123456789ab','80','echo \\'x\\'']" TEN "}" },
+        { "SERVICE_CHECK_SCRIPT=nc $SERVICE_IP $SERVICE_PORT # $SERVICE_IP",
+          NULL, "{'Args':['/bin/sh','-c','nc 10.0.0.9 81 # 10.0.0.9']" TEN
+          "}" },
+        { "SERVICE_CHECK_TTL=30s|SERVICE_CHECK_INTERVAL=5s|"
+          "SERVICE_CHECK_TIMEOUT=2s", NULL, "{'TTL':'30s'}" },
+        { "SERVICE_CHECK_TCP=true|SERVICE_CHECK_TIMEOUT=2s", "fd00::1",
+          "{'TCP':'[fd00::1]:81'" TEN ",'Timeout':'2s'}" },
+        { "SERVICE_CHECK_GRPC=true", NULL, "{'GRPC':'10.0.0.9:81'" TEN "}" },
+        { "SERVICE_CHECK_GRPC=true|SERVICE_CHECK_TLS_SKIP_VERIFY=1", NULL,
+          "{'GRPC':'10.0.0.9:81'" TEN "}" },
+        { "SERVICE_CHECK_GRPC=true|SERVICE_CHECK_GRPC_USE_TLS=1|"
+          "SERVICE_CHECK_TLS_SKIP_VERIFY=1", NULL,
+          "{'GRPC':'10.0.0.9:81','GRPCUseTLS':true,'TLSSkipVerify':true" TEN
+          "}" },
+        /* the first that is not empty */
+        { "SERVICE_CHECK_TTL=30s|SERVICE_CHECK_HTTP=|SERVICE_CHECK_TCP=1",
+          NULL, "{'TTL':'30s'}" },
+        { "SERVICE_CHECK_GRPC=1|SERVICE_CHECK_CMD=x|SERVICE_CHECK_HTTPS=/",
+          NULL, "{'HTTP':'https://10.0.0.9:81/'" TEN "}" },
+        /* text cannot leave its place */
+        { "SERVICE_CHECK_TTL=1s'},'Name':'evil", NULL,
+          "{'TTL':'1s\\'},\\'Name\\':\\'evil'}" },
+    };
+    struct buf out = { .max = 0 }, wanted = { .max = 0 }, env = { .max = 0 };
+    size_t i;
+
+    for (i = 0; i < LENGTH(row); i++) {
+        struct box box = { .ports = "80=81" };
+        struct svc_config cfg = { .host = S("10.0.0.9"), .hostname = S("h") };
+        struct svc_notes notes = { { .max = 0 } };
+        struct docker_container *c;
+        struct svc_set *set;
+
+        (void)quoted(&env, row[i].env);
+        buf_byte(&env, '\0');
+        box.env = env.p;
+        cfg.ip = str_of(row[i].ip);
+        c = box_open(&box);
+        set = svc_derive(&cfg, c, NULL, &notes);
+        out.n = 0;
+        consul_checks(&out, &set->service[0]);
+        SAME(buf_str(&out), quoted(&wanted, row[i].out), row[i].env);
+        svc_free(set);
+        docker_free(c);
+        buf_free(&notes.text);
+    }
+    buf_free(&out);
+    buf_free(&wanted);
+    buf_free(&env);
+}
+
+/* What Consul lists of a registration: the same in another dress. */
+static void listed(struct buf *b, const struct json *j)
+{
+    static const char *const name[][2] = {
+        { "Weights", NULL }, { "Service", "Name" }, { "Address", "Address" },
+        { "ID", "ID" }, { "Tags", "Tags" }, { "Port", "Port" },
+        { "Meta", "Meta" }, { "EnableTagOverride", NULL },
+    };
+    size_t i;
+
+    for (i = 0; i < LENGTH(name); i++) {
+        size_t t = name[i][1] == NULL ? 0 : json_get(j, 1, name[i][1]);
+        struct str raw = json_raw(j, t);
+
+        if (json_type(j, t) == JSON_STRING) {   /* with its quotes */
+            raw.p--;
+            raw.n += 2;
+        }
+        buf_lit(b, i > 0 ? "," : "{");
+        buf_json(b, str_of(name[i][0]));
+        buf_byte(b, ':');
+        buf_add(b, t != 0 ? raw : STR("\"\""));
+    }
+    buf_byte(b, '}');
+}
+
+/* A registration, and the row that Consul then lists: it looks the same. */
+static void consul_round_trip(void)
+{
+    static const struct {
+        struct box box;
+        const char *body;       /* with mark M; NULL: whatever it is */
+    } row[] = {
+        { { .ports = "80=81" }, "{'ID':'h:c:80','Name':'web','Address':"
+          "'10.0.0.9','Port':81,'Meta':{M}}" },
+        { { .ports = "80=81", .env = "SERVICE_TAGS=b,a|SERVICE_X=y|"
+            "SERVICE_CHECK_TTL=30s" }, "{'ID':'h:c:80','Name':'web',"
+          "'Address':'10.0.0.9','Port':81,'Tags':['b','a'],'Meta':{"
+          "'check_ttl':'30s','x':'y',M},'Check':{'TTL':'30s'}}" },
+        { { .ports = "80=81", .env = "SERVICE_NAME=\"\\\n\xe2\x82\xac\xff<|"
+            "SERVICE_TAGS=\x01,\",\\\\,\xf0\x9f\x98\x80|SERVICE_ID=a/b c%20?#"
+            "|SERVICE_X=\x7f" }, NULL },
+    };
+    static const struct {
+        const char *a, *b;
+    } differs[] = {
+        { "'Service':'a'", "'Service':'b'" }, { "'Port':1", "'Port':2" },
+        { "'Address':'a'", "'Address':''" }, { "'Tags':['a']", "'Tags':[]" },
+        { "'Tags':['a','b']", "'Tags':['b','a']" },
+        { "'Tags':['ab']", "'Tags':['a','b']" },
+        { "'Tags':['a','']", "'Tags':['a']" },
+        { "'Service':'a','Address':''", "'Service':'','Address':'a'" },
+    };
+    struct json j = { { NULL, 0 }, NULL, 0, 0 };
+    struct buf body = { .max = 0 }, list = { .max = 0 }, want_ = { .max = 0 };
+    struct arena a = { NULL };
+    struct reg_row r, r2;
+    struct err e;
+    size_t i, at;
+
+    for (i = 0; i < LENGTH(row); i++) {
+        struct svc_config cfg = { .host = S("10.0.0.9"), .hostname = S("h"),
+                                  .attrs_max = 63,
+                                  .refuses = consul_attr_refused };
+        struct svc_notes notes = { { .max = 0 } };
+        struct docker_container *c = box_open(&row[i].box);
+        struct svc_set *set = svc_derive(&cfg, c, NULL, &notes);
+        const struct service *s = &set->service[0];
+        struct buf mark = { .max = 0 };
+
+        reg_mark(&mark, 0xfedcba9876543210u, 0x0123456789abcdefu, 0x89abcdefu);
+        body.n = list.n = want_.n = 0;
+        consul_body(&body, s, buf_str(&mark));
+        if (row[i].body != NULL) {
+            struct str text = quoted(&list, row[i].body);
+
+            at = str_find(text, STR("{M}"));
+            at = at < text.n ? at + 1 : str_find(text, STR(",M}")) + 1;
+            buf_add(&want_, str_upto(text, at));
+            buf_lit(&want_, "\"registrator\":\"");
+            buf_add(&want_, buf_str(&mark));
+            buf_lit(&want_, "\"");
+            buf_add(&want_, str_from(text, at + 1));
+            SAME(buf_str(&body), buf_str(&want_), row[i].body);
+        }
+        WANT(json_parse(&j, edge(buf_str(&body)), &e) == 0);
+        list.n = 0;
+        listed(&list, &j);
+        WANT(json_parse(&j, edge(buf_str(&list)), &e) == 0);
+        WANT(consul_row(&j, &a, &r));
+        WANT(r.marked && r.keeps_marks && r.owner == 0xfedcba9876543210u &&
+             r.content == 0x0123456789abcdefu && r.checks == 0x89abcdefu);
+        SAME(r.id, s->id, "the ID");
+        want(r.view == reg_view_of(s), __LINE__, "view of %.*s",
+             PUT(buf_str(&body)));
+        svc_free(set);
+        docker_free(c);
+        buf_free(&mark);
+        buf_free(&notes.text);
+    }
+    for (i = 0; i < LENGTH(differs); i++) {
+        body.n = list.n = 0;
+        (void)quoted(&list, differs[i].a);
+        buf_lit(&body, "{\"ID\":\"x\",");
+        buf_add(&body, buf_str(&list));
+        buf_byte(&body, '}');
+        WANT(json_parse(&j, buf_str(&body), &e) == 0);
+        WANT(consul_row(&j, &a, &r) && !r.marked && !r.keeps_marks);
+        (void)quoted(&list, differs[i].b);
+        body.n = 0;
+        buf_lit(&body, "{\"ID\":\"x\",\"Meta\":null,");
+        buf_add(&body, buf_str(&list));
+        buf_byte(&body, '}');
+        WANT(json_parse(&j, buf_str(&body), &e) == 0);
+        WANT(consul_row(&j, &a, &r2) && !r2.marked && r2.keeps_marks);
+        ROW(r.view != r2.view, differs[i].a);
+    }
+    mem_drop(&a);
+    json_free(&j);
+    buf_free(&body);
+    buf_free(&list);
+    buf_free(&want_);
+}
+
+static void consul_rows(void)
+{
+    static const struct {
+        const char *in;
+        bool ok, marked;
+    } row[] = {
+        { "{}", false, false }, { "[]", false, false },
+        { "{'ID':''}", false, false }, { "{'ID':7}", false, false },
+        { "{'ID':'x','Tags':null,'Meta':null,'Port':-1}", true, false },
+        { "{'ID':'x','Tags':{'a':'b'},'Meta':[1],'Port':70000}", true, false },
+        { "{'ID':'x','Meta':{'registrator':"
+          "'0123456789abcdef-0123456789abcdef01234567'}}", true, true },
+        { "{'ID':'x','Meta':{'registrator':"
+          "'0123456789abcdef-0123456789abcdef0123456'}}", true, false },
+        { "{'ID':'x','Meta':{'registrator':"
+          "'0123456789abcdef-0123456789abcdef012345678'}}", true, false },
+        { "{'ID':'x','Meta':{'registrator':"
+          "'0123456789abcdeg-0123456789abcdef01234567'}}", true, false },
+        { "{'ID':'x','Meta':{'registrator':"
+          "'123456789abcdef-00123456789abcdef01234567'}}", true, false },
+        { "{'ID':'x','Meta':{'registrator':'-'}}", true, false },
+        { "{'ID':'x','Meta':{'registrator':''}}", true, false },
+        { "{'ID':'x','Meta':{'registrator':null}}", true, false },
+    };
+    static const struct {
+        enum reg_call call;
+        unsigned status;
+        const char *body;
+        enum reg_verdict verdict;
+    } verdict[] = {
+        { REG_PUT, 200, "", REG_DONE }, { REG_DROP, 200, "", REG_DONE },
+        { REG_PUT, 400, "Invalid check", REG_REFUSED },
+        { REG_PUT, 403, "Permission denied", REG_LATER },
+        { REG_PUT, 404, "", REG_LATER }, { REG_PUT, 500, "", REG_LATER },
+        { REG_PUT, 500, "Scripts are disabled on this agent", REG_REFUSED },
+        { REG_PUT, 0, "", REG_LATER }, { REG_DROP, 0, "", REG_LATER },
+        { REG_DROP, 403, "", REG_LATER },
+        { REG_DROP, 404, "Unknown service ID \"x\".", REG_DONE },
+        { REG_DROP, 404, "", REG_DONE },
+        { REG_DROP, 500, "Unknown service {\"x\" {}}", REG_DONE },
+        { REG_DROP, 500, "No known Consul servers", REG_LATER },
+        { REG_PUT, 500, "Unknown service {\"x\" {}}", REG_LATER },
+        { REG_DROP, 403, "Unknown service", REG_LATER },
+        { REG_PUT, 429, "", REG_LATER }, { REG_PUT, 301, "", REG_LATER },
+    };
+    struct json j = { { NULL, 0 }, NULL, 0, 0 };
+    struct buf text = { .max = 0 };
+    struct arena a = { NULL };
+    struct reg_row r;
+    struct err e;
+    size_t i;
+
+    for (i = 0; i < LENGTH(row); i++) {
+        ROW(json_parse(&j, edge(quoted(&text, row[i].in)), &e) == 0,
+            row[i].in);
+        ROW(consul_row(&j, &a, &r) == row[i].ok, row[i].in);
+        ROW(r.marked == row[i].marked, row[i].in);
+    }
+    for (i = 0; i < LENGTH(verdict); i++) {
+        struct answer ans = { verdict[i].status, str_of(verdict[i].body), 0,
+                              NULL };
+
+        want(consul_verdict(verdict[i].call, &ans) == verdict[i].verdict,
+             __LINE__, "%u %s", verdict[i].status, verdict[i].body);
+    }
+    mem_drop(&a);
+    json_free(&j);
+    buf_free(&text);
+}
+
+/* What -cleanup takes for an entry of this host. */
+static void bridge_ids(void)
+{
+    static const struct {
+        const char *host, *id, *name;       /* NULL: it is none */
+    } row[] = {
+        { "h", "h:web:80", "web" }, { "h", "h:web:80:udp", "web" },
+        { "h", "h:w1_.-x:0", "w1_.-x" }, { "h", "h:80:80", "80" },
+        { "h", "h:udp:80:udp", "udp" }, { "h:1", "h:1:web:80", "web" },
+        { "h.d", "h.d:web:80", "web" },
+        { "h", "h:w:80", NULL }, { "h", "hh:web:80", NULL },
+        { "h", "g:web:80", NULL }, { "h", "h:web:", NULL },
+        { "h", "h:web", NULL }, { "h", "h:web:80x", NULL },
+        { "h", "h:web:80:tcp", NULL }, { "h", "h:web:80:udp:udp", NULL },
+        { "h", "h::80", NULL }, { "h", "h:.web:80", NULL },
+        { "h", "h:-web:80", NULL }, { "h", "h:we b:80", NULL },
+        { "h", "h:web:80:81", NULL }, { "h", "h:1:web:80", NULL },
+        { "h", "h", NULL }, { "h", "", NULL }, { "h", ":udp", NULL },
+        { "h", "h:web:80\n", NULL }, { "h.d", "hxd:web:80", NULL },
+    };
+    static struct bridge b;
+    size_t i;
+
+    for (i = 0; i < LENGTH(row); i++) {
+        struct str name = STR("");
+        bool is;
+
+        b.cfg.hostname = str_of(row[i].host);
+        is = bridge_usual_id(&b, edge(str_of(row[i].id)), &name);
+        ROW(is == (row[i].name != NULL), row[i].id);
+        if (is && row[i].name != NULL)
+            SAME(name, str_of(row[i].name), row[i].id);
+    }
+}
+
+/* ---- Connections ---- */
+
+/* A peer within this process, on the loopback: what the script of a case
+ * tells it to do.  `said` is what became of our requests, in order. */
+struct scene {
+    struct endpoint p;
+    int listener, peer[16];
+    size_t peers;
+    uint64_t now;
+    char next;                  /* the name of the next request */
+    struct buf said;
+};
+
+static void scene_done(struct request *r, const struct answer *a)
+{
+    struct scene *s = r->owner;
+    char name = *(const char *)r->context;
+
+    buf_lit(&s->said, s->said.n > 0 ? " " : "");
+    buf_byte(&s->said, name);
+    if (a->status > 0) {
+        buf_u64(&s->said, a->status);
+        buf_add(&s->said, a->body);
+    } else {
+        buf_lit(&s->said, a->err == NULL ? "-" : "!");
+    }
+}
+
+/* The reader of a stream: what comes, between < and >. */
+static int scene_body(struct request *r, struct str piece, struct err *e)
+{
+    struct scene *s = r->owner;
+
+    if (str_eq(piece, STR("bad")))
+        return err_set(e, "bad");
+    buf_byte(&s->said, '<');
+    buf_add(&s->said, piece);
+    buf_byte(&s->said, '>');
+    return 0;
+}
+
+/* Lets our side do all that it can. */
+static void scene_turn(struct scene *s)
+{
+    struct pollfd p[CONNS_MAX + 1];
+    bool again = true;
+    size_t i;
+
+    while (again) {
+        int fd;
+
+        conn_assign(&s->p, s->now);
+        for (i = 0; i < CONNS_MAX; i++) {
+            struct conn *c = &s->p.conn[i];
+
+            p[i].fd = c->state == CONN_FREE ? -1 : c->fd;
+            p[i].events = c->state == CONN_FREE ? 0 : conn_events(c);
+        }
+        p[CONNS_MAX].fd = s->listener;
+        p[CONNS_MAX].events = POLLIN;
+        again = poll(p, LENGTH(p), 3) > 0;
+        if (again && p[CONNS_MAX].revents != 0) {
+            fd = accept(s->listener, NULL, NULL);
+            CHECK(fd >= 0 && s->peers < LENGTH(s->peer) && os_nonblock(fd));
+            s->peer[s->peers++] = fd;
+        }
+        for (i = 0; again && i < CONNS_MAX; i++)
+            if (s->p.conn[i].state != CONN_FREE && p[i].revents != 0)
+                conn_handle(&s->p.conn[i], p[i].revents, s->now);
+    }
+}
+
+static void scene_ask(struct scene *s, bool stream)
+{
+    static const char names[] = "abcdefghijklmnopqrstuvwxyz";
+    struct request *r = conn_request(&s->p, "GET", STR("/"), STR(""));
+    size_t i = (size_t)(s->next++ - 'a');
+
+    r->owner = s;
+    r->context = (void *)(uintptr_t)&names[i];
+    r->done = scene_done;
+    r->stream = stream;
+    r->body = stream ? scene_body : NULL;
+    conn_send(&s->p, r);
+}
+
+static void scene_tell(struct scene *s, size_t peer, const char *text)
+{
+    size_t n = strlen(text);
+
+    CHECK(peer < s->peers && send(s->peer[peer], text, n, MSG_NOSIGNAL) ==
+          (ssize_t)n);
+}
+
+/* q asks, S asks for a stream; the peer of the last digit answers whole (o),
+ * with a last answer (c), without a length (e), half (h), the other half (H),
+ * a stream's head (s) and event (v, V: one that its reader refuses), garbage
+ * (g); it closes (x).  T and t: ten seconds and one pass; R: all is called
+ * off; n: how many connections have come; d: was one lost. */
+static void scene_step(struct scene *s, char step, size_t peer)
+{
+    static const struct {
+        char step;
+        const char *text;
+    } line[] = {
+        { 'o', OK200 LENGTH_OF("2") "\r\nok" },
+        { 'c', OK200 "Connection: close\r\n" LENGTH_OF("1") "\r\nc" },
+        { 'e', OK200 "\r\nend" }, { 'h', OK200 LENGTH_OF("4") "\r\nha" },
+        { 'H', "lf" }, { 's', OK200 CHUNKED "\r\n" },
+        { 'v', "3\r\n{1}\r\n" }, { 'V', "3\r\nbad\r\n" },
+        { 'g', "SSH-2.0\r\n" }, { 'z', "0\r\n\r\n" },
+    };
+    char drop[4096];
+    size_t i;
+
+    for (i = 0; i < LENGTH(line); i++)
+        if (line[i].step == step)
+            scene_tell(s, peer, line[i].text);
+    if (step == 'q' || step == 'S')
+        scene_ask(s, step == 'S');
+    if (step == 'x') {
+        while (read(s->peer[peer], drop, sizeof drop) > 0)
+            continue;
+        (void)close(s->peer[peer]);
+        s->peer[peer] = -1;
+    }
+    if (step == 't' || step == 'T') {
+        s->now += step == 'T' ? CALL_MS : STALL_MS;
+        for (i = 0; i < CONNS_MAX; i++)
+            conn_tick(&s->p.conn[i], s->now);
+    }
+    if (step == 'R')
+        conn_reset(&s->p);
+    if (step == 'n' || step == 'd') {
+        buf_byte(&s->said, ' ');
+        buf_byte(&s->said, step);
+        buf_u64(&s->said, step == 'n' ? s->peers : s->p.dropped);
+    }
+    scene_turn(s);
+}
+
+static void conn_arrows(void)
+{
+    static const struct {
+        const char *why;
+        size_t conns, depth;
+        const char *script, *said;
+    } row[] = {
+        { "an answer", 1, 1, "q0o", "a200ok" },
+        { "one after another, kept open", 1, 1, "q0oq0on", "a200ok b200ok n1"
+        },
+        { "no more than `conns` at a time", 2, 1, "qqqn0o1o0o",
+          "a n2" },
+        { "pipelined, in order", 1, 3, "qqqqn0ooo0o", "pipe" },
+        { "least to do", 2, 2, "qqqq0oo1oon", "least" },
+        { "last answer: those behind go round", 1, 3, "qqq0c1oon", "close" },
+        { "without a length", 1, 3, "qq0ex1on", "until" },
+        { "half and half", 1, 1, "q0hH", "a200half" },
+        { "closed in the middle", 1, 1, "q0hx", "a!" },
+        { "closed in the middle: the one behind goes on", 1, 2, "qq0hx1o",
+          "a! b200ok" },
+        { "closed without an answer", 1, 1, "q0xn", "a! n1" },
+        { "closed without an answer: the one behind goes on", 1, 2, "qq0x1o",
+          "a! b200ok" },
+        { "closed while idle", 1, 1, "q0oxdq1odn",
+          "a200ok d1 b200ok d1 n2" },
+        { "crossing is sent again", 1, 1, "q0oq0xn1o", "a200ok n2 b200ok" },
+        { "crossing is sent again with all behind it", 1, 3, "q0oqqq0x1ooo",
+          "a200ok b200ok c200ok d200ok" },
+        { "crossing is sent again once", 2, 1, "qq0o1oq0x1xn",
+          "a200ok b200ok c! n2" },
+        { "after half an answer it is not sent again", 1, 1, "q0oq0hx",
+          "a200ok b!" },
+        { "an answer that nobody asked for", 1, 1, "q0oon", "a200ok n1" },
+        { "then another connection", 1, 1, "q0ooq1o", "a200ok b200ok" },
+        { "not HTTP", 1, 1, "q0gq1o", "a! b200ok" },
+        { "the deadline", 1, 1, "qTn", "a! n1" },
+        { "the deadline of the head only", 1, 2, "qqTn1o", "dead" },
+        { "half an answer has it too", 1, 1, "q0hT", "a!" },
+        { "what comes puts it off", 1, 1, "qttttt0httttttH",
+          "a200half" },
+        { "a stalled head gives the others back", 1, 3, "qqqt1oo0on", "stall"
+        },
+        { "a stalled head alone waits", 1, 3, "qt0on", "a200ok n1" },
+        { "a stream", 1, 1, "S0svvn", "<><{1}><{1}> n1" },
+        { "a stream never times out", 1, 1, "STT0sTTv", "<><{1}>" },
+        { "a stream and others", 1, 1, "Sqn0s1ov", "stream" },
+        { "a stream that ends", 1, 1, "S0svz", "<><{1}> a200" },
+        { "a stream that breaks", 1, 1, "S0svx", "<><{1}> a!" },
+        { "a stream that its reader refuses", 1, 1, "S0sV", "<> a!" },
+        { "a stream without a length", 1, 1, "S0ex", "<><end> a200" },
+        { "called off", 1, 3, "qqqR", "a- b- c-" },
+        { "called off, then anew", 1, 1, "q0oqRq1on", "a200ok b- c200ok n2" },
+        { "called off with a stream", 2, 1, "SqqR", "off" },
+    };
+    struct sockaddr_in in;
+    socklen_t n = sizeof in;
+    size_t i, k, peer;
+
+    memset(&in, 0, sizeof in);
+    in.sin_family = AF_INET;
+    in.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    for (i = 0; i < LENGTH(row); i++) {
+        static struct scene s;
+
+        memset(&s, 0, sizeof s);
+        conn_init(&s.p, "test", row[i].conns, row[i].depth);
+        s.now = os_now();
+        s.next = 'a';
+        s.listener = socket(AF_INET, SOCK_STREAM, 0);
+        in.sin_port = 0;
+        CHECK(bind(s.listener, (struct sockaddr *)(void *)&in, n) == 0 &&
+              listen(s.listener, 16) == 0 &&
+              getsockname(s.listener, (struct sockaddr *)(void *)&in, &n)
+              == 0);
+        s.p.host = STR("127.0.0.1");
+        s.p.port = ntohs(in.sin_port);
+        buf_lit(&s.p.host_header, "h");
+        for (k = peer = 0; row[i].script[k] != '\0'; k++)
+            if (str_digit(row[i].script[k]))
+                peer = (size_t)(row[i].script[k] - '0');
+            else
+                scene_step(&s, row[i].script[k], peer);
+        SAME(buf_str(&s.said), str_of(row[i].said), row[i].why);
+        conn_reset(&s.p);
+        ROW(s.p.requests == 0, row[i].why);
+        for (k = 0; k < s.peers; k++)
+            os_close(s.peer[k]);
+        os_close(s.listener);
+        buf_free(&s.said);
+        buf_free(&s.p.host_header);
+    }
+}
+
+/* ---- All of it ---- */
+
+int main(int argc, char **argv)
+{
+    static const struct {
+        const char *name;
+        void (*run)(void);
+    } all[] = {
+        { "text numbers", text_numbers }, { "text ports", text_ports },
+        { "text pieces", text_pieces }, { "text utf8", text_utf8 },
+        { "text encoders", text_encoders }, { "text buffers", text_buffers },
+        { "text arena", text_arena }, { "text lists", text_lists },
+        { "text log", text_log },
+        { "json grammar", json_grammar }, { "json size", json_size },
+        { "json lookup", json_lookup }, { "json strings", json_strings },
+        { "json splits", json_splits }, { "json large", json_large },
+        { "http answers", http_answers }, { "http refusals", http_refusals },
+        { "http limits", http_limits }, { "http requests", http_requests },
+        { "url addresses", url_addresses }, { "url texts", url_texts },
+        { "opt lines", opt_lines }, { "opt values", opt_values },
+        { "docker events", docker_events }, { "docker rows", docker_rows },
+        { "docker inspects", docker_inspects },
+        { "svc ports", svc_ports }, { "svc addresses", svc_addresses },
+        { "svc names", svc_names }, { "svc metadata", svc_metadata },
+        { "svc limits", svc_limits }, { "svc hollow", svc_hollow },
+        { "consul checks", consul_check_kinds },
+        { "consul round trip", consul_round_trip },
+        { "consul rows", consul_rows }, { "bridge ids", bridge_ids },
+        { "conn arrows", conn_arrows },
+    };
+    size_t i;
+    int failed = 0, k;
+
+    for (i = 0; i < LENGTH(all); i++) {
+        bool wanted = argc < 2;
+
+        for (k = 1; k < argc; k++)
+            wanted = wanted || str_prefix(str_of(all[i].name),
+                                          str_of(argv[k]));
+        if (!wanted)
+            continue;
+        unit_why.n = 0;
+        all[i].run();
+        if (unit_why.n == 0)
+            printf("ok unit %s\n", all[i].name);
+        else
+            printf("not ok unit %s: %.*s\n", all[i].name,
+                   PUT(buf_str(&unit_why)));
+        failed += unit_why.n > 0;
+        (void)fflush(stdout);
+    }
+    buf_free(&unit_why);
+    return failed > 0;
+}
