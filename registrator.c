@@ -1247,8 +1247,7 @@ static bool url_host(struct str s, struct url *u)
     u->port = 0;
     if (port.n == 0)
         return true;
-    return *port.p == ':' && u->host.n > 0 &&
-           str_port(str_from(port, 1), &u->port);
+    return *port.p == ':' && str_port(str_from(port, 1), &u->port);
 }
 
 /* RFC 3986 section 3, as far as the addresses of peers need it.  The text
@@ -3129,7 +3128,8 @@ static void svc_tags(struct arena *a, struct service *s, struct str own,
         s->tag[s->tags++] = STR("udp");
 }
 
-/* An image that is named by nothing but its ID, whole or the beginning. */
+/* An image that is named by nothing but its ID, whole or the beginning; six
+ * digits are too many to be a name by chance. */
 static bool svc_is_image_id(const struct docker_container *c)
 {
     struct str s = c->image;
@@ -3141,7 +3141,7 @@ static bool svc_is_image_id(const struct docker_container *c)
         if (!str_hexdigit(s.p[i]))
             return false;
     return s.n == 64 || s.n == 12 ||
-           (s.n > 0 && str_prefix(c->digest, s));
+           (s.n >= 6 && str_prefix(c->digest, s));
 }
 
 /* The name of a service that nobody has named. */
@@ -3174,9 +3174,12 @@ static bool svc_id_ok(struct str id)
     static const struct {
         uint32_t from, to;
     } unprintable[] = {
-        { 0, 0x1f }, { 0x7f, 0xa0 }, { 0xad, 0xad }, { 0x2000, 0x200f },
-        { 0x2028, 0x202f }, { 0x205f, 0x206f }, { 0x3000, 0x3000 },
-        { 0xe000, 0xf8ff }, { 0xfeff, 0xfeff }, { 0xfff0, 0xfffb },
+        { 0, 0x1f }, { 0x7f, 0xa0 }, { 0xad, 0xad }, { 0x600, 0x605 },
+        { 0x61c, 0x61c }, { 0x1680, 0x1680 }, { 0x180e, 0x180e },
+        { 0x2000, 0x200f }, { 0x2028, 0x202f }, { 0x205f, 0x206f },
+        { 0x3000, 0x3000 }, { 0xe000, 0xf8ff }, { 0xfdd0, 0xfdef },
+        { 0xfeff, 0xfeff }, { 0xfff0, 0xfffb }, { 0xfffe, 0xffff },
+        { 0xe0000, 0x10ffff },
     };
     struct str rest = id, part;
     size_t i;
@@ -3623,6 +3626,7 @@ struct registry {
     struct buf query;           /* "ns=...&partition=...", or empty */
     struct buf token, user;     /* secrets: into headers and nowhere else */
     const char *token_file;     /* read again on a 403; NULL: none */
+    bool ip_given;              /* this host's address is not needed: -ip */
     struct buf host;            /* this host's address, as it knows it */
     bool no_host;               /* it has none that others could use */
     struct buf leader;          /* the last that was logged */
@@ -4187,6 +4191,8 @@ static struct request *print_greet(struct registry *r, unsigned step)
     size_t n, i;
 
     (void)step;
+    if (r->ip_given)
+        return NULL;            /* a look-up may take seconds */
     r->host.n = 0;
     os_hostname(&name);
     if (os_resolve(buf_str(&name), 1, address, ADDRS_MAX, &n, &e) == 0)
@@ -6032,7 +6038,7 @@ static const struct opt opt_table[] = {
     { "useIpFromLabel", OPT_TEXT, FLAG(label), 0, 0, " LABEL",
       "a container's address is the value of its label of that name" },
     { "version", OPT_BOOL, FLAG(version), 0, 0, "", "print the version" },
-    { "help", OPT_BOOL, FLAG(help), 0, 0, "", "print this text" },
+    { "help", OPT_BOOL, FLAG(help), 0, 0, "", "print this text (also -h)" },
 };
 
 static void opt_usage(FILE *to)
@@ -6120,6 +6126,8 @@ static int opt_read(int argc, char **argv, struct flags *f)
             i++;
             break;
         }
+        if (str_eq(name, STR("h")))
+            name = STR("help");
         for (k = 0; k < LENGTH(opt_table); k++)
             if (str_eq(name, str_of(opt_table[k].name)))
                 break;
@@ -6148,9 +6156,8 @@ static int opt_read(int argc, char **argv, struct flags *f)
                          STR("\n"));
     f->uri = str_of(argv[i]);
     if (i + 1 < argc)
-        return opt_wrong("Options should come before the registry URI "
-                         "argument.\nExtra unparsed arguments: ",
-                         str_of(argv[i + 1]));
+        return opt_wrong("Extra unparsed arguments.\nOptions should come "
+                         "before the registry URI argument.", STR("\n"));
     return -1;
 }
 
@@ -6205,6 +6212,7 @@ static int opt_options(const struct flags *f, struct bridge *b, struct err *e)
     b->opt.leave_nothing = leave;
     b->opt.once = f->once;
     b->opt.ip = f->ip;
+    b->reg.ip_given = f->ip.n > 0;
     b->opt.retry_ms = (uint64_t)f->retry_interval;
     b->opt.resync_ms = (uint64_t)f->resync * 1000;
     b->opt.retry_attempts = f->once && !f->attempts_given ? 0
@@ -6454,8 +6462,8 @@ static int opt_run(struct bridge *b)
         bridge_tick(b);
         if (b->opt.once && bridge_idle(b) && !b->verify &&
             !b->look_for_ghosts)
-            return list_empty(&b->todo_later) && list_empty(&b->dirty_later)
-                       ? 0 : 1;
+            return !list_empty(&b->todo_later) ||
+                   !list_empty(&b->dirty_later) || b->shadowed > 0;
         if (opt_gives_up(b)) {
             log_at(LOG_ERROR, "giving up");
             return 1;

@@ -495,6 +495,8 @@ class Consul(Peer):
         name = unquote_to_bytes(path[len(DEREGISTER):]).decode("utf-8", "replace")
         if name.startswith("/") or "//" in name or {".", ".."} & set(name.split("/")):
             return 301, "moved"
+        if not name.isprintable():
+            return 400, b""
         self.services.pop(name, None)
         self.checks.pop(name, None)
         return 200, b""
