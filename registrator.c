@@ -113,10 +113,12 @@
 enum {
     HEAD_MAX = 64 * 1024,       /* a response's head: Docker's is 300 bytes */
     CHUNK_LINE_MAX = 4096,      /* a chunk's size with its extensions */
-    BODY_MAX = 32 * 1024 * 1024, /* an answer held whole: one inspect */
+    BODY_MAX = 16 * 1024 * 1024, /* an answer held whole: one inspect */
     ELEMENT_MAX = 4 * 1024 * 1024, /* an event, or one entry of a list */
     TEXT_MAX = 64 * 1024 * 1024, /* any text that we build */
     JSON_DEPTH = 64,            /* inspect of Docker 28 has 6 */
+    JSON_VALUES = 1000 * 1000,  /* in one text: an inspect has about 300 */
+    JSON_KEPT = 64 * 1024,      /* tokens whose memory is kept for the next */
     LOG_LINE_MAX = 2048,        /* the rest of a longer line is cut */
     ERR_MAX = 512,
     CONNS_MAX = 16,             /* connections to one peer, at the most */
@@ -142,6 +144,8 @@ enum {
 STATIC_CHECK(CHAR_BIT == 8);
 STATIC_CHECK(sizeof(size_t) >= 4);
 STATIC_CHECK(TEXT_MAX < INT_MAX);       /* so "%.*s" takes any text of ours */
+STATIC_CHECK(3 * BODY_MAX <= TEXT_MAX); /* json_str: U+FFFD for each byte */
+STATIC_CHECK(64 * JSON_VALUES <= TEXT_MAX); /* a list of what is in a text */
 STATIC_CHECK(READ_MAX >= 1 && WRITE_MAX >= 1);
 
 /* Something that this program guarantees is not so: it stops at once, since
@@ -794,7 +798,7 @@ struct json_token {
 struct json {
     struct str text;    /* borrowed */
     struct json_token *token;
-    size_t n, room;     /* of token; the memory is kept for the next text */
+    size_t n, room;     /* of token */
 };
 
 enum { JSON_ROOT = 1 };
@@ -932,6 +936,8 @@ static int json_parse(struct json *j, struct str text, struct err *e)
     size_t open[JSON_DEPTH], depth = 0, i, n;
     enum json_want want = JSON_VALUE;
 
+    if (j->room > JSON_KEPT)
+        json_free(j);
     j->text = text;
     j->n = 0;
     json_add(j, JSON_NONE, 0, 0);
@@ -945,6 +951,8 @@ static int json_parse(struct json *j, struct str text, struct err *e)
                    want == JSON_FIRST_NAME;
 
         n = 1;
+        if (j->n > JSON_VALUES)
+            return err_set(e, "JSON of more than %d values", JSON_VALUES);
         if (c == ' ' || c == '\n' || c == '\t' || c == '\r')
             continue;
         if (want == JSON_COLON && c == ':') {
@@ -1772,8 +1780,12 @@ static int http_status(struct http *h, struct str line, struct err *e)
 {
     struct str rest = line, version = str_cut(&rest, ' '), code;
     uint64_t v;
+    size_t i;
 
     code = str_cut(&rest, ' ');
+    for (i = 0; i < rest.n; i++)
+        if ((unsigned char)rest.p[i] < 0x20 && rest.p[i] != '\t')
+            return err_set(e, "a control character in its status line");
     if ((!str_eq(version, STR("HTTP/1.1")) &&
          !str_eq(version, STR("HTTP/1.0"))) ||
         code.n != 3 || !str_u64(code, 599, &v) || v < 100)
@@ -1840,7 +1852,7 @@ static int http_upto(struct http *h, struct str in, struct str end,
     size_t at = from + str_find(str_from(in, from), end);
 
     h->looked = at < in.n ? 0 : in.n;
-    if (at + end.n > max)
+    if (at < in.n ? at + end.n > max : in.n >= max)
         return err_set(e, "a head or chunk line of more than %zu bytes", max);
     *found = str_upto(in, at < in.n ? at + end.n : in.n);
     return at < in.n;
@@ -2418,6 +2430,13 @@ static void conn_handle(struct conn *c, short events, uint64_t now)
         conn_read(c, now);
 }
 
+/* Whether others wait behind the next answer, or would. */
+static bool conn_stalls(const struct conn *c)
+{
+    return c->peer->depth > 1 && !c->alone && !c->last &&
+           c->state == CONN_OPEN;
+}
+
 /* Looks to what time has brought: an answer overdue, or one that holds up
  * those behind it, which then go round. */
 static void conn_tick(struct conn *c, uint64_t now)
@@ -2432,7 +2451,7 @@ static void conn_tick(struct conn *c, uint64_t now)
     } else if (now >= c->deadline && !c->alone) {
         err_set(&e, "no answer within %d s", CALL_MS / 1000);
         conn_fail(c, &e);
-    } else if (c->sent_n > 1 && now >= c->since + STALL_MS) {
+    } else if (conn_stalls(c) && now >= c->since + STALL_MS) {
         conn_give_back(c, 1);
         c->last = true;
     }
@@ -2443,7 +2462,7 @@ static uint64_t conn_due(const struct conn *c)
 {
     if (c->state == CONN_FREE || c->sent_n == 0)
         return UINT64_MAX;
-    if (c->sent_n > 1)
+    if (conn_stalls(c))
         return c->since + STALL_MS;
     return c->alone && c->state == CONN_OPEN ? UINT64_MAX : c->deadline;
 }
@@ -3521,7 +3540,7 @@ static bool svc_make(const struct svc_config *cfg,
         svc_note(notes, LOG_INFO, &e);
         return false;
     }
-    if (!svc_address(cfg, c, at, &s->address)) {
+    if (!svc_address(cfg, c, at, &s->address) && c->runs) {
         err_set(&e, "ignored: %.12s port %u: this host's address is not "
                     "known, give it with -ip", c->id.p, p->number);
         svc_note(notes, LOG_WARN, &e);
