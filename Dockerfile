@@ -1,7 +1,7 @@
 # docker build -t registrator .
 FROM debian:bookworm-slim AS build
 RUN apt-get update && apt-get install -y --no-install-recommends \
-    gcc libbearssl-dev make musl-tools
+    gcc make musl-tools
 WORKDIR /src
 COPY Makefile registrator.c ./
 RUN make

@@ -13,7 +13,6 @@ missing_packages() {
     has gcc                               || echo gcc
     [ -e /usr/include/stdio.h ]           || echo libc6-dev
     has musl-gcc                          || echo musl-tools
-    [ -e /usr/include/bearssl.h ]         || echo libbearssl-dev
     has clang                             || echo clang
     has shellcheck                        || echo shellcheck
     has dockerd && has docker             || echo docker.io
