@@ -5,7 +5,6 @@ CC = musl-gcc
 CFLAGS = -Os
 PREFIX = /usr/local
 READELF = readelf
-OUT = registrator.strict
 
 STD = -std=c99 -pedantic
 WARN = -Wall -Wextra -Wconversion -Wshadow -Wstrict-prototypes \
@@ -27,17 +26,28 @@ registrator: registrator.c Makefile
 		{ echo '$@ is not static, or has an executable stack' >&2; \
 		rm -f $@; exit 1; }
 
-# Warnings are errors, with any compiler: make strict CC=clang OUT=/tmp/x
-GCC_WARN = $(shell $(CC) --version | grep -q -i clang || echo -Wlogical-op \
-	-Wduplicated-cond -Wduplicated-branches -Wjump-misses-init)
-strict:
-	$(CC) $(STD) $(WARN) $(GCC_WARN) -Werror -O2 -o $(OUT) registrator.c
-
 test:
 	./test.sh
 
 demo:
 	./test.sh demo
+
+# Inputs that fail are left here as fuzz-NAME-...
+FUZZ_SECONDS = 60
+FUZZERS = json split http docker services url consul text
+fuzz:
+	@dir=$$(mktemp -d) && trap 'rm -rf "$$dir"' EXIT && \
+	clang -std=c99 -g -O1 -fsanitize=fuzzer,address,undefined \
+		-fno-sanitize-recover=all -o "$$dir/fuzz" tests/fuzz.c && \
+	for name in $(FUZZERS); do \
+		mkdir "$$dir/$$name" && \
+		FUZZ=$$name "$$dir/fuzz" -max_total_time=$(FUZZ_SECONDS) \
+			-dict=tests/corpus/dict -timeout=10 \
+			-artifact_prefix=fuzz-$$name- "$$dir/$$name" \
+			"tests/corpus/$$name" >"$$dir/log" 2>&1 || \
+			{ tail -n 40 "$$dir/log"; exit 1; }; \
+		echo "ok fuzz $$name"; \
+	done
 
 install: registrator
 	install -D -m 755 registrator $(DESTDIR)$(PREFIX)/bin/registrator
@@ -45,4 +55,4 @@ install: registrator
 clean:
 	rm -f registrator
 
-.PHONY: all strict test demo install clean
+.PHONY: all test demo fuzz install clean

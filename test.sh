@@ -2,7 +2,7 @@
 # Runs every test of registrator and ends with "N passed, N failed".
 #
 #     ./test.sh            all suites
-#     ./test.sh SUITE...   only these: build lint unit parity peers e2e
+#     ./test.sh SUITE...   only these: build lint unit fuzz parity peers e2e
 #     ./test.sh demo       a walk to watch: a container comes and goes
 #
 # On Debian, as root, it installs what is missing.  A suite is a program that
@@ -13,7 +13,7 @@ set -u
 cd "$(dirname "$0")" || exit 1
 unset MAKEFLAGS MFLAGS MAKELEVEL        # "make test" may have called us
 export LC_ALL=C.UTF-8
-suites=(build lint unit parity peers e2e)
+suites=(build lint unit fuzz parity peers e2e)
 passed=0 failed=0 child='' child_signal=TERM
 tmp=$(mktemp -d) || exit 1
 
@@ -84,6 +84,10 @@ suite_unit() {
         -o "$tmp/unit" tests/unit.c >"$tmp/cc" 2>&1 ||
         { sed 's/^/  /' "$tmp/cc"; return 1; }
     exec "$tmp/unit"
+}
+
+suite_fuzz() {                          # a taste: make fuzz is the meal
+    exec make -s fuzz FUZZ_SECONDS=2
 }
 
 suite_parity() {

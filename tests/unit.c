@@ -1517,6 +1517,40 @@ static void docker_inspects(void)
     buf_free(&text);
 }
 
+/* Who an engine is, by its /info. */
+static void docker_engines(void)
+{
+    static const char *const row[][3] = {   /* /info, of Docker, of Podman */
+        { "{'ID':'A:B','Name':'n'}", "A:B", "n" },
+        { "{'ID':'','Name':'n'}", "n", "n" }, { "{'Name':'n'}", "n", "n" },
+        { "{'ID':'A:B'}", "A:B", "" }, { "{'ID':7,'Name':null}", "", "" },
+        { "[]", "", "" },
+    };
+    static const char *const version[] = {  /* the first is Podman's */
+        "{'Components':[{'Name':'Conmon'},{'Name':'Podman Engine'}]}",
+        "{'Components':[{'Name':'Engine'}],'Version':'20.10'}",
+        "{'Version':'1.3'}", "{'Components':null}", "{'Components':[7]}",
+    };
+    struct json j = { { NULL, 0 }, NULL, 0, 0 };
+    struct buf text = { .max = 0 };
+    struct arena a = { NULL };
+    struct err e;
+    size_t i;
+
+    for (i = 0; i < LENGTH(row); i++) {
+        WANT(json_parse(&j, edge(quoted(&text, row[i][0])), &e) == 0);
+        SAME(docker_identity(&j, false, &a), str_of(row[i][1]), row[i][0]);
+        SAME(docker_identity(&j, true, &a), str_of(row[i][2]), row[i][0]);
+    }
+    for (i = 0; i < LENGTH(version); i++) {
+        WANT(json_parse(&j, edge(quoted(&text, version[i])), &e) == 0);
+        ROW(docker_is_podman(&j) == (i == 0), version[i]);
+    }
+    mem_drop(&a);
+    json_free(&j);
+    buf_free(&text);
+}
+
 /* An inspect of BODY_MAX bytes that is full of `what`: to be taken or to be
  * refused, but not to end the program, since containers' authors fill it. */
 static void docker_fill(const char *what)
@@ -2421,6 +2455,45 @@ static void consul_rows(void)
     buf_free(&text);
 }
 
+/* The first lines of requests: no ID can leave its place in the path. */
+static void consul_requests(void)
+{
+    static const char *const row[][3] = {   /* the query, the ID, the line */
+        { "", "h:c:80", "h:c:80" }, { "ns=a", "h:c:80", "h:c:80?ns=a" },
+        { "", "a/b c", "a%2fb%20c" }, { "", "\xc3\xa9%?#&+", "%c3%a9%25%3f%23"
+          "%26%2b" }, { "", "x HTTP/1.1\r\nA: b", "x%20HTTP%2f1.1%0d%0aA:%20"
+          "b" },
+    };
+    static struct registry r;
+    struct buf b = { .max = 0 };
+    struct request *q;
+    size_t i;
+
+    conn_init(&r.peer, "consul", 1, 1);
+    buf_lit(&r.peer.host_header, "c:8500");
+    for (i = 0; i < LENGTH(row); i++) {
+        r.query.n = b.n = 0;
+        buf_lit(&r.query, row[i][0]);
+        buf_lit(&b, "PUT /v1/agent/service/deregister/");
+        buf_lit(&b, row[i][2]);
+        buf_lit(&b, " HTTP/1.1\r\nHost: c:8500\r\nContent-Length: 0\r\n"
+                    "\r\n");
+        q = consul_drop(&r, str_of(row[i][1]));
+        SAME(buf_str(&q->bytes), buf_str(&b), row[i][1]);
+        WANT(!q->bytes.bad);
+        buf_free(&q->bytes);
+        free(q);
+    }
+    q = consul_list(&r);
+    SAME(buf_str(&q->bytes), STR("GET /v1/agent/services HTTP/1.1\r\nHost: "
+                                 "c:8500\r\n\r\n"), "list");
+    buf_free(&q->bytes);
+    free(q);
+    buf_free(&b);
+    buf_free(&r.query);
+    buf_free(&r.peer.host_header);
+}
+
 /* What -cleanup takes for an entry of this host. */
 static void bridge_ids(void)
 {
@@ -2657,13 +2730,17 @@ static void scene_open(struct scene *s, size_t conns, size_t depth)
 {
     struct sockaddr_in in;
     socklen_t n = sizeof in;
+    int tries = 50;             /* other tests may hold all ports */
 
     memset(s, 0, sizeof *s);
     memset(&in, 0, sizeof in);
     in.sin_family = AF_INET;
     in.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
     s->listener = socket(AF_INET, SOCK_STREAM, 0);
-    CHECK(bind(s->listener, (struct sockaddr *)(void *)&in, n) == 0);
+    while (bind(s->listener, (struct sockaddr *)(void *)&in, n) != 0) {
+        CHECK(tries-- > 0);
+        (void)poll(NULL, 0, 100);
+    }
     CHECK(listen(s->listener, 16) == 0);
     CHECK(getsockname(s->listener, (struct sockaddr *)(void *)&in, &n) == 0);
     conn_init(&s->p, "test", conns, depth);
@@ -2723,6 +2800,7 @@ int UNIT_MAIN(int argc, char **argv)
         { "opt lines", opt_lines }, { "opt values", opt_values },
         { "docker events", docker_events }, { "docker rows", docker_rows },
         { "docker inspects", docker_inspects },
+        { "docker engines", docker_engines },
         { "docker largest", docker_largest },
         { "svc ports", svc_ports }, { "svc addresses", svc_addresses },
         { "svc names", svc_names }, { "svc metadata", svc_metadata },
@@ -2730,7 +2808,7 @@ int UNIT_MAIN(int argc, char **argv)
         { "consul checks", consul_check_kinds },
         { "consul round trip", consul_round_trip },
         { "consul views", consul_views }, { "consul rows", consul_rows },
-        { "bridge ids", bridge_ids },
+        { "consul requests", consul_requests }, { "bridge ids", bridge_ids },
         { "conn arrows", conn_arrows },
     };
     size_t i;
