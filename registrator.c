@@ -131,6 +131,7 @@ enum {
     PAUSE_MIN_MS = 100,
     PAUSE_PEER_MS = 10 * 1000,  /* the longest pause between connections */
     PAUSE_CALL_MS = 60 * 1000,  /* the longest pause of a refused call */
+    METAS_MAX = 1000,           /* SERVICE_ variables of one container */
     EXIT_MS = 4500              /* for -on-exit: 5 s, less what it takes */
 };
 
@@ -709,8 +710,16 @@ static int err_set(struct err *e, const char *format, ...)
     return -1;
 }
 
-/* Adds s with what could harm a reader made visible: control characters of
- * ASCII and of ISO 8859-1, and what is not UTF-8. */
+/* Whether a reader sees the character as what it is: no control character,
+ * and none that ends a line or turns the direction of the text around it. */
+static bool log_plain(uint32_t c)
+{
+    return c >= 0x20 && (c < 0x7f || c > 0x9f) && c != 0x61c &&
+           (c < 0x200e || c > 0x200f) && (c < 0x2028 || c > 0x202e) &&
+           (c < 0x2066 || c > 0x2069);
+}
+
+/* Adds s with what could mislead a reader, or is not UTF-8, made visible. */
 static void log_escape(struct buf *b, struct str s)
 {
     while (s.n > 0) {
@@ -718,14 +727,16 @@ static void log_escape(struct buf *b, struct str s)
         uint32_t c = str_rune(&s);
 
         at.n -= s.n;
-        if (c >= 0x20 && (c < 0x7f || c > 0x9f) &&
-            !(c == 0xfffd && at.n == 1)) {
+        if (c == 0xfffd && at.n == 1) {
+            buf_lit(b, "\\x");
+            buf_hex(b, (unsigned char)*at.p, 2);
+        } else if (log_plain(c)) {
             buf_add(b, at);
         } else if (c == '\n') {
             buf_lit(b, "\\n");
         } else {
-            buf_lit(b, "\\x");
-            buf_hex(b, at.n == 1 ? (unsigned char)*at.p : c, 2);
+            buf_lit(b, c < 0x100 ? "\\x" : "\\u");
+            buf_hex(b, c, c < 0x100 ? 2 : 4);
         }
     }
 }
@@ -1834,8 +1845,11 @@ static int http_head(struct http *h, struct str head, struct err *e)
 /* RFC 9112 7.1: hexadecimal digits, then extensions that are not heeded. */
 static int http_chunk_size(struct http *h, struct str line, struct err *e)
 {
-    struct str size = str_trim(str_upto(line, str_index(line, ';')));
+    struct str size = str_upto(line, str_index(line, ';'));
 
+    while (size.n < line.n && size.n > 0 &&
+           (size.p[size.n - 1] == ' ' || size.p[size.n - 1] == '\t'))
+        size.n--;               /* blanks may stand before the ; alone */
     if (!str_number(size, 16, UINT64_MAX / 2, &h->left))
         return err_set(e, "a chunk's size is \"%.*s\"",
                        PUT(str_upto(size, size.n < 40 ? size.n : 40)));
@@ -2527,7 +2541,7 @@ static bool docker_event(const struct json *j, struct docker_event *ev)
         { STR_INIT("destroy"), DOCKER_GONE },
         { STR_INIT("remove"), DOCKER_GONE },
     };
-    size_t actor = json_get(j, JSON_ROOT, "Actor"), i;
+    size_t actor = json_get(j, JSON_ROOT, "Actor"), exit, i;
     size_t attributes = json_get(j, actor, "Attributes");
     struct str action = json_raw(j, json_get(j, JSON_ROOT, "Action"));
     uint64_t code;
@@ -2543,8 +2557,10 @@ static bool docker_event(const struct json *j, struct docker_event *ev)
         for (i = 0; i < LENGTH(known); i++)
             if (str_eq(action, known[i].name))
                 ev->action = known[i].action;
-        if (str_u64(json_raw(j, json_get(j, attributes, "exitCode")), 255,
-                    &code))
+        exit = json_get(j, attributes, "exitCode");
+        if (exit == 0)          /* Podman 4 */
+            exit = json_get(j, attributes, "containerExitCode");
+        if (str_u64(json_raw(j, exit), 255, &code))
             ev->exit_code = (unsigned)code;
     } else if (str_eq(json_raw(j, json_get(j, JSON_ROOT, "Type")),
                       STR("network")) &&
@@ -2856,12 +2872,12 @@ static struct docker_container *docker_inspect(const struct json *j)
 
     c->id = json_str(j, json_get(j, JSON_ROOT, "Id"), &c->arena);
     c->name = json_str(j, json_get(j, JSON_ROOT, "Name"), &c->arena);
+    if (str_prefix(c->name, STR("/")))
+        c->name = str_from(c->name, 1);
     if (!docker_id(c->id) || c->name.n == 0 || state == 0 || config == 0) {
         docker_free(c);
         return NULL;
     }
-    if (*c->name.p == '/')
-        c->name = str_from(c->name, 1);
     c->image = json_str(j, json_get(j, config, "Image"), &c->arena);
     c->digest = str_after(json_str(j, json_get(j, JSON_ROOT, "Image"),
                                    &c->arena), ':');
@@ -3061,7 +3077,8 @@ static struct docker_var svc_label_var(struct arena *a, struct docker_var v)
 
 /* All metadata of a container, by key, of each key the weakest first:
  * environment before labels, each in its order.  The texts are in memory of
- * a, the list in that of `list`.  Returns how many. */
+ * a, the list in that of `list`.  Returns how many; METAS_MAX bounds the work,
+ * which is done for each port. */
 static size_t svc_metas(struct arena *a, struct arena *list,
                         const struct docker_container *c,
                         struct svc_meta **out)
@@ -3069,12 +3086,12 @@ static size_t svc_metas(struct arena *a, struct arena *list,
     struct svc_meta *m = mem_get(list, (c->envs + c->labels) * sizeof *m);
     size_t i, n = 0;
 
-    for (i = 0; i < c->envs; i++)
+    for (i = 0; i < c->envs && n < METAS_MAX; i++)
         if (svc_meta(a, c->env[i], &m[n])) {
             m[n].order = n;
             n++;
         }
-    for (i = 0; i < c->labels; i++)
+    for (i = 0; i < c->labels && n < METAS_MAX; i++)
         if (svc_meta(a, svc_label_var(a, c->label[i]), &m[n])) {
             m[n].order = n;
             n++;
@@ -3633,6 +3650,11 @@ static struct svc_set *svc_derive(const struct svc_config *cfg,
     if (c->ports == 0) {
         err_set(&e, "ignored: %.12s no published ports", c->id.p);
         svc_note(notes, LOG_INFO, &e);
+    }
+    if (metas == METAS_MAX) {
+        err_set(&e, "%.12s: only the first %d SERVICE_ variables count",
+                c->id.p, METAS_MAX);
+        svc_note(notes, LOG_WARN, &e);
     }
     svc_note_refused(cfg, c, m, metas, notes);
     for (i = 0; i < c->ports; i++)

@@ -1275,7 +1275,7 @@ static const struct {
       DOCKER_NO_CODE },
     /* Podman */
     { "{'status':'died','id':'@','Type':'container','Action':'died',"
-      ACTOR "'containerExitCode':'1'}}}", DOCKER_DIED, DOCKER_NO_CODE },
+      ACTOR "'containerExitCode':'1'}}}", DOCKER_DIED, 1 },
     { "{'status':'remove','id':'@','Type':'container','Action':'remove',"
       ACTOR "}}}", DOCKER_GONE, DOCKER_NO_CODE },
     { "{'status':'','id':'','Type':'container','Action':'died'," ACTOR
