@@ -238,7 +238,7 @@ static void fuzz_services(struct str in)
 
         for (k = 0; k < LENGTH(line); k++)
             line[k] = fuzz_line(&in, k < 4);
-        box.name = line[0];
+        box.name = *line[0] != '\0' ? line[0] : "x";
         box.ports = line[1];
         box.exposed = line[2];
         box.networks = line[3];
