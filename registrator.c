@@ -193,6 +193,17 @@ static void *mem_zero(size_t n)
     return memset(mem_new(n), 0, n);
 }
 
+/* The first n bytes of p in a block of `size`; p is released. */
+static void *mem_grow(void *p, size_t n, size_t size)
+{
+    void *grown = mem_new(size);
+
+    if (n > 0)
+        memcpy(grown, p, n);
+    free(p);
+    return grown;
+}
+
 /* Memory that is released all at once: a chain of chunks, each twice as
  * large as the one before. */
 struct arena {
@@ -265,6 +276,12 @@ static struct str str_upto(struct str s, size_t n)
     return s;
 }
 
+/* No more than the first n bytes. */
+static struct str str_first(struct str s, size_t n)
+{
+    return str_upto(s, s.n < n ? s.n : n);
+}
+
 static bool str_eq(struct str a, struct str b)
 {
     return a.n == b.n && (a.n == 0 || memcmp(a.p, b.p, a.n) == 0);
@@ -307,6 +324,27 @@ static bool str_hexdigit(char c)
     return str_digit(c) || (str_lower(c) >= 'a' && str_lower(c) <= 'f');
 }
 
+/* White space, as JSON and HTTP see it. */
+static bool str_blank(char c)
+{
+    return c == ' ' || c == '\t' || c == '\n' || c == '\r';
+}
+
+/* Neither a blank nor a control character. */
+static bool str_visible(char c)
+{
+    return (unsigned char)c > 0x20 && c != 0x7f;
+}
+
+static bool str_all(struct str s, bool (*is)(char))
+{
+    size_t i = 0;
+
+    while (i < s.n && is(s.p[i]))
+        i++;
+    return i == s.n;
+}
+
 /* As str_eq, with ASCII letters of either case. */
 static bool str_same(struct str a, struct str b)
 {
@@ -325,6 +363,11 @@ static size_t str_index(struct str s, char c)
     const char *p = s.n ? memchr(s.p, c, s.n) : NULL;
 
     return p == NULL ? s.n : (size_t)(p - s.p);
+}
+
+static bool str_has(struct str s, char c)
+{
+    return str_index(s, c) < s.n;
 }
 
 /* Takes the part before the first c off *s, and c with it. */
@@ -360,11 +403,9 @@ static size_t str_find(struct str s, struct str needle)
 
 static struct str str_trim(struct str s)
 {
-    while (s.n > 0 && (*s.p == ' ' || *s.p == '\t' || *s.p == '\n' ||
-                       *s.p == '\r'))
+    while (s.n > 0 && str_blank(*s.p))
         s = str_from(s, 1);
-    while (s.n > 0 && (s.p[s.n - 1] == ' ' || s.p[s.n - 1] == '\t' ||
-                       s.p[s.n - 1] == '\n' || s.p[s.n - 1] == '\r'))
+    while (s.n > 0 && str_blank(s.p[s.n - 1]))
         s.n--;
     return s;
 }
@@ -509,11 +550,19 @@ static void buf_free(struct buf *b)
     b->max = max;
 }
 
+/* The finished text, in memory of a; b is released. */
+static struct str buf_done(struct buf *b, struct arena *a)
+{
+    struct str s = str_copy(a, buf_str(b));
+
+    buf_free(b);
+    return s;
+}
+
 /* Room for n more bytes, of which the caller then counts b->n up. */
 static bool buf_need(struct buf *b, size_t n)
 {
     size_t max = b->max ? b->max : TEXT_MAX, room;
-    char *p;
 
     if (b->bad || n > max - b->n) {
         b->bad = true;
@@ -524,11 +573,7 @@ static bool buf_need(struct buf *b, size_t n)
     room = b->room < 128 ? 128 : b->room;
     while (room - b->n < n)
         room = room > max / 2 ? max : room * 2;
-    p = mem_new(room);
-    if (b->n > 0)
-        memcpy(p, b->p, b->n);
-    free(b->p);
-    b->p = p;
+    b->p = mem_grow(b->p, b->n, room);
     b->room = room;
     return true;
 }
@@ -627,15 +672,17 @@ static void buf_url(struct buf *b, struct str s)
     }
 }
 
+static bool buf_header_char(char c)
+{
+    return c == ' ' || str_visible(c);
+}
+
 /* One header line.  A value that could begin another line, or is not text,
  * makes the buffer bad, so the message is never sent (RFC 9110 5.5). */
 static void buf_header(struct buf *b, const char *name, struct str value)
 {
-    size_t i;
-
-    for (i = 0; i < value.n; i++)
-        if ((unsigned char)value.p[i] < 0x20 || value.p[i] == 0x7f)
-            b->bad = true;
+    if (!str_all(value, buf_header_char))
+        b->bad = true;
     buf_lit(b, name);
     buf_lit(b, ": ");
     buf_add(b, value);
@@ -696,16 +743,27 @@ struct err {
     char text[ERR_MAX];
 };
 
-/* Returns -1, for `return err_set(e, ...)`. */
 #ifdef __GNUC__
-__attribute__((format(printf, 2, 3)))
+#define PRINTF(format_at, args_at) \
+    __attribute__((format(printf, format_at, args_at)))
+#else
+#define PRINTF(format_at, args_at)
 #endif
+
+PRINTF(2, 0)
+static void err_words(struct err *e, const char *format, va_list args)
+{
+    (void)vsnprintf(e->text, sizeof e->text, format, args);
+}
+
+/* Returns -1, for `return err_set(e, ...)`. */
+PRINTF(2, 3)
 static int err_set(struct err *e, const char *format, ...)
 {
     va_list args;
 
     va_start(args, format);
-    (void)vsnprintf(e->text, sizeof e->text, format, args);
+    err_words(e, format, args);
     va_end(args);
     return -1;
 }
@@ -741,17 +799,21 @@ static void log_escape(struct buf *b, struct str s)
     }
 }
 
-#ifdef __GNUC__
-__attribute__((format(printf, 1, 0)))
-#endif
-static void log_write(const char *format, va_list args)
+PRINTF(2, 3)
+static void log_at(enum log_level level, const char *format, ...)
 {
     char text[LOG_LINE_MAX], date[32];
     struct buf line = { .max = 5 * LOG_LINE_MAX };
     time_t now = time(NULL);
     struct tm tm;
-    int n = vsnprintf(text, sizeof text, format, args);
+    va_list args;
+    int n;
 
+    if (level > log_limit)
+        return;
+    va_start(args, format);
+    n = vsnprintf(text, sizeof text, format, args);
+    va_end(args);
     if (n < 0)
         return;
     if (localtime_r(&now, &tm) != NULL &&
@@ -763,20 +825,6 @@ static void log_write(const char *format, va_list args)
     if (write(STDERR_FILENO, line.p, line.n) < 0)
         log_limit = LOG_ERROR;  /* nobody reads it: say less */
     buf_free(&line);
-}
-
-#ifdef __GNUC__
-__attribute__((format(printf, 2, 3)))
-#endif
-static void log_at(enum log_level level, const char *format, ...)
-{
-    va_list args;
-
-    if (level > log_limit)
-        return;
-    va_start(args, format);
-    log_write(format, args);
-    va_end(args);
 }
 
 /* ==== 4. JSON ============================================== json_ ====
@@ -820,6 +868,11 @@ static void json_free(struct json *j)
     memset(j, 0, sizeof *j);
 }
 
+static enum json_type json_type(const struct json *j, size_t t)
+{
+    return j->token[t].type;
+}
+
 /* Adds a token and returns its index. */
 static size_t json_add(struct json *j, enum json_type type, size_t at,
                        size_t n)
@@ -827,14 +880,8 @@ static size_t json_add(struct json *j, enum json_type type, size_t at,
     struct json_token *t;
 
     if (j->n == j->room) {
-        size_t room = j->room ? j->room * 2 : 64;
-
-        t = mem_zero(room * sizeof *t);
-        if (j->n > 0)
-            memcpy(t, j->token, j->n * sizeof *t);
-        free(j->token);
-        j->token = t;
-        j->room = room;
+        j->room = j->room ? j->room * 2 : 64;
+        j->token = mem_grow(j->token, j->n * sizeof *t, j->room * sizeof *t);
     }
     t = &j->token[j->n];
     t->type = type;
@@ -850,11 +897,9 @@ static size_t json_string(struct str s)
 {
     size_t i, k;
 
-    for (i = 1; i < s.n; i++) {
+    for (i = 1; i < s.n && (unsigned char)s.p[i] >= 0x20; i++) {
         if (s.p[i] == '"')
             return i + 1;
-        if ((unsigned char)s.p[i] < 0x20)
-            return 0;
         if (s.p[i] != '\\')
             continue;
         if (++i == s.n)
@@ -870,36 +915,30 @@ static size_t json_string(struct str s)
     return 0;
 }
 
+/* Where the digits that stand at i end; 0 if there are none. */
 static size_t json_digits(struct str s, size_t i)
 {
+    size_t from = i;
+
     while (i < s.n && str_digit(s.p[i]))
         i++;
-    return i;
+    return i > from ? i : 0;
 }
 
 /* The length of the number at s.p, or 0: RFC 8259 section 6. */
 static size_t json_number(struct str s)
 {
-    size_t i = s.n > 0 && *s.p == '-' ? 1 : 0, k;
+    size_t from = s.n > 0 && *s.p == '-' ? 1 : 0, i = json_digits(s, from);
 
-    k = json_digits(s, i);
-    if (k == i || (s.p[i] == '0' && k > i + 1))
+    if (i > from + 1 && s.p[from] == '0')
         return 0;
-    i = k;
-    if (i < s.n && s.p[i] == '.') {
-        k = json_digits(s, i + 1);
-        if (k == i + 1)
-            return 0;
-        i = k;
-    }
-    if (i < s.n && (s.p[i] == 'e' || s.p[i] == 'E')) {
+    if (i > 0 && i < s.n && s.p[i] == '.')
+        i = json_digits(s, i + 1);
+    if (i > 0 && i < s.n && str_lower(s.p[i]) == 'e') {
         i++;
         if (i < s.n && (s.p[i] == '+' || s.p[i] == '-'))
             i++;
-        k = json_digits(s, i);
-        if (k == i)
-            return 0;
-        i = k;
+        i = json_digits(s, i);
     }
     return i;
 }
@@ -911,21 +950,18 @@ static size_t json_scalar(struct json *j, size_t at)
     static const struct str word[] = { STR_INIT("null"), STR_INIT("true"),
                                        STR_INIT("false") };
     struct str s = str_from(j->text, at);
+    bool string = *s.p == '"';
     size_t n, i;
 
-    if (*s.p == '"') {
-        n = json_string(s);
-        if (n > 0)
-            json_add(j, JSON_STRING, at + 1, n - 2);
-        return n;
-    }
     for (i = 0; i < LENGTH(word); i++)
         if (str_prefix(s, word[i])) {
             json_add(j, i == 0 ? JSON_NULL : JSON_BOOL, at, word[i].n);
             return word[i].n;
         }
-    n = json_number(s);
-    if (n > 0)
+    n = string ? json_string(s) : json_number(s);
+    if (n > 0 && string)
+        json_add(j, JSON_STRING, at + 1, n - 2);
+    else if (n > 0)
         json_add(j, JSON_NUMBER, at, n);
     return n;
 }
@@ -960,11 +996,13 @@ static int json_parse(struct json *j, struct str text, struct err *e)
         bool value = want == JSON_VALUE || want == JSON_FIRST;
         bool end = want == JSON_COMMA || want == JSON_FIRST ||
                    want == JSON_FIRST_NAME;
+        bool object = depth > 0 &&
+                      json_type(j, open[depth - 1]) == JSON_OBJECT;
 
         n = 1;
         if (j->n > JSON_VALUES)
             return err_set(e, "JSON of more than %d values", JSON_VALUES);
-        if (c == ' ' || c == '\n' || c == '\t' || c == '\r')
+        if (str_blank(c))
             continue;
         if (want == JSON_COLON && c == ':') {
             want = JSON_VALUE;
@@ -976,17 +1014,14 @@ static int json_parse(struct json *j, struct str text, struct err *e)
             open[depth++] =
                 json_add(j, c == '{' ? JSON_OBJECT : JSON_ARRAY, i, 0);
             want = c == '{' ? JSON_FIRST_NAME : JSON_FIRST;
-        } else if (end && depth > 0 &&
-                   c == (j->token[open[depth - 1]].type == JSON_OBJECT
-                             ? '}' : ']')) {
+        } else if (end && c == (object ? '}' : ']')) {
             struct json_token *t = &j->token[open[--depth]];
 
             t->n = (uint32_t)(i + 1 - t->at);
             t->next = (uint32_t)j->n;
             want = depth > 0 ? JSON_COMMA : JSON_END;
         } else if (want == JSON_COMMA && c == ',') {
-            want = j->token[open[depth - 1]].type == JSON_OBJECT
-                       ? JSON_NAME : JSON_VALUE;
+            want = object ? JSON_NAME : JSON_VALUE;
         } else if (value && (n = json_scalar(j, i)) > 0) {
             want = depth > 0 ? JSON_COMMA : JSON_END;
         } else {
@@ -996,11 +1031,6 @@ static int json_parse(struct json *j, struct str text, struct err *e)
     if (want != JSON_END)
         return err_set(e, "JSON that ends early, after %zu bytes", text.n);
     return 0;
-}
-
-static enum json_type json_type(const struct json *j, size_t t)
-{
-    return j->token[t].type;
 }
 
 /* The text of a value as it stands there, a string's escapes and all. */
@@ -1013,14 +1043,13 @@ static struct str json_raw(const struct json *j, size_t t)
  * one further): `for (i = 0; json_next(j, t, &i);)`. */
 static bool json_next(const struct json *j, size_t t, size_t *i)
 {
+    bool object = json_type(j, t) == JSON_OBJECT;
+
     if (*i == 0)
         *i = t + 1;
-    else if (json_type(j, t) == JSON_OBJECT)
-        *i = j->token[*i + 1].next;
     else
-        *i = j->token[*i].next;
-    return (json_type(j, t) == JSON_OBJECT || json_type(j, t) == JSON_ARRAY) &&
-           *i < j->token[t].next;
+        *i = j->token[object ? *i + 1 : *i].next;
+    return (object || json_type(j, t) == JSON_ARRAY) && *i < j->token[t].next;
 }
 
 /* The value of that name in object t, of several the last, as in Go; 0 if
@@ -1035,6 +1064,12 @@ static size_t json_get(const struct json *j, size_t t, const char *name)
         if (str_eq(json_raw(j, i), str_of(name)))
             found = i + 1;
     return found;
+}
+
+static struct str json_get_raw(const struct json *j, size_t t,
+                               const char *name)
+{
+    return json_raw(j, json_get(j, t, name));
 }
 
 /* The number that four hexadecimal digits make. */
@@ -1092,6 +1127,12 @@ static struct str json_str(const struct json *j, size_t t, struct arena *a)
     return out;
 }
 
+static struct str json_get_str(const struct json *j, size_t t,
+                               const char *name, struct arena *a)
+{
+    return json_str(j, json_get(j, t, name), a);
+}
+
 static bool json_true(const struct json *j, size_t t)
 {
     return json_type(j, t) == JSON_BOOL && str_eq(json_raw(j, t), STR("true"));
@@ -1119,24 +1160,20 @@ enum split {
 
 struct splitter {
     enum split_kind kind;
-    enum { SPLIT_OPEN, SPLIT_FIRST, SPLIT_NEXT, SPLIT_KEY, SPLIT_IN_KEY,
-           SPLIT_COLON, SPLIT_VALUE, SPLIT_INSIDE, SPLIT_COMMA,
-           SPLIT_DONE } state;
+    enum { SPLIT_OPEN, SPLIT_FIRST, SPLIT_KEY, SPLIT_COLON, SPLIT_VALUE,
+           SPLIT_INSIDE, SPLIT_COMMA, SPLIT_DONE } state;
     unsigned depth;
-    bool quoted, escaped;
+    bool quoted;        /* in a string, a key's or one of the object */
+    bool escaped;       /* there, behind a backslash */
     struct buf element;
 };
 
 static void json_split_start(struct splitter *s, enum split_kind kind)
 {
-    struct buf element = s->element;
-
-    element.max = ELEMENT_MAX;
-    element.n = 0;
-    element.bad = false;
-    memset(s, 0, sizeof *s);
-    s->element = element;
     s->kind = kind;
+    s->depth = 0;
+    s->quoted = s->escaped = false;
+    s->element.max = ELEMENT_MAX;
     s->state = kind == SPLIT_STREAM ? SPLIT_VALUE : SPLIT_OPEN;
 }
 
@@ -1146,19 +1183,25 @@ static bool json_split_done(const struct splitter *s)
     return s->state == SPLIT_DONE;
 }
 
+/* Whether c is of a string, its quotes among it. */
+static bool json_split_quoted(struct splitter *s, char c)
+{
+    bool inside = s->quoted;
+
+    if (c == '"' && !s->escaped)
+        s->quoted = !s->quoted;
+    s->escaped = inside && c == '\\' && !s->escaped;
+    return inside || s->quoted;
+}
+
 /* One byte that is not of an object.  False: it may not stand there. */
 static bool json_split_between(struct splitter *s, char c)
 {
     bool array = s->kind == SPLIT_ARRAY;
 
-    if (s->state == SPLIT_IN_KEY) {
-        if (!s->escaped && c == '"')
-            s->state = SPLIT_COLON;
-        s->escaped = !s->escaped && c == '\\';
-        return true;
-    }
-    if (c == ' ' || c == '\n' || c == '\r' || c == '\t' ||
-        (c == 0x1e && s->kind == SPLIT_STREAM))     /* RFC 7464 */
+    if (s->quoted)
+        return json_split_quoted(s, c);
+    if (str_blank(c) || (c == 0x1e && s->kind == SPLIT_STREAM)) /* RFC 7464 */
         return true;
     if (s->state == SPLIT_OPEN && c == (array ? '[' : '{'))
         s->state = SPLIT_FIRST;
@@ -1168,8 +1211,8 @@ static bool json_split_between(struct splitter *s, char c)
     else if (s->state == SPLIT_COMMA && c == ',')
         s->state = array ? SPLIT_VALUE : SPLIT_KEY;
     else if ((s->state == SPLIT_FIRST || s->state == SPLIT_KEY) && !array &&
-             c == '"')
-        s->state = SPLIT_IN_KEY;
+             json_split_quoted(s, c))
+        s->state = SPLIT_COLON;
     else if (s->state == SPLIT_COLON && c == ':')
         s->state = SPLIT_VALUE;
     else
@@ -1185,17 +1228,12 @@ static size_t json_split_inside(struct splitter *s, struct str in)
     for (i = 0; i < in.n; i++) {
         char c = in.p[i];
 
-        if (s->quoted) {
-            if (!s->escaped && c == '"')
-                s->quoted = false;
-            s->escaped = !s->escaped && c == '\\';
-        } else if (c == '"') {
-            s->quoted = true;
-        } else if (c == '{' || c == '[') {
+        if (json_split_quoted(s, c))
+            continue;
+        if (c == '{' || c == '[')
             s->depth++;
-        } else if ((c == '}' || c == ']') && --s->depth == 0) {
+        else if ((c == '}' || c == ']') && --s->depth == 0)
             return i + 1;
-        }
     }
     return i;
 }
@@ -1274,13 +1312,12 @@ static bool url_host(struct str s, struct url *u)
 static int url_parse(struct str s, struct url *u, struct err *e)
 {
     struct str authority;
-    size_t i, at;
+    size_t at;
 
     memset(u, 0, sizeof *u);
     u->user = u->host = u->path = STR("");
-    for (i = 0; i < s.n; i++)
-        if ((unsigned char)s.p[i] <= 0x20 || s.p[i] == 0x7f)
-            return err_set(e, "a blank or control character in it");
+    if (!str_all(s, str_visible))
+        return err_set(e, "a blank or control character in it");
     at = str_index(s, ':');
     if (at == 0 || at == s.n)
         return err_set(e, "no scheme, as in consul://");
@@ -1294,7 +1331,7 @@ static int url_parse(struct str s, struct url *u, struct err *e)
     at = str_index(s, '/');
     authority = str_upto(s, at);
     u->path = str_from(s, at);
-    if (str_index(authority, '@') < authority.n) {
+    if (str_has(authority, '@')) {
         struct str host = str_after(authority, '@');
 
         u->user = str_upto(authority, authority.n - host.n - 1);
@@ -1309,7 +1346,7 @@ static int url_parse(struct str s, struct url *u, struct err *e)
 /* Adds host or host:port, IPv6 in brackets (RFC 3986 3.2.2). */
 static void url_put(struct buf *b, struct str host, unsigned port)
 {
-    bool six = str_index(host, ':') < host.n;
+    bool six = str_has(host, ':');
 
     buf_lit(b, six ? "[" : "");
     buf_add(b, host);
@@ -1405,15 +1442,13 @@ static bool os_nonblock(int fd)
 static int os_signals(struct err *e)
 {
     static const int number[] = { SIGTERM, SIGINT, SIGHUP, SIGUSR1 };
-    struct sigaction sa;
+    struct sigaction sa = { .sa_handler = os_signal };
     size_t i;
 
     if (pipe(os_pipe) != 0 || !os_nonblock(os_pipe[0]) ||
         !os_nonblock(os_pipe[1]))
         return err_set(e, "pipe: %s", strerror(errno));
-    memset(&sa, 0, sizeof sa);
     sigemptyset(&sa.sa_mask);
-    sa.sa_handler = os_signal;
     for (i = 0; i < LENGTH(number); i++)
         CHECK(sigaction(number[i], &sa, NULL) == 0);
     sa.sa_handler = SIG_IGN;
@@ -1445,19 +1480,17 @@ static void os_wait(struct pollfd *p, size_t n, uint64_t ms)
 static int os_resolve(struct str host, unsigned port, struct os_addr *a,
                       size_t max, size_t *n, struct err *e)
 {
-    char *name = str_dup(host), service[6];
-    struct addrinfo hints, *list, *i;
-    struct buf digits = { .max = sizeof service };
+    const struct addrinfo hints = { .ai_socktype = SOCK_STREAM,
+                                    .ai_flags = AI_NUMERICSERV };
+    char *name = str_dup(host);
+    struct buf service = { 0 };
+    struct addrinfo *list, *i;
     int failed;
 
-    buf_u64(&digits, port);
-    memcpy(service, digits.p, digits.n);
-    service[digits.n] = '\0';
-    buf_free(&digits);
-    memset(&hints, 0, sizeof hints);
-    hints.ai_socktype = SOCK_STREAM;
-    hints.ai_flags = AI_NUMERICSERV;
-    failed = getaddrinfo(name, service, &hints, &list);
+    buf_u64(&service, port);
+    buf_byte(&service, '\0');
+    failed = getaddrinfo(name, service.p, &hints, &list);
+    buf_free(&service);
     free(name);
     *n = 0;
     if (failed)
@@ -1473,13 +1506,11 @@ static int os_resolve(struct str host, unsigned port, struct os_addr *a,
 
 static int os_unix(struct str path, struct os_addr *a, struct err *e)
 {
-    struct sockaddr_un un;
+    struct sockaddr_un un = { .sun_family = AF_UNIX };
 
     if (path.n == 0 || path.n >= sizeof un.sun_path)
         return err_set(e, "the path of a socket has 1 to %zu bytes",
                        sizeof un.sun_path - 1);
-    memset(&un, 0, sizeof un);
-    un.sun_family = AF_UNIX;
     memcpy(un.sun_path, path.p, path.n);
     memset(a, 0, sizeof *a);
     memcpy(&a->sa, &un, sizeof un);
@@ -1716,16 +1747,17 @@ static void http_start(struct http *h)
     memset(h, 0, sizeof *h);
 }
 
-/* RFC 9110 5.6.2. */
-static bool http_token(struct str s)
+/* tchar of RFC 9110 5.6.2. */
+static bool http_token_char(char c)
 {
-    size_t i;
+    return str_letter(c) || str_digit(c) ||
+           str_index(STR("!#$%&'*+-.^_`|~"), c) < 15;
+}
 
-    for (i = 0; i < s.n; i++)
-        if (!str_letter(s.p[i]) && !str_digit(s.p[i]) &&
-            str_index(STR("!#$%&'*+-.^_`|~"), s.p[i]) == 15)
-            return false;
-    return s.n > 0;
+/* RFC 9110 5.5. */
+static bool http_value_char(char c)
+{
+    return c == ' ' || c == '\t' || str_visible(c);
 }
 
 /* What Connection says (RFC 9112 9.3). */
@@ -1746,14 +1778,11 @@ static int http_field(struct http *h, struct str line, struct err *e)
 {
     struct str value = line, name = str_cut(&value, ':');
     uint64_t v;
-    size_t i;
 
-    if (name.n == line.n || !http_token(name))
+    if (name.n == line.n || name.n == 0 || !str_all(name, http_token_char))
         return err_set(e, "a header line without a name: %.*s", PUT(line));
-    for (i = 0; i < value.n; i++)
-        if (((unsigned char)value.p[i] < 0x20 && value.p[i] != '\t') ||
-            value.p[i] == 0x7f)
-            return err_set(e, "a control character in header %.*s", PUT(name));
+    if (!str_all(value, http_value_char))
+        return err_set(e, "a control character in header %.*s", PUT(name));
     value = str_trim(value);
     if (str_same(name, STR("Content-Length"))) {
         if (!str_u64(value, UINT64_MAX / 2, &v) || (h->sized && h->left != v))
@@ -1778,12 +1807,12 @@ static int http_hello(struct str in, struct err *e)
 {
     struct str hello = STR("HTTP/1.");
 
-    if (str_prefix(in, str_upto(hello, in.n < hello.n ? in.n : hello.n)))
+    if (str_prefix(in, str_first(hello, in.n)))
         return 0;
     if (in.n >= 2 && (*in.p == 0x15 || *in.p == 0x16) && in.p[1] == 3)
         return err_set(e, "it answers in TLS, not HTTP");
     return err_set(e, "it does not speak HTTP: \"%.*s\"",
-                   PUT(str_upto(in, in.n < 40 ? in.n : 40)));
+                   PUT(str_first(in, 40)));
 }
 
 /* The status line: HTTP/1.x SP 3DIGIT [SP reason]. */
@@ -1801,7 +1830,7 @@ static int http_status(struct http *h, struct str line, struct err *e)
          !str_eq(version, STR("HTTP/1.0"))) ||
         code.n != 3 || !str_u64(code, 599, &v) || v < 100)
         return err_set(e, "its status line is \"%.*s\"",
-                       PUT(str_upto(line, line.n < 80 ? line.n : 80)));
+                       PUT(str_first(line, 80)));
     h->status = (unsigned)v;
     h->old = h->close = str_eq(version, STR("HTTP/1.0"));
     return 0;
@@ -1852,24 +1881,9 @@ static int http_chunk_size(struct http *h, struct str line, struct err *e)
         size.n--;               /* blanks may stand before the ; alone */
     if (!str_number(size, 16, UINT64_MAX / 2, &h->left))
         return err_set(e, "a chunk's size is \"%.*s\"",
-                       PUT(str_upto(size, size.n < 40 ? size.n : 40)));
+                       PUT(str_first(size, 40)));
     h->state = h->left > 0 ? IN_CHUNK : IN_TRAILER;
     return 0;
-}
-
-/* Whether *in has all up to `end`, within max bytes: 1 yes, 0 not yet, -1 it
- * is too much.  Bytes that were looked at are not looked at again. */
-static int http_upto(struct http *h, struct str in, struct str end,
-                     size_t max, struct str *found, struct err *e)
-{
-    size_t from = h->looked > end.n ? h->looked - end.n : 0;
-    size_t at = from + str_find(str_from(in, from), end);
-
-    h->looked = at < in.n ? 0 : in.n;
-    if (at < in.n ? at + end.n > max : in.n >= max)
-        return err_set(e, "a head or chunk line of more than %zu bytes", max);
-    *found = str_upto(in, at < in.n ? at + end.n : in.n);
-    return at < in.n;
 }
 
 /* The states in which whole lines are needed. */
@@ -1877,14 +1891,24 @@ static enum http_found http_lines(struct http *h, struct str *in,
                                   struct err *e)
 {
     bool head = h->state == IN_HEAD;
-    struct str end = head ? STR("\r\n\r\n") : STR("\r\n"), part = *in;
-    int have, bad = 0;
+    struct str end = head ? STR("\r\n\r\n") : STR("\r\n"), part;
+    size_t max = head ? HEAD_MAX : CHUNK_LINE_MAX;
+    /* What was looked at before is not looked at again. */
+    size_t from = h->looked > end.n ? h->looked - end.n : 0;
+    size_t at = from + str_find(str_from(*in, from), end);
+    bool whole = at < in->n;
+    int bad = 0;
 
     if (head && http_hello(*in, e) != 0)
         return HTTP_BAD;
-    have = http_upto(h, *in, end, head ? HEAD_MAX : CHUNK_LINE_MAX, &part, e);
-    if (have <= 0)
-        return have < 0 ? HTTP_BAD : HTTP_MORE;
+    h->looked = whole ? 0 : in->n;
+    if (whole ? at + end.n > max : in->n >= max) {
+        err_set(e, "a head or chunk line of more than %zu bytes", max);
+        return HTTP_BAD;
+    }
+    if (!whole)
+        return HTTP_MORE;
+    part = str_upto(*in, at + end.n);
     *in = str_from(*in, part.n);
     if (head) {
         bad = http_head(h, part, e);
@@ -1951,11 +1975,8 @@ static bool http_ends(const struct http *h)
 static void http_request(struct buf *b, const char *method, struct str path,
                          struct str host, struct str headers, struct str body)
 {
-    size_t i;
-
-    for (i = 0; i < path.n; i++)
-        if ((unsigned char)path.p[i] <= 0x20 || path.p[i] == 0x7f)
-            b->bad = true;
+    if (!str_all(path, str_visible))
+        b->bad = true;
     buf_lit(b, method);
     buf_byte(b, ' ');
     buf_add(b, path);
@@ -2509,19 +2530,7 @@ enum { DOCKER_NO_CODE = 256 };
 /* A container's ID in full, as every engine writes it. */
 static bool docker_id(struct str s)
 {
-    size_t i;
-
-    for (i = 0; i < s.n; i++)
-        if (!str_hexdigit(s.p[i]))
-            return false;
-    return s.n == 64;
-}
-
-static bool docker_is_container(const struct json *j)
-{
-    size_t type = json_get(j, JSON_ROOT, "Type");
-
-    return type == 0 || str_eq(json_raw(j, type), STR("container"));
+    return s.n == 64 && str_all(s, str_hexdigit);
 }
 
 /* An event: {"Type","Action","Actor":{"ID","Attributes":{}}} since Docker
@@ -2543,17 +2552,18 @@ static bool docker_event(const struct json *j, struct docker_event *ev)
     };
     size_t actor = json_get(j, JSON_ROOT, "Actor"), exit, i;
     size_t attributes = json_get(j, actor, "Attributes");
-    struct str action = json_raw(j, json_get(j, JSON_ROOT, "Action"));
+    size_t type = json_get(j, JSON_ROOT, "Type");
+    struct str action = json_get_raw(j, JSON_ROOT, "Action");
     uint64_t code;
 
     ev->action = DOCKER_OTHER;
     ev->exit_code = DOCKER_NO_CODE;
-    ev->id = json_raw(j, json_get(j, actor, "ID"));
+    ev->id = json_get_raw(j, actor, "ID");
     if (ev->id.n == 0)
-        ev->id = json_raw(j, json_get(j, JSON_ROOT, "id"));
+        ev->id = json_get_raw(j, JSON_ROOT, "id");
     if (action.n == 0)
-        action = json_raw(j, json_get(j, JSON_ROOT, "status"));
-    if (docker_is_container(j)) {
+        action = json_get_raw(j, JSON_ROOT, "status");
+    if (type == 0 || str_eq(json_raw(j, type), STR("container"))) {
         for (i = 0; i < LENGTH(known); i++)
             if (str_eq(action, known[i].name))
                 ev->action = known[i].action;
@@ -2562,12 +2572,11 @@ static bool docker_event(const struct json *j, struct docker_event *ev)
             exit = json_get(j, attributes, "containerExitCode");
         if (str_u64(json_raw(j, exit), 255, &code))
             ev->exit_code = (unsigned)code;
-    } else if (str_eq(json_raw(j, json_get(j, JSON_ROOT, "Type")),
-                      STR("network")) &&
+    } else if (str_eq(json_raw(j, type), STR("network")) &&
                (str_eq(action, STR("connect")) ||
                 str_eq(action, STR("disconnect")))) {
         ev->action = DOCKER_NETWORK;
-        ev->id = json_raw(j, json_get(j, attributes, "container"));
+        ev->id = json_get_raw(j, attributes, "container");
     }
     return ev->action != DOCKER_OTHER && docker_id(ev->id);
 }
@@ -2599,7 +2608,7 @@ static uint64_t docker_print_ports(const struct json *j, size_t t)
 static bool docker_row(const struct json *j, struct docker_row *row)
 {
     size_t names = json_get(j, JSON_ROOT, "Names"), i;
-    struct str status = json_raw(j, json_get(j, JSON_ROOT, "Status"));
+    struct str status = json_get_raw(j, JSON_ROOT, "Status");
     struct str word = str_cut(&status, ' ');
     uint64_t code = 0;
 
@@ -2608,22 +2617,21 @@ static bool docker_row(const struct json *j, struct docker_row *row)
     (void)str_cut(&status, '(');
     (void)str_u64(str_cut(&status, ')'), 255, &code);
     row->exit_code = row->ended ? (unsigned)code : 0;
-    row->id = json_raw(j, json_get(j, JSON_ROOT, "Id"));
+    row->id = json_get_raw(j, JSON_ROOT, "Id");
     row->name = STR("");
     for (i = 0; json_next(j, names, &i);) {
         struct str name = json_raw(j, i);
 
         if (str_prefix(name, STR("/")))
             name = str_from(name, 1);
-        if (str_index(name, '/') == name.n)
+        if (!str_has(name, '/'))
             row->name = name;
     }
     row->print = str_hash(2, row->name);
     row->print = str_hash(row->print, word);
+    row->print = str_hash(row->print, json_get_raw(j, JSON_ROOT, "State"));
     row->print = str_hash(row->print,
-                          json_raw(j, json_get(j, JSON_ROOT, "State")));
-    row->print = str_hash(row->print, json_raw(j, json_get(j, JSON_ROOT,
-                                                      "NetworkSettings")));
+                          json_get_raw(j, JSON_ROOT, "NetworkSettings"));
     row->print += docker_print_ports(j, json_get(j, JSON_ROOT, "Ports"));
     return docker_id(row->id);
 }
@@ -2667,6 +2675,13 @@ struct docker_container {
     size_t envs, labels;
 };
 
+/* The value of `name` in the object `part` of an inspect. */
+static size_t docker_get(const struct json *j, const char *part,
+                         const char *name)
+{
+    return json_get(j, json_get(j, JSON_ROOT, part), name);
+}
+
 static void docker_free(struct docker_container *c)
 {
     if (c != NULL) {
@@ -2697,21 +2712,16 @@ static bool docker_port_key(struct str s, struct docker_port *p)
 static void docker_bindings(struct docker_container *c, const struct json *j,
                             size_t list, struct docker_port *p)
 {
-    bool six = false;
     size_t i;
 
     for (i = 0; json_next(j, list, &i);) {
-        struct str ip = json_str(j, json_get(j, i, "HostIp"), &c->arena);
-        struct str port = json_raw(j, json_get(j, i, "HostPort"));
-        bool this_six = str_index(ip, ':') < ip.n;
-        unsigned number;
+        struct str ip = json_get_str(j, i, "HostIp", &c->arena);
+        bool better = p->host_port == 0 ||
+                      (str_has(p->host_ip, ':') && !str_has(ip, ':'));
 
-        if (!str_port(port, &number) ||
-            (p->host_port != 0 && !(six && !this_six)))
-            continue;
-        p->host_port = number;
-        p->host_ip = ip;
-        six = this_six;
+        if (better &&
+            str_port(json_get_raw(j, i, "HostPort"), &p->host_port))
+            p->host_ip = ip;
     }
 }
 
@@ -2758,12 +2768,9 @@ static size_t docker_count(const struct json *j, size_t t)
  * HostConfig.PortBindings. */
 static void docker_ports(struct docker_container *c, const struct json *j)
 {
-    size_t ports = json_get(j, json_get(j, JSON_ROOT, "NetworkSettings"),
-                            "Ports");
-    size_t exposed = json_get(j, json_get(j, JSON_ROOT, "Config"),
-                              "ExposedPorts");
-    size_t bound = json_get(j, json_get(j, JSON_ROOT, "HostConfig"),
-                            "PortBindings");
+    size_t ports = docker_get(j, "NetworkSettings", "Ports");
+    size_t exposed = docker_get(j, "Config", "ExposedPorts");
+    size_t bound = docker_get(j, "HostConfig", "PortBindings");
     size_t n = docker_count(j, ports) + docker_count(j, exposed) +
                docker_count(j, bound), i, kept = 0;
 
@@ -2772,8 +2779,7 @@ static void docker_ports(struct docker_container *c, const struct json *j)
     docker_add_ports(c, j, exposed, false);
     if (!c->runs)
         docker_add_ports(c, j, bound, false);
-    if (c->ports > 0)
-        qsort(c->port, c->ports, sizeof *c->port, docker_port_cmp);
+    qsort(c->port, c->ports, sizeof *c->port, docker_port_cmp);
     for (i = 0; i < c->ports; i++)
         if (kept > 0 && c->port[kept - 1].number == c->port[i].number &&
             c->port[kept - 1].proto == c->port[i].proto)
@@ -2795,36 +2801,29 @@ static int docker_network_cmp(const void *a, const void *b)
  * nobody's address. */
 static void docker_networks(struct docker_container *c, const struct json *j)
 {
-    size_t settings = json_get(j, JSON_ROOT, "NetworkSettings");
-    size_t list = json_get(j, settings, "Networks"), i;
+    size_t list = docker_get(j, "NetworkSettings", "Networks"), i;
+    size_t size = (docker_count(j, list) + 1) * sizeof *c->network;
+    struct docker_network *n = memset(mem_get(&c->arena, size), 0, size);
 
-    if (json_type(j, list) != JSON_OBJECT)
-        list = 0;
-    c->network = mem_get(&c->arena,
-                         (docker_count(j, list) + 1) * sizeof *c->network);
-    for (i = 0; json_next(j, list, &i);) {
-        struct docker_network *n = &c->network[c->networks];
-
-        memset(n, 0, sizeof *n);
-        n->name = json_str(j, i, &c->arena);
-        n->id = json_str(j, json_get(j, i + 1, "NetworkID"), &c->arena);
-        n->ip = json_str(j, json_get(j, i + 1, "IPAddress"), &c->arena);
-        if (n->ip.n == 0)
-            n->ip = json_str(j, json_get(j, i + 1, "GlobalIPv6Address"),
-                             &c->arena);
-        if (!str_eq(n->name, STR("ingress")))
-            c->networks++;
-    }
-    if (list == 0) {
-        struct docker_network *n = &c->network[c->networks++];
-
-        memset(n, 0, sizeof *n);
+    c->network = n;
+    if (json_type(j, list) != JSON_OBJECT) {
         n->name = STR("bridge");
-        n->id = STR("");
-        n->ip = json_str(j, json_get(j, settings, "IPAddress"), &c->arena);
+        n->ip = json_str(j, docker_get(j, "NetworkSettings", "IPAddress"),
+                         &c->arena);
+        c->networks = 1;
+        return;
     }
-    if (c->networks > 1)
-        qsort(c->network, c->networks, sizeof *c->network, docker_network_cmp);
+    for (i = 0; json_next(j, list, &i);) {
+        if (str_eq(json_raw(j, i), STR("ingress")))
+            continue;
+        n = &c->network[c->networks++];
+        n->name = json_str(j, i, &c->arena);
+        n->id = json_get_str(j, i + 1, "NetworkID", &c->arena);
+        n->ip = json_get_str(j, i + 1, "IPAddress", &c->arena);
+        if (n->ip.n == 0)
+            n->ip = json_get_str(j, i + 1, "GlobalIPv6Address", &c->arena);
+    }
+    qsort(c->network, c->networks, sizeof *c->network, docker_network_cmp);
 }
 
 /* Config.Env: ["K=V", "K"], of which the second is no variable. */
@@ -2865,31 +2864,30 @@ static void docker_labels(struct docker_container *c, const struct json *j,
 static struct docker_container *docker_inspect(const struct json *j)
 {
     struct docker_container *c = mem_zero(sizeof *c);
-    size_t state = json_get(j, JSON_ROOT, "State");
-    size_t config = json_get(j, JSON_ROOT, "Config");
-    size_t host = json_get(j, JSON_ROOT, "HostConfig");
     uint64_t code = 0;
 
-    c->id = json_str(j, json_get(j, JSON_ROOT, "Id"), &c->arena);
-    c->name = json_str(j, json_get(j, JSON_ROOT, "Name"), &c->arena);
+    c->id = json_get_str(j, JSON_ROOT, "Id", &c->arena);
+    c->name = json_get_str(j, JSON_ROOT, "Name", &c->arena);
     if (str_prefix(c->name, STR("/")))
         c->name = str_from(c->name, 1);
-    if (!docker_id(c->id) || c->name.n == 0 || state == 0 || config == 0) {
+    if (!docker_id(c->id) || c->name.n == 0 ||
+        json_get(j, JSON_ROOT, "State") == 0 ||
+        json_get(j, JSON_ROOT, "Config") == 0) {
         docker_free(c);
         return NULL;
     }
-    c->image = json_str(j, json_get(j, config, "Image"), &c->arena);
-    c->digest = str_after(json_str(j, json_get(j, JSON_ROOT, "Image"),
-                                   &c->arena), ':');
-    c->mode = json_str(j, json_get(j, host, "NetworkMode"), &c->arena);
-    c->runs = json_true(j, json_get(j, state, "Running")) &&
-              !json_true(j, json_get(j, state, "Restarting"));
-    if (json_u64(j, json_get(j, state, "ExitCode"), 255, &code))
+    c->image = json_str(j, docker_get(j, "Config", "Image"), &c->arena);
+    c->digest = str_after(json_get_str(j, JSON_ROOT, "Image", &c->arena), ':');
+    c->mode = json_str(j, docker_get(j, "HostConfig", "NetworkMode"),
+                       &c->arena);
+    c->runs = json_true(j, docker_get(j, "State", "Running")) &&
+              !json_true(j, docker_get(j, "State", "Restarting"));
+    if (json_u64(j, docker_get(j, "State", "ExitCode"), 255, &code))
         c->exit_code = (unsigned)code;
     docker_ports(c, j);
     docker_networks(c, j);
-    docker_env(c, j, json_get(j, config, "Env"));
-    docker_labels(c, j, json_get(j, config, "Labels"));
+    docker_env(c, j, docker_get(j, "Config", "Env"));
+    docker_labels(c, j, docker_get(j, "Config", "Labels"));
     return c;
 }
 
@@ -2917,10 +2915,10 @@ static struct str docker_asked_network(const struct docker_container *c)
 static struct str docker_identity(const struct json *j, bool podman,
                                   struct arena *a)
 {
-    struct str id = json_str(j, json_get(j, JSON_ROOT, "ID"), a);
+    struct str id = json_get_str(j, JSON_ROOT, "ID", a);
 
     if (id.n == 0 || podman)
-        id = json_str(j, json_get(j, JSON_ROOT, "Name"), a);
+        id = json_get_str(j, JSON_ROOT, "Name", a);
     return id;
 }
 
@@ -2930,7 +2928,7 @@ static bool docker_is_podman(const struct json *j)
     size_t list = json_get(j, JSON_ROOT, "Components"), i;
 
     for (i = 0; json_next(j, list, &i);)
-        if (str_prefix(json_raw(j, json_get(j, i, "Name")), STR("Podman")))
+        if (str_prefix(json_get_raw(j, i, "Name"), STR("Podman")))
             return true;
     return false;
 }
@@ -2991,11 +2989,18 @@ struct svc_config {
     const char *(*refuses)(struct str key, struct str value);
 };
 
+PRINTF(3, 4)
 static void svc_note(struct svc_notes *notes, enum log_level level,
-                     const struct err *e)
+                     const char *format, ...)
 {
+    va_list args;
+    struct err e;
+
+    va_start(args, format);
+    err_words(&e, format, args);
+    va_end(args);
     buf_byte(&notes->text, (char)('0' + level));
-    buf_lit(&notes->text, e->text);
+    buf_lit(&notes->text, e.text);
     buf_byte(&notes->text, '\0');
 }
 
@@ -3014,6 +3019,19 @@ struct svc_meta {
     size_t order;       /* of two, the later one counts */
 };
 
+/* What goes into the services of one container. */
+struct svc_job {
+    const struct svc_config *cfg;
+    const struct docker_container *c;
+    const struct docker_container *peer;    /* whose network it shares */
+    struct str base;            /* of IDs: hostname:container */
+    struct svc_meta *meta;      /* by key, of each key the weakest first */
+    size_t metas;
+    bool several;               /* ports that others can reach */
+    struct arena *a;            /* of the set: the texts */
+    struct svc_notes *notes;
+};
+
 static int svc_meta_cmp(const void *a, const void *b)
 {
     const struct svc_meta *p = a, *q = b;
@@ -3024,93 +3042,77 @@ static int svc_meta_cmp(const void *a, const void *b)
 
 static bool svc_all_digits(struct str s)
 {
-    size_t i;
-
-    for (i = 0; i < s.n; i++)
-        if (!str_digit(s.p[i]))
-            return false;
-    return s.n > 0;
+    return s.n > 0 && str_all(s, str_digit);
 }
 
 /* SERVICE_8080_NAME=web is key "name" of port "8080", SERVICE_NAME=web the
- * same of all ports.  False: it is no such variable. */
-static bool svc_meta(struct arena *a, struct docker_var v, struct svc_meta *m)
+ * same of all ports; any other variable is none. */
+static void svc_add_meta(struct svc_job *job, struct docker_var v)
 {
-    struct str prefix = STR("SERVICE_"), rest;
+    struct svc_meta *m = &job->meta[job->metas];
+    struct str rest, port;
     char *p;
     size_t i;
 
-    if (!str_prefix(v.name, prefix))
-        return false;
-    m->value = str_copy(a, v.value);
-    rest = str_from(v.name, prefix.n);
-    m->key.p = p = mem_get(a, rest.n);
-    m->key.n = rest.n;
+    if (!str_prefix(v.name, STR("SERVICE_")))
+        return;
+    rest = str_from(v.name, STR("SERVICE_").n);
+    p = mem_get(job->a, rest.n);
     for (i = 0; i < rest.n; i++)
         p[i] = str_lower(rest.p[i]);
+    rest.p = p;
+    m->key = rest;
+    m->value = str_copy(job->a, v.value);
     m->port = STR("");
-    rest = m->key;
-    prefix = str_cut(&rest, '_');
-    if (svc_all_digits(prefix) && rest.n > 0) {
-        m->port = prefix;
+    m->order = job->metas++;
+    port = str_cut(&rest, '_');
+    if (svc_all_digits(port) && rest.n > 0) {
+        m->port = port;
         m->key = rest;
     }
-    return true;
 }
 
 /* A label whose name has an = in it: as the variable that its text makes, for
  * so the original reads it. */
 static struct docker_var svc_label_var(struct arena *a, struct docker_var v)
 {
-    struct buf b = { .max = 0 };
+    struct buf b = { 0 };
 
-    if (str_index(v.name, '=') < v.name.n) {
+    if (str_has(v.name, '=')) {
         buf_add(&b, v.name);
         buf_byte(&b, '=');
         buf_add(&b, v.value);
-        v.value = str_copy(a, buf_str(&b));
+        v.value = buf_done(&b, a);
         v.name = str_cut(&v.value, '=');
-        buf_free(&b);
     }
     return v;
 }
 
-/* All metadata of a container, by key, of each key the weakest first:
- * environment before labels, each in its order.  The texts are in memory of
- * a, the list in that of `list`.  Returns how many; METAS_MAX bounds the work,
- * which is done for each port. */
-static size_t svc_metas(struct arena *a, struct arena *list,
-                        const struct docker_container *c,
-                        struct svc_meta **out)
+/* All metadata of the container: environment before labels, each in its
+ * order.  The list is in memory of `list`.  METAS_MAX bounds the work, which
+ * is done for each port. */
+static void svc_metas(struct svc_job *job, struct arena *list)
 {
-    struct svc_meta *m = mem_get(list, (c->envs + c->labels) * sizeof *m);
-    size_t i, n = 0;
+    const struct docker_container *c = job->c;
+    size_t i;
 
-    for (i = 0; i < c->envs && n < METAS_MAX; i++)
-        if (svc_meta(a, c->env[i], &m[n])) {
-            m[n].order = n;
-            n++;
-        }
-    for (i = 0; i < c->labels && n < METAS_MAX; i++)
-        if (svc_meta(a, svc_label_var(a, c->label[i]), &m[n])) {
-            m[n].order = n;
-            n++;
-        }
-    if (n > 1)
-        qsort(m, n, sizeof *m, svc_meta_cmp);
-    *out = m;
-    return n;
+    job->meta = mem_get(list, (c->envs + c->labels) * sizeof *job->meta);
+    for (i = 0; i < c->envs && job->metas < METAS_MAX; i++)
+        svc_add_meta(job, c->env[i]);
+    for (i = 0; i < c->labels && job->metas < METAS_MAX; i++)
+        svc_add_meta(job, svc_label_var(job->a, c->label[i]));
+    qsort(job->meta, job->metas, sizeof *job->meta, svc_meta_cmp);
 }
 
-/* Takes the metas of the next key off m[*i..n] and returns the one that
- * counts for this port; NULL if none speaks of it. */
-static const struct svc_meta *svc_meta_next(const struct svc_meta *m, size_t n,
+/* Steps from *i past the metas of one key and returns the one that counts
+ * for this port; NULL if none speaks of it. */
+static const struct svc_meta *svc_meta_next(const struct svc_job *job,
                                             struct str port, size_t *i)
 {
-    const struct svc_meta *best = NULL;
+    const struct svc_meta *best = NULL, *m = job->meta;
     struct str key = m[*i].key;
 
-    for (; *i < n && str_eq(m[*i].key, key); ++*i) {
+    for (; *i < job->metas && str_eq(m[*i].key, key); ++*i) {
         bool mine = str_eq(m[*i].port, port);
 
         if (mine || (m[*i].port.n == 0 &&
@@ -3118,12 +3120,6 @@ static const struct svc_meta *svc_meta_next(const struct svc_meta *m, size_t n,
             best = &m[*i];
     }
     return best;
-}
-
-/* Attributes that have a use here, whatever the registry thinks of them. */
-static bool svc_is_check(struct str key)
-{
-    return str_prefix(key, STR("check_"));
 }
 
 static struct str svc_attr(const struct service *s, const char *key)
@@ -3136,48 +3132,45 @@ static struct str svc_attr(const struct service *s, const char *key)
     return STR("");
 }
 
-/* Splits at commas, of which "\," is none; what is empty vanishes.  With
- * s->tag NULL it only counts. */
-static void svc_add_tags(struct arena *a, struct service *s, struct str list,
-                         size_t *n)
+/* Splits at commas, of which "\," is none; what is empty vanishes. */
+static void svc_add_tags(struct arena *a, struct service *s, struct str list)
 {
-    struct buf tag = { .max = 0 };
+    struct buf tag = { 0 };
 
     while (list.n > 0) {
-        char c = *list.p;
+        bool escaped = str_prefix(list, STR("\\,")), ends;
 
-        if (c == '\\' && list.n > 1 && list.p[1] == ',') {
-            buf_byte(&tag, ',');
-            list = str_from(list, 2);
-        } else if (c != ',') {
-            buf_byte(&tag, c);
-            list = str_from(list, 1);
-        }
-        if (list.n == 0 || *list.p == ',') {
-            if (tag.n > 0 && s->tag != NULL)
-                s->tag[*n] = str_copy(a, buf_str(&tag));
-            *n += tag.n > 0;
+        list = str_from(list, escaped ? 1 : 0);
+        ends = *list.p == ',' && !escaped;
+        if (!ends)
+            buf_byte(&tag, *list.p);
+        list = str_from(list, 1);
+        if ((ends || list.n == 0) && tag.n > 0) {
+            s->tag[s->tags++] = str_copy(a, buf_str(&tag));
             tag.n = 0;
-            if (list.n > 0)
-                list = str_from(list, 1);
         }
     }
     buf_free(&tag);
+}
+
+static size_t svc_count_tags(struct str list)
+{
+    size_t n = 0;
+
+    for (; list.n > 0; n++)
+        (void)str_cut(&list, ',');
+    return n;
 }
 
 /* The tags of the container, of the command line, and of UDP. */
 static void svc_tags(struct arena *a, struct service *s, struct str own,
                      struct str forced)
 {
-    size_t n = 0;
+    size_t most = svc_count_tags(own) + svc_count_tags(forced) + 1;
 
-    s->tag = NULL;
-    svc_add_tags(a, s, own, &n);
-    svc_add_tags(a, s, forced, &n);
-    s->tag = mem_get(a, (n + 1) * sizeof *s->tag);
-    s->tags = 0;
-    svc_add_tags(a, s, own, &s->tags);
-    svc_add_tags(a, s, forced, &s->tags);
+    s->tag = mem_get(a, most * sizeof *s->tag);
+    svc_add_tags(a, s, own);
+    svc_add_tags(a, s, forced);
     if (s->udp)
         s->tag[s->tags++] = STR("udp");
 }
@@ -3187,15 +3180,12 @@ static void svc_tags(struct arena *a, struct service *s, struct str own,
 static bool svc_is_image_id(const struct docker_container *c)
 {
     struct str s = c->image;
-    size_t i;
 
     if (str_prefix(s, STR("sha256:")))
         return true;
-    for (i = 0; i < s.n; i++)
-        if (!str_hexdigit(s.p[i]))
-            return false;
-    return s.n == 64 || s.n == 12 ||
-           (s.n >= 6 && str_prefix(c->digest, s));
+    return str_all(s, str_hexdigit) &&
+           (s.n == 64 || s.n == 12 ||
+            (s.n >= 6 && str_prefix(c->digest, s)));
 }
 
 /* The name of a service that nobody has named. */
@@ -3255,23 +3245,17 @@ static bool svc_id_ok(struct str id)
     return true;
 }
 
-/* <hostname>:<container>:<port>[:udp] */
-static struct str svc_default_id(struct arena *a, struct str hostname,
-                                 const struct docker_container *c,
-                                 const struct docker_port *p)
+/* <base>:<port>[:udp] */
+static struct str svc_port_id(struct arena *a, struct str base,
+                              const struct service *s)
 {
-    struct buf b = { .max = 0 };
-    struct str id;
+    struct buf b = { 0 };
 
-    buf_add(&b, hostname);
+    buf_add(&b, base);
     buf_byte(&b, ':');
-    buf_add(&b, c->name);
-    buf_byte(&b, ':');
-    buf_u64(&b, p->number);
-    buf_lit(&b, p->proto == DOCKER_UDP ? ":udp" : "");
-    id = str_copy(a, buf_str(&b));
-    buf_free(&b);
-    return id;
+    buf_u64(&b, s->exposed);
+    buf_lit(&b, s->udp ? ":udp" : "");
+    return buf_done(&b, a);
 }
 
 static bool svc_shares(const struct docker_container *c)
@@ -3338,12 +3322,11 @@ static struct svc_place svc_shared_place(const struct docker_container *peer,
 }
 
 /* How the port p of c is reached, and whether at all (contract, 4 and 5). */
-static struct svc_place svc_place(const struct svc_config *cfg,
-                                  const struct docker_container *c,
-                                  const struct docker_container *peer,
+static struct svc_place svc_place(const struct svc_job *job,
                                   const struct docker_port *p)
 {
     struct svc_place at = { SVC_NOT, 0, { "", 0 } };
+    const struct docker_container *c = job->c, *peer = job->peer;
     bool host = str_eq(c->mode, STR("host")), shares = svc_shares(c);
 
     if (shares) {
@@ -3361,7 +3344,8 @@ static struct svc_place svc_place(const struct svc_config *cfg,
         at.reach = at.ip.n > 0 ? SVC_DIRECT : SVC_NOT;
         at.port = p->number;
     }
-    if (cfg->internal && (at.reach != SVC_NOT || (p->listed && !shares))) {
+    if (job->cfg->internal &&
+        (at.reach != SVC_NOT || (p->listed && !shares))) {
         at.port = p->number;
         at.ip = host ? STR("") : svc_own_address(shares ? peer : c, false);
         at.reach = host ? SVC_PUBLISHED
@@ -3374,16 +3358,14 @@ static struct svc_place svc_place(const struct svc_config *cfg,
 static struct str svc_label_address(const struct svc_config *cfg,
                                     const struct docker_container *c)
 {
-    struct str s = STR("");
+    struct str s = STR(""), mask;
     size_t i;
 
     for (i = 0; cfg->ip_label.n > 0 && i < c->labels; i++)
         if (str_eq(c->label[i].name, cfg->ip_label))
             s = c->label[i].value;
-    for (i = s.n; i > 0; i--)
-        if (s.p[i - 1] == '/')
-            return str_upto(s, i - 1);
-    return s;
+    mask = str_after(s, '/');
+    return mask.n < s.n ? str_upto(s, s.n - mask.n - 1) : s;
 }
 
 /* The address, by the rules of section 5 of the contract, in their order.
@@ -3417,158 +3399,143 @@ struct svc_keys {
     bool ignore;
 };
 
-/* Sorts the metadata that counts for port p into keys and attributes. */
-static void svc_read_metas(const struct svc_config *cfg, struct arena *a,
-                           const struct svc_meta *m, size_t metas,
-                           struct service *s, struct svc_keys *k,
-                           struct svc_notes *notes)
+/* Why the registry would refuse an attribute, or NULL. */
+static const char *svc_refused(const struct svc_job *job,
+                               const struct svc_meta *m)
 {
-    struct buf digits = { .max = 0 }, lost = { .max = ERR_MAX / 2 };
-    size_t i = 0, sent = 0;
-    struct err e;
+    return job->cfg->refuses == NULL ? NULL
+                                     : job->cfg->refuses(m->key, m->value);
+}
+
+/* Sorts the metadata that counts for port p into keys and attributes. */
+static void svc_read_metas(const struct svc_job *job, struct service *s,
+                           struct svc_keys *k)
+{
+    struct buf port = { 0 }, lost = { .max = ERR_MAX / 2 };
+    size_t i = 0, sent = 0, most = job->cfg->attrs_max;
 
     memset(k, 0, sizeof *k);
-    buf_u64(&digits, s->exposed);
-    s->attr = mem_get(a, metas * sizeof *s->attr);
-    while (i < metas) {
-        const struct svc_meta *v =
-            svc_meta_next(m, metas, buf_str(&digits), &i);
-        bool hidden;
+    buf_u64(&port, s->exposed);
+    s->attr = mem_get(job->a, job->metas * sizeof *s->attr);
+    while (i < job->metas) {
+        const struct svc_meta *m = svc_meta_next(job, buf_str(&port), &i);
 
-        if (v == NULL)
+        if (m == NULL)
             continue;
-        if (str_eq(v->key, STR("name"))) {
-            k->name = v->value;
-            k->name_of_port = v->port.n > 0;
-        } else if (str_eq(v->key, STR("id"))) {
-            k->id = v->value;
-        } else if (str_eq(v->key, STR("tags"))) {
-            k->tags = v->value;
-        } else if (str_eq(v->key, STR("ignore"))) {
-            k->ignore = v->value.n > 0;
+        if (str_eq(m->key, STR("name"))) {
+            k->name = m->value;
+            k->name_of_port = m->port.n > 0;
+        } else if (str_eq(m->key, STR("id"))) {
+            k->id = m->value;
+        } else if (str_eq(m->key, STR("tags"))) {
+            k->tags = m->value;
+        } else if (str_eq(m->key, STR("ignore"))) {
+            k->ignore = m->value.n > 0;
         } else {
-            hidden = cfg->refuses != NULL &&
-                     cfg->refuses(v->key, v->value) != NULL;
-            if (!hidden && cfg->attrs_max > 0 && sent == cfg->attrs_max) {
+            bool hidden = svc_refused(job, m) != NULL;
+
+            if (!hidden && most > 0 && sent == most) {
                 hidden = true;
                 buf_byte(&lost, ' ');
-                buf_add(&lost, v->key);
+                buf_add(&lost, m->key);
             }
             sent += !hidden;
-            if (!hidden || svc_is_check(v->key)) {
-                s->attr[s->attrs].key = v->key;
-                s->attr[s->attrs].value = v->value;
+            /* The checks have a use here, whatever the registry thinks. */
+            if (!hidden || str_prefix(m->key, STR("check_"))) {
+                s->attr[s->attrs].key = m->key;
+                s->attr[s->attrs].value = m->value;
                 s->attr[s->attrs++].hidden = hidden;
             }
         }
     }
-    if (lost.n > 0 || lost.bad) {
-        err_set(&e, "%.*s port %u: more than %zu attributes, left out:%.*s%s",
-                PUT(s->container), s->exposed, cfg->attrs_max,
-                PUT(buf_str(&lost)), lost.bad ? " ..." : "");
-        svc_note(notes, LOG_WARN, &e);
-    }
-    buf_free(&digits);
+    if (lost.n > 0 || lost.bad)
+        svc_note(job->notes, LOG_WARN,
+                 "%.*s port %u: more than %zu attributes, left out:%.*s%s",
+                 PUT(s->container), s->exposed, most, PUT(buf_str(&lost)),
+                 lost.bad ? " ..." : "");
+    buf_free(&port);
     buf_free(&lost);
 }
 
 /* Says once for a container which attributes the registry would refuse. */
-static void svc_note_refused(const struct svc_config *cfg,
-                             const struct docker_container *c,
-                             const struct svc_meta *m, size_t n,
-                             struct svc_notes *notes)
+static void svc_note_refused(const struct svc_job *job)
 {
-    struct err e;
     size_t i;
 
-    for (i = 0; cfg->refuses != NULL && i < n; i++) {
-        const char *why = cfg->refuses(m[i].key, m[i].value);
+    for (i = 0; i < job->metas; i++) {
+        const struct svc_meta *m = &job->meta[i];
+        const char *why = svc_refused(job, m);
 
-        if (why == NULL || str_eq(m[i].key, STR("name")) ||
-            str_eq(m[i].key, STR("id")) || str_eq(m[i].key, STR("tags")) ||
-            str_eq(m[i].key, STR("ignore")))
-            continue;
-        err_set(&e, "%.12s: attribute \"%.*s\" left out: %s", c->id.p,
-                PUT(str_upto(m[i].key, m[i].key.n < 140 ? m[i].key.n : 140)),
-                why);
-        svc_note(notes, LOG_WARN, &e);
+        if (why != NULL && !str_eq(m->key, STR("name")) &&
+            !str_eq(m->key, STR("id")) && !str_eq(m->key, STR("tags")) &&
+            !str_eq(m->key, STR("ignore")))
+            svc_note(job->notes, LOG_WARN,
+                     "%.12s: attribute \"%.*s\" left out: %s",
+                     job->c->id.p, PUT(str_first(m->key, 140)), why);
     }
 }
 
-/* "web" and, where a container has several ports, "web-8080". */
-static struct str svc_name(struct arena *a, struct str name, bool suffix,
-                           unsigned port)
+/* "web" and, where a container has several ports, "web-8080"; a name that is
+ * given for the very port stays as it is. */
+static struct str svc_name(const struct svc_job *job, const struct service *s,
+                           const struct svc_keys *k)
 {
-    struct buf b = { .max = 0 };
-    struct str s;
+    struct buf b = { 0 };
 
-    buf_add(&b, name);
-    if (suffix) {
+    buf_add(&b, k->name.n > 0 ? k->name : svc_default_name(job->c));
+    if (job->several && !(k->name_of_port && k->name.n > 0)) {
         buf_byte(&b, '-');
-        buf_u64(&b, port);
+        buf_u64(&b, s->exposed);
     }
-    s = str_copy(a, buf_str(&b));
-    buf_free(&b);
-    return s;
+    return buf_done(&b, job->a);
 }
 
 /* The ID: the container's own, if it can be used, or the usual one. */
-static struct str svc_id(const struct svc_config *cfg, struct arena *a,
-                         const struct docker_container *c,
-                         const struct docker_port *p, struct str own,
-                         struct svc_notes *notes)
+static struct str svc_id(const struct svc_job *job, const struct service *s,
+                         struct str own)
 {
     struct str id;
-    struct err e;
 
-    if (own.p == NULL)
-        return svc_default_id(a, cfg->hostname, c, p);
-    if (svc_id_ok(own))
+    if (own.p != NULL && svc_id_ok(own))
         return own;
-    id = svc_default_id(a, cfg->hostname, c, p);
-    err_set(&e, "%.12s port %u: SERVICE_ID \"%.*s\" is not used, for it could "
-                "never be deregistered (empty, a leading /, //, a . or .. "
-                "part, an unprintable character): it is %.*s", c->id.p,
-            p->number, PUT(str_upto(own, own.n < 200 ? own.n : 200)), PUT(id));
-    svc_note(notes, LOG_WARN, &e);
+    id = svc_port_id(job->a, job->base, s);
+    if (own.p != NULL)
+        svc_note(job->notes, LOG_WARN, "%.12s port %u: SERVICE_ID \"%.*s\" is "
+                 "not used, for it could never be deregistered (empty, a "
+                 "leading /, //, a . or .. part, an unprintable character): "
+                 "it is %.*s", job->c->id.p, s->exposed,
+                 PUT(str_first(own, 200)), PUT(id));
     return id;
 }
 
 /* Makes the service of one port.  False: there is to be none, and a note
  * tells why. */
-static bool svc_make(const struct svc_config *cfg,
-                     const struct docker_container *c,
-                     const struct docker_port *p, const struct svc_place *at,
-                     bool several, const struct svc_meta *m, size_t metas,
-                     struct arena *a, struct service *s,
-                     struct svc_notes *notes)
+static bool svc_make(const struct svc_job *job, const struct docker_port *p,
+                     const struct svc_place *at, struct service *s)
 {
+    const struct docker_container *c = job->c;
     struct svc_keys k;
-    struct err e;
 
     memset(s, 0, sizeof *s);
-    s->container = str_copy(a, str_upto(c->id, 12));
+    s->container = str_copy(job->a, str_upto(c->id, 12));
     s->port = at->port;
     s->exposed = p->number;
     s->udp = p->proto == DOCKER_UDP;
-    svc_read_metas(cfg, a, m, metas, s, &k, notes);
-    if (k.ignore || (cfg->only_named && k.name.n == 0)) {
-        err_set(&e, "ignored: %.12s service on port %u", c->id.p, p->number);
-        svc_note(notes, LOG_INFO, &e);
+    svc_read_metas(job, s, &k);
+    if (k.ignore || (job->cfg->only_named && k.name.n == 0)) {
+        svc_note(job->notes, LOG_INFO, "ignored: %.12s service on port %u",
+                 c->id.p, p->number);
         return false;
     }
-    if (!svc_address(cfg, c, at, &s->address) && c->runs) {
-        err_set(&e, "ignored: %.12s port %u: this host's address is not "
-                    "known, give it with -ip", c->id.p, p->number);
-        svc_note(notes, LOG_WARN, &e);
+    if (!svc_address(job->cfg, c, at, &s->address) && c->runs) {
+        svc_note(job->notes, LOG_WARN, "ignored: %.12s port %u: this host's "
+                 "address is not known, give it with -ip", c->id.p, p->number);
         return false;
     }
-    s->address = str_copy(a, s->address);
-    s->name = svc_name(a, k.name.n > 0 ? k.name : svc_default_name(c),
-                       several && !(k.name_of_port && k.name.n > 0),
-                       p->number);
-    s->id = svc_id(cfg, a, c, p, k.id, notes);
-    svc_tags(a, s, k.tags, cfg->tags);
+    s->address = str_copy(job->a, s->address);
+    s->name = svc_name(job, s, &k);
+    s->id = svc_id(job, s, k.id);
+    svc_tags(job->a, s, k.tags, job->cfg->tags);
     return true;
 }
 
@@ -3580,28 +3547,12 @@ static int svc_id_cmp(const void *a, const void *b)
     return d != 0 ? d : (*p > *q) - (*p < *q);
 }
 
-/* "id:port" and, for UDP, "id:port:udp". */
-static struct str svc_longer_id(struct arena *a, const struct service *s)
-{
-    struct buf b = { .max = 0 };
-    struct str id;
-
-    buf_add(&b, s->id);
-    buf_byte(&b, ':');
-    buf_u64(&b, s->exposed);
-    buf_lit(&b, s->udp ? ":udp" : "");
-    id = str_copy(a, buf_str(&b));
-    buf_free(&b);
-    return id;
-}
-
 /* Sees to it that no two services of a container have the same ID. */
 static void svc_unique_ids(struct svc_set *set, struct svc_notes *notes)
 {
     struct arena scratch = { NULL };
     struct service **by_id = mem_get(&scratch, set->n * sizeof *by_id);
     bool again = set->n > 1;
-    struct err e;
     size_t i;
 
     while (again) {
@@ -3611,12 +3562,13 @@ static void svc_unique_ids(struct svc_set *set, struct svc_notes *notes)
         qsort(by_id, set->n, sizeof *by_id, svc_id_cmp);
         for (i = set->n - 1; i > 0; i--)
             if (str_eq(by_id[i]->id, by_id[i - 1]->id)) {
-                struct str id = svc_longer_id(&set->arena, by_id[i]);
+                struct str id = svc_port_id(&set->arena, by_id[i]->id,
+                                            by_id[i]);
 
-                err_set(&e, "%.*s: two services with the ID %.*s: that of "
-                            "port %u is %.*s", PUT(by_id[i]->container),
-                        PUT(by_id[i]->id), by_id[i]->exposed, PUT(id));
-                svc_note(notes, LOG_WARN, &e);
+                svc_note(notes, LOG_WARN, "%.*s: two services with the ID "
+                         "%.*s: that of port %u is %.*s",
+                         PUT(by_id[i]->container), PUT(by_id[i]->id),
+                         by_id[i]->exposed, PUT(id));
                 by_id[i]->id = id;
                 again = true;
             }
@@ -3635,37 +3587,40 @@ static struct svc_set *svc_derive(const struct svc_config *cfg,
     struct svc_set *set = mem_zero(sizeof *set);
     struct arena scratch = { NULL };
     struct svc_place *at = mem_get(&scratch, c->ports * sizeof *at);
-    struct svc_meta *m;
-    size_t metas = svc_metas(&set->arena, &scratch, c, &m), open = 0, i;
-    struct err e;
+    struct svc_job job = { .cfg = cfg, .c = c, .peer = peer,
+                           .a = &set->arena, .notes = notes };
+    struct buf base = { 0 };
+    size_t open = 0, i;
 
+    buf_add(&base, cfg->hostname);
+    buf_byte(&base, ':');
+    buf_add(&base, c->name);
+    job.base = buf_done(&base, &scratch);
+    svc_metas(&job, &scratch);
     set->hollow = !c->runs;
     for (i = 0; i < c->ports; i++) {
-        at[i] = svc_place(cfg, c, peer, &c->port[i]);
+        at[i] = svc_place(&job, &c->port[i]);
         if (!c->runs)
             at[i].reach = SVC_PUBLISHED;
         open += at[i].reach != SVC_NOT;
     }
+    job.several = open > 1;
     set->service = mem_get(&set->arena, open * sizeof *set->service);
-    if (c->ports == 0) {
-        err_set(&e, "ignored: %.12s no published ports", c->id.p);
-        svc_note(notes, LOG_INFO, &e);
-    }
-    if (metas == METAS_MAX) {
-        err_set(&e, "%.12s: only the first %d SERVICE_ variables count",
-                c->id.p, METAS_MAX);
-        svc_note(notes, LOG_WARN, &e);
-    }
-    svc_note_refused(cfg, c, m, metas, notes);
+    if (c->ports == 0)
+        svc_note(notes, LOG_INFO, "ignored: %.12s no published ports",
+                 c->id.p);
+    if (job.metas == METAS_MAX)
+        svc_note(notes, LOG_WARN,
+                 "%.12s: only the first %d SERVICE_ variables count", c->id.p,
+                 METAS_MAX);
+    svc_note_refused(&job);
     for (i = 0; i < c->ports; i++)
-        if (at[i].reach == SVC_NOT) {
-            err_set(&e, "ignored: %.12s port %u not published on host",
-                    c->id.p, c->port[i].number);
-            svc_note(notes, LOG_INFO, &e);
-        } else if (svc_make(cfg, c, &c->port[i], &at[i], open > 1, m, metas,
-                            &set->arena, &set->service[set->n], notes)) {
+        if (at[i].reach == SVC_NOT)
+            svc_note(notes, LOG_INFO,
+                     "ignored: %.12s port %u not published on host",
+                     c->id.p, c->port[i].number);
+        else if (svc_make(&job, &c->port[i], &at[i], &set->service[set->n]))
             set->n++;
-        }
     svc_unique_ids(set, notes);
     mem_drop(&scratch);
     return set;
@@ -3783,13 +3738,13 @@ static void reg_words(const struct answer *a, struct err *e)
         err_set(e, "%s", a->err != NULL ? a->err->text : "called off");
     else
         err_set(e, "HTTP %u%s%.*s", a->status, words.n > 0 ? ": " : "",
-                PUT(str_upto(words, words.n < 300 ? words.n : 300)));
+                PUT(str_first(words, 300)));
 }
 
 /* Makes the header lines that carry who we are. */
 static void reg_headers(struct registry *r)
 {
-    struct buf basic = { .max = 0 };
+    struct buf basic = { 0 };
     struct buf *b = &r->peer.headers;
 
     b->n = 0;
@@ -3858,7 +3813,7 @@ static struct request *consul_request(struct registry *r, const char *method,
                                       const char *path, struct str id,
                                       const char *query, struct str body)
 {
-    struct buf b = { .max = 0 };
+    struct buf b = { 0 };
     struct request *q;
 
     buf_lit(&b, path);
@@ -4014,7 +3969,7 @@ static void consul_script(struct buf *b, const struct service *s,
                           struct str script)
 {
     struct str word[3] = { STR_INIT("/bin/sh"), STR_INIT("-c"), { NULL, 0 } };
-    struct buf half = { .max = 0 }, text = { .max = 0 }, port = { .max = 0 };
+    struct buf half = { 0 }, text = { 0 }, port = { 0 };
 
     buf_u64(&port, s->port);
     consul_replace(&half, script, STR("$SERVICE_IP"),
@@ -4030,7 +3985,7 @@ static void consul_script(struct buf *b, const struct service *s,
 
 static void consul_cmd(struct buf *b, const struct service *s, struct str cmd)
 {
-    struct buf port = { .max = 0 };
+    struct buf port = { 0 };
     struct str word[4] = { STR_INIT("check-cmd"), { NULL, 0 }, { NULL, 0 },
                            { NULL, 0 } };
 
@@ -4046,7 +4001,7 @@ static void consul_cmd(struct buf *b, const struct service *s, struct str cmd)
 static void consul_http(struct buf *b, const struct service *s,
                         const char *scheme, struct str path, struct str method)
 {
-    struct buf url = { .max = 0 };
+    struct buf url = { 0 };
 
     buf_lit(&url, scheme);
     consul_target(&url, s);
@@ -4060,7 +4015,7 @@ static void consul_http(struct buf *b, const struct service *s,
 static void consul_connect(struct buf *b, const struct service *s,
                            const char *name)
 {
-    struct buf target = { .max = 0 };
+    struct buf target = { 0 };
 
     consul_target(&target, s);
     consul_member(b, name, buf_str(&target));
@@ -4115,7 +4070,7 @@ static void consul_checks(struct buf *b, const struct service *s)
 static void consul_body(struct buf *b, const struct service *s,
                         struct str mark)
 {
-    struct buf check = { .max = 0 };
+    struct buf check = { 0 };
     size_t i;
 
     buf_byte(b, '{');
@@ -4155,7 +4110,7 @@ static void consul_body(struct buf *b, const struct service *s,
 static struct request *consul_put(struct registry *r, const struct service *s,
                                   struct str mark, bool other_checks)
 {
-    struct buf body = { .max = 0 };
+    struct buf body = { 0 };
     struct request *q;
 
     consul_body(&body, s, mark);
@@ -4245,7 +4200,7 @@ static void print_line(struct buf *b)
 static struct request *print_greet(struct registry *r, unsigned step)
 {
     struct os_addr address[ADDRS_MAX];
-    struct buf name = { .max = 0 };
+    struct buf name = { 0 };
     struct err e;
     size_t n, i;
 
@@ -4269,7 +4224,7 @@ static struct request *print_greet(struct registry *r, unsigned step)
 static struct request *print_put(struct registry *r, const struct service *s,
                                  struct str mark, bool other_checks)
 {
-    struct buf b = { .max = 0 };
+    struct buf b = { 0 };
 
     (void)r;
     (void)mark;
@@ -4285,7 +4240,7 @@ static struct request *print_put(struct registry *r, const struct service *s,
 
 static struct request *print_drop(struct registry *r, struct str id)
 {
-    struct buf b = { .max = 0 };
+    struct buf b = { 0 };
 
     (void)r;
     buf_lit(&b, "{\"action\":\"deregister\",\"service\":{\"ID\":");
@@ -4585,7 +4540,7 @@ static void bridge_touch(struct bridge *b, struct reg_entry *e)
 static void bridge_take_entry(struct bridge *b, struct reg_entry *e,
                               struct container *c, const struct service *s)
 {
-    struct buf body = { .max = 0 }, checks = { .max = 0 };
+    struct buf body = { 0 }, checks = { 0 };
     uint64_t before = e->content;
 
     b->reg.kind->body(&body, s, STR(""));
@@ -4922,7 +4877,7 @@ static bool bridge_waits(struct bridge *b, const struct reg_entry *e)
 static void bridge_send(struct bridge *b, struct reg_entry *e)
 {
     bool put = e->wanted != NULL;
-    struct buf mark = { .max = 0 };
+    struct buf mark = { 0 };
     struct request *r;
 
     list_take(&e->queue);
@@ -5247,7 +5202,7 @@ static void bridge_derive(struct bridge *b, struct container *c,
                           const struct docker_container *facts,
                           const struct docker_container *peer)
 {
-    struct svc_notes notes = { { .max = 0 } };
+    struct svc_notes notes = { { 0 } };
 
     bridge_looked(b, c);
     c->ended = !facts->runs;
@@ -5296,7 +5251,7 @@ static void bridge_ask(struct bridge *b, struct container *c,
                        const char *kind, struct str id, const char *end,
                        void (*done)(struct request *, const struct answer *))
 {
-    struct buf path = { .max = 0 };
+    struct buf path = { 0 };
     struct request *r;
 
     buf_add(&path, buf_str(&b->prefix));
@@ -5596,7 +5551,7 @@ static void bridge_list_answer(struct request *r, const struct answer *a)
 
 static struct request *bridge_engine_get(struct bridge *b, const char *path)
 {
-    struct buf whole = { .max = 0 };
+    struct buf whole = { 0 };
     struct request *r;
 
     buf_add(&whole, buf_str(&b->prefix));
@@ -5751,7 +5706,7 @@ static void bridge_engine_begin(struct bridge *b)
 static void bridge_addresses(struct bridge *b)
 {
     struct svc_config *cfg = &b->cfg;
-    struct buf found = { .max = 0 };
+    struct buf found = { 0 };
     uint64_t print;
 
     cfg->ip = b->opt.ip;
@@ -6394,8 +6349,7 @@ static int opt_engine(struct bridge *b, struct err *e)
         !str_eq(u.scheme, STR("http")))
         return err_set(e, "DOCKER_HOST is unix:///path, tcp://host:port, "
                           "http:// or https://, not %.*s:",
-                       PUT(str_upto(u.scheme,
-                                    u.scheme.n < 40 ? u.scheme.n : 40)));
+                       PUT(str_first(u.scheme, 40)));
     if (tls)
         return err_set(e, "DOCKER_HOST: TLS is not built into this version");
     if (u.host.n == 0)
@@ -6473,7 +6427,7 @@ static int opt_consul_access(struct registry *r, struct str user,
 
 static int opt_unknown_scheme(struct str scheme, struct err *e)
 {
-    struct buf known = { .max = 0 };
+    struct buf known = { 0 };
     size_t i;
 
     for (i = 0; i < LENGTH(reg_schemes); i++) {
@@ -6481,7 +6435,7 @@ static int opt_unknown_scheme(struct str scheme, struct err *e)
         buf_add(&known, reg_schemes[i].scheme);
     }
     err_set(e, "unknown registry \"%.*s\": the known ones are %.*s",
-            PUT(str_upto(scheme, scheme.n < 80 ? scheme.n : 80)),
+            PUT(str_first(scheme, 80)),
             PUT(buf_str(&known)));
     buf_free(&known);
     return -1;
