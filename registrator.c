@@ -3027,6 +3027,7 @@ struct svc_job {
     struct str base;            /* of IDs: hostname:container */
     struct svc_meta *meta;      /* by key, of each key the weakest first */
     size_t metas;
+    struct svc_attr *attr;      /* room for as many */
     bool several;               /* ports that others can reach */
     struct arena *a;            /* of the set: the texts */
     struct svc_notes *notes;
@@ -3416,7 +3417,6 @@ static void svc_read_metas(const struct svc_job *job, struct service *s,
 
     memset(k, 0, sizeof *k);
     buf_u64(&port, s->exposed);
-    s->attr = mem_get(job->a, job->metas * sizeof *s->attr);
     while (i < job->metas) {
         const struct svc_meta *m = svc_meta_next(job, buf_str(&port), &i);
 
@@ -3442,12 +3442,15 @@ static void svc_read_metas(const struct svc_job *job, struct service *s,
             sent += !hidden;
             /* The checks have a use here, whatever the registry thinks. */
             if (!hidden || str_prefix(m->key, STR("check_"))) {
-                s->attr[s->attrs].key = m->key;
-                s->attr[s->attrs].value = m->value;
-                s->attr[s->attrs++].hidden = hidden;
+                job->attr[s->attrs].key = m->key;
+                job->attr[s->attrs].value = m->value;
+                job->attr[s->attrs++].hidden = hidden;
             }
         }
     }
+    s->attr = mem_get(job->a, s->attrs * sizeof *s->attr);
+    if (s->attrs > 0)
+        memcpy(s->attr, job->attr, s->attrs * sizeof *s->attr);
     if (lost.n > 0 || lost.bad)
         svc_note(job->notes, LOG_WARN,
                  "%.*s port %u: more than %zu attributes, left out:%.*s%s",
@@ -3597,6 +3600,7 @@ static struct svc_set *svc_derive(const struct svc_config *cfg,
     buf_add(&base, c->name);
     job.base = buf_done(&base, &scratch);
     svc_metas(&job, &scratch);
+    job.attr = mem_get(&scratch, job.metas * sizeof *job.attr);
     set->hollow = !c->runs;
     for (i = 0; i < c->ports; i++) {
         at[i] = svc_place(&job, &c->port[i]);
