@@ -1812,7 +1812,7 @@ static int http_hello(struct str in, struct err *e)
     if (in.n >= 2 && (*in.p == 0x15 || *in.p == 0x16) && in.p[1] == 3)
         return err_set(e, "it answers in TLS, not HTTP");
     return err_set(e, "it does not speak HTTP: \"%.*s\"",
-                   PUT(str_first(in, 40)));
+                   PUT(str_first(str_first(in, 16), str_index(in, '\r'))));
 }
 
 /* The status line: HTTP/1.x SP 3DIGIT [SP reason]. */
@@ -4349,7 +4349,8 @@ struct session {
     uint64_t since;             /* LIVE: from when */
     bool waits;                 /* ASKING: for the answer to a question */
     bool greeted;               /* ASKING: no question is left */
-    bool said;                  /* that it is away */
+    uint64_t said;              /* fingerprint of why it is away; 0: it is not,
+                                   or nothing has been said of it */
     bool ever;                  /* it has been LIVE before */
 };
 
@@ -4685,7 +4686,7 @@ static void bridge_want(struct bridge *b, struct container *c,
 
 /* ---- Sessions ---- */
 
-/* The session is over: says why, once, and sets the pause. */
+/* The session is over: says why, if that is news, and sets the pause. */
 static void bridge_away(struct bridge *b, struct session *s,
                         const struct endpoint *p, const struct err *e)
 {
@@ -4697,18 +4698,19 @@ static void bridge_away(struct bridge *b, struct session *s,
     s->failures++;
     s->due = b->now + bridge_pause(b, s->failures, PAUSE_MIN_MS,
                                    PAUSE_PEER_MS);
-    log_at(s->said ? LOG_DEBUG : LOG_ERROR, "%s: %.*s: %s: trying again",
-           p->name, PUT(where), e->text);
-    s->said = true;
+    if (s->said != str_hash(1, str_of(e->text)))
+        log_at(LOG_ERROR, "%s: %.*s: %s: trying again", p->name, PUT(where),
+               e->text);
+    s->said = str_hash(1, str_of(e->text));
 }
 
 static void bridge_back(struct bridge *b, struct session *s, const char *name)
 {
-    if (s->said)
+    if (s->said != 0)
         log_at(LOG_INFO, "%s: reached%s", name, s->ever ? " again" : "");
     s->state = LIVE;
     s->since = b->now;
-    s->said = false;
+    s->said = 0;
     s->ever = true;
 }
 
