@@ -2093,8 +2093,14 @@ static struct request *conn_request(struct endpoint *p, const char *method,
     return r;
 }
 
-static void conn_send(struct endpoint *p, struct request *r)
+/* Sends it off: done(r, answer) will be called, once. */
+static void conn_send(struct endpoint *p, struct request *r, void *context,
+                      void *owner,
+                      void (*done)(struct request *, const struct answer *))
 {
+    r->context = context;
+    r->owner = owner;
+    r->done = done;
     p->requests++;
     list_before(&p->waiting, &r->link);
 }
@@ -2113,11 +2119,15 @@ static void conn_finish(struct endpoint *p, struct request *r,
 static void conn_refuse(struct endpoint *p, struct request *r,
                         const struct err *e, bool unreached)
 {
-    struct answer none = { 0, { NULL, 0 }, 0, NULL, false };
+    struct answer none = { .err = e, .unreached = unreached };
 
-    none.err = e;
-    none.unreached = unreached;
     conn_finish(p, r, &none);
+}
+
+/* Whether the request has been ended by conn_reset. */
+static bool conn_called_off(const struct answer *a)
+{
+    return a->status == 0 && a->err == NULL;
 }
 
 /* The request whose answer is next. */
@@ -2321,13 +2331,11 @@ static void conn_assign(struct endpoint *p, uint64_t now)
 static void conn_answer(struct conn *c, uint64_t now)
 {
     struct request *r = conn_head(c);
-    struct answer a = { 0, { NULL, 0 }, 0, NULL, false };
     bool close = c->http.close || c->last || c->alone;
     struct buf body = c->body;
+    struct answer a = { .status = c->http.status, .body = buf_str(&body),
+                        .retry_after = c->http.retry_after };
 
-    a.status = c->http.status;
-    a.retry_after = c->http.retry_after;
-    a.body = buf_str(&body);
     memset(&c->body, 0, sizeof c->body);
     c->body.max = BODY_MAX;
     c->answered = true;
@@ -2363,27 +2371,26 @@ static int conn_body(struct conn *c, struct str piece, uint64_t now,
 /* Makes answers of what has come. */
 static void conn_parse(struct conn *c, uint64_t now)
 {
-    struct str in = buf_str(&c->in), piece = STR("");
-    enum http_found found = HTTP_MORE;
+    struct str in = buf_str(&c->in);
+    enum http_found found = HTTP_DONE;
     struct err e;
 
-    do {
-        if (in.n > 0 && conn_head(c) == NULL) {
+    while (c->state == CONN_OPEN && found != HTTP_MORE && found != HTTP_BAD) {
+        struct str piece = STR("");
+
+        if (conn_head(c) == NULL) {
             err_set(&e, "an answer that nobody asked for");
-            found = HTTP_BAD;
+            found = in.n > 0 ? HTTP_BAD : HTTP_MORE;
             break;
         }
-        if (conn_head(c) == NULL)
-            break;
         c->began = c->began || in.n > 0;
         found = http_next(&c->http, &in, &piece, &e);
         if (found == HTTP_DONE)
             conn_answer(c, now);
-        else if (found == HTTP_HEAD)
-            found = conn_body(c, STR(""), now, &e) ? HTTP_BAD : found;
-        else if (found == HTTP_BODY)
-            found = conn_body(c, piece, now, &e) ? HTTP_BAD : found;
-    } while (found != HTTP_MORE && found != HTTP_BAD && c->state == CONN_OPEN);
+        else if ((found == HTTP_HEAD || found == HTTP_BODY) &&
+                 conn_body(c, piece, now, &e) != 0)
+            found = HTTP_BAD;
+    }
     if (c->state != CONN_OPEN)
         return;
     buf_skip(&c->in, c->in.n - in.n);
@@ -2437,15 +2444,6 @@ static void conn_write(struct conn *c)
         c->out.n = c->out_at = 0;
 }
 
-/* What the connection waits for. */
-static short conn_events(const struct conn *c)
-{
-    bool out = c->state == CONN_CONNECT || c->out.n > c->out_at;
-
-    return (short)(c->state == CONN_OPEN ? out ? POLLIN | POLLOUT : POLLIN
-                                         : POLLOUT);
-}
-
 /* Does what the connection can do now. */
 static void conn_handle(struct conn *c, short events, uint64_t now)
 {
@@ -2472,27 +2470,7 @@ static bool conn_stalls(const struct conn *c)
            c->state == CONN_OPEN;
 }
 
-/* Looks to what time has brought: an answer overdue, or one that holds up
- * those behind it, which then go round. */
-static void conn_tick(struct conn *c, uint64_t now)
-{
-    struct err e;
-
-    if (c->state == CONN_FREE || c->sent_n == 0)
-        return;
-    if (now >= c->deadline && c->state == CONN_CONNECT) {
-        c->address++;
-        conn_connect(c, ETIMEDOUT, now);
-    } else if (now >= c->deadline && !c->alone) {
-        err_set(&e, "no answer within %d s", CALL_MS / 1000);
-        conn_fail(c, &e);
-    } else if (conn_stalls(c) && now >= c->since + STALL_MS) {
-        conn_give_back(c, 1);
-        c->last = true;
-    }
-}
-
-/* When conn_tick is to be called next, at the latest. */
+/* When conn_overdue is to be called, if nothing else happens. */
 static uint64_t conn_due(const struct conn *c)
 {
     if (c->state == CONN_FREE || c->sent_n == 0)
@@ -2500,6 +2478,72 @@ static uint64_t conn_due(const struct conn *c)
     if (conn_stalls(c))
         return c->since + STALL_MS;
     return c->alone && c->state == CONN_OPEN ? UINT64_MAX : c->deadline;
+}
+
+/* An answer is overdue, or holds up those behind it, which then go round. */
+static void conn_overdue(struct conn *c, uint64_t now)
+{
+    struct err e;
+
+    if (c->state == CONN_CONNECT) {
+        c->address++;
+        conn_connect(c, ETIMEDOUT, now);
+    } else if (now >= c->deadline) {
+        err_set(&e, "no answer within %d s", CALL_MS / 1000);
+        conn_fail(c, &e);
+    } else {
+        conn_give_back(c, 1);
+        c->last = true;
+    }
+}
+
+/* Looks to what time has brought. */
+static void conn_tick(struct endpoint *p, uint64_t now)
+{
+    size_t i;
+
+    for (i = 0; i < CONNS_MAX; i++)
+        if (now >= conn_due(&p->conn[i]))
+            conn_overdue(&p->conn[i], now);
+}
+
+/* When conn_tick is to be called next, at the latest. */
+static uint64_t conn_next(const struct endpoint *p)
+{
+    uint64_t next = UINT64_MAX;
+    size_t i;
+
+    for (i = 0; i < CONNS_MAX; i++)
+        if (conn_due(&p->conn[i]) < next)
+            next = conn_due(&p->conn[i]);
+    return next;
+}
+
+/* What the connections wait for, in CONNS_MAX fields. */
+static void conn_wants(const struct endpoint *p, struct pollfd *fd)
+{
+    size_t i;
+
+    for (i = 0; i < CONNS_MAX; i++) {
+        const struct conn *c = &p->conn[i];
+        bool out = c->state == CONN_CONNECT || c->out.n > c->out_at;
+
+        fd[i].fd = c->state == CONN_FREE ? -1 : c->fd;  /* -1: skipped */
+        fd[i].events = (short)((c->state == CONN_OPEN ? POLLIN : 0) |
+                               (out ? POLLOUT : 0));
+        fd[i].revents = 0;
+    }
+}
+
+/* Does what the connections can do now. */
+static void conn_ready(struct endpoint *p, const struct pollfd *fd,
+                       uint64_t now)
+{
+    size_t i;
+
+    for (i = 0; i < CONNS_MAX; i++)
+        if (fd[i].revents != 0 && p->conn[i].fd == fd[i].fd)
+            conn_handle(&p->conn[i], fd[i].revents, now);
 }
 
 /* ==== 10. Docker ========================================= docker_ ====
@@ -3690,15 +3734,11 @@ struct reg_kind {
     bool (*row)(const struct json *, struct arena *, struct reg_row *);
 };
 
-/* What a registry shows of a service, in a number. */
+/* What a registry shows of a service, in a number; each tag is hashed to
+ * that in turn. */
 static uint64_t reg_view(struct str name, struct str address, uint64_t port)
 {
     return str_hash(str_hash(port, name), address);
-}
-
-static uint64_t reg_view_tag(uint64_t view, struct str tag)
-{
-    return str_hash(view, tag);
 }
 
 static uint64_t reg_view_of(const struct service *s)
@@ -3707,7 +3747,7 @@ static uint64_t reg_view_of(const struct service *s)
     size_t i;
 
     for (i = 0; i < s->tags; i++)
-        view = reg_view_tag(view, s->tag[i]);
+        view = str_hash(view, s->tag[i]);
     return view;
 }
 
@@ -3812,21 +3852,18 @@ static const char *consul_attr_refused(struct str key, struct str value)
     return value.n > 512 ? "its value is longer than 512 bytes" : NULL;
 }
 
-/* GET or PUT /v1/... with the namespace and partition. */
+/* A request for the path, the ID as its end, with namespace and partition. */
 static struct request *consul_request(struct registry *r, const char *method,
                                       const char *path, struct str id,
-                                      const char *query, struct str body)
+                                      struct str body)
 {
     struct buf b = { 0 };
     struct request *q;
 
     buf_lit(&b, path);
     buf_url(&b, id);
-    if (*query != '\0' || r->query.n > 0)
-        buf_byte(&b, '?');
-    buf_lit(&b, query);
-    if (*query != '\0' && r->query.n > 0)
-        buf_byte(&b, '&');
+    if (r->query.n > 0)
+        buf_byte(&b, str_index(str_of(path), '?') < strlen(path) ? '&' : '?');
     buf_add(&b, buf_str(&r->query));
     q = conn_request(&r->peer, method, buf_str(&b), body);
     buf_free(&b);
@@ -3839,8 +3876,7 @@ static struct request *consul_greet(struct registry *r, unsigned step)
         return conn_request(&r->peer, "GET", STR("/v1/status/leader"),
                             STR(""));
     if (step == 1)
-        return consul_request(r, "GET", "/v1/agent/self", STR(""), "",
-                              STR(""));
+        return consul_request(r, "GET", "/v1/agent/self", STR(""), STR(""));
     return NULL;
 }
 
@@ -3919,11 +3955,11 @@ static int consul_greeted(struct registry *r, unsigned step,
 }
 
 /* Adds "name":"value" and a comma before it, but for the first. */
-static void consul_member(struct buf *b, const char *name, struct str value)
+static void consul_member(struct buf *b, struct str name, struct str value)
 {
     if (b->n > 0 && b->p[b->n - 1] != '{')
         buf_byte(b, ',');
-    buf_json(b, str_of(name));
+    buf_json(b, name);
     buf_byte(b, ':');
     buf_json(b, value);
 }
@@ -3932,98 +3968,67 @@ static void consul_member(struct buf *b, const char *name, struct str value)
 static void consul_option(struct buf *b, const char *name, struct str value)
 {
     if (value.n > 0)
-        consul_member(b, name, value);
+        consul_member(b, str_of(name), value);
 }
 
-/* Adds "Args":[...] of n words. */
-static void consul_args(struct buf *b, const struct str *word, size_t n)
+/* Where the address is Consul's to put in, it is that of the agent, which
+ * makes the check. */
+static struct str consul_address(const struct service *s)
 {
-    size_t i;
-
-    buf_lit(b, "\"Args\":[");
-    for (i = 0; i < n; i++) {
-        buf_lit(b, i > 0 ? "," : "");
-        buf_json(b, word[i]);
-    }
-    buf_byte(b, ']');
+    return s->address.n > 0 ? s->address : STR("127.0.0.1");
 }
 
-/* address:port.  Where the address is Consul's to put in, it is that of the
- * agent, which makes the check: 127.0.0.1. */
-static void consul_target(struct buf *b, const struct service *s)
-{
-    url_put(b, s->address.n > 0 ? s->address : STR("127.0.0.1"), s->port);
-}
-
-/* A copy of text with each `what` replaced. */
-static void consul_replace(struct buf *b, struct str text, struct str what,
-                           struct str with)
-{
-    size_t at;
-
-    while ((at = str_find(text, what)) < text.n) {
-        buf_add(b, str_upto(text, at));
-        buf_add(b, with);
-        text = str_from(text, at + what.n);
-    }
-    buf_add(b, text);
-}
-
+/* The script with $SERVICE_IP and $SERVICE_PORT replaced. */
 static void consul_script(struct buf *b, const struct service *s,
                           struct str script)
 {
-    struct str word[3] = { STR_INIT("/bin/sh"), STR_INIT("-c"), { NULL, 0 } };
-    struct buf half = { 0 }, text = { 0 }, port = { 0 };
+    const struct str ip = STR("$SERVICE_IP"), port = STR("$SERVICE_PORT");
+    struct buf text = { 0 };
 
-    buf_u64(&port, s->port);
-    consul_replace(&half, script, STR("$SERVICE_IP"),
-                   s->address.n > 0 ? s->address : STR("127.0.0.1"));
-    consul_replace(&text, buf_str(&half), STR("$SERVICE_PORT"),
-                   buf_str(&port));
-    word[2] = buf_str(&text);
-    consul_args(b, word, 3);
-    buf_free(&half);
+    while (script.n > 0) {
+        size_t used = 1;
+
+        if (str_prefix(script, ip)) {
+            buf_add(&text, consul_address(s));
+            used = ip.n;
+        } else if (str_prefix(script, port)) {
+            buf_u64(&text, s->port);
+            used = port.n;
+        } else {
+            buf_byte(&text, *script.p);
+        }
+        script = str_from(script, used);
+    }
+    buf_lit(b, "\"Args\":[\"/bin/sh\",\"-c\",");
+    buf_json(b, buf_str(&text));
+    buf_byte(b, ']');
     buf_free(&text);
-    buf_free(&port);
 }
 
+/* The command is given the container and the port in it. */
 static void consul_cmd(struct buf *b, const struct service *s, struct str cmd)
 {
-    struct buf port = { 0 };
-    struct str word[4] = { STR_INIT("check-cmd"), { NULL, 0 }, { NULL, 0 },
-                           { NULL, 0 } };
-
-    buf_u64(&port, s->exposed);
-    word[1] = s->container;
-    word[2] = buf_str(&port);
-    word[3] = cmd;
-    consul_args(b, word, 4);
-    buf_free(&port);
+    buf_lit(b, "\"Args\":[\"check-cmd\",");
+    buf_json(b, s->container);
+    buf_lit(b, ",\"");
+    buf_u64(b, s->exposed);
+    buf_lit(b, "\",");
+    buf_json(b, cmd);
+    buf_byte(b, ']');
 }
 
-/* "HTTP":"http://address:port/path" and its method. */
-static void consul_http(struct buf *b, const struct service *s,
-                        const char *scheme, struct str path, struct str method)
+/* "HTTP":"http://address:port/path", "TCP":"address:port". */
+static void consul_target(struct buf *b, const char *name, const char *scheme,
+                          const struct service *s, struct str path)
 {
     struct buf url = { 0 };
 
     buf_lit(&url, scheme);
-    consul_target(&url, s);
-    buf_lit(&url, *path.p == '/' ? "" : "/");
+    url_put(&url, consul_address(s), s->port);
+    buf_lit(&url, path.n > 0 && *path.p != '/' ? "/" : "");
     buf_add(&url, path);
-    consul_member(b, "HTTP", buf_str(&url));
-    consul_option(b, "Method", method);
+    consul_member(b, str_of(name), buf_str(&url));
     buf_free(&url);
-}
-
-static void consul_connect(struct buf *b, const struct service *s,
-                           const char *name)
-{
-    struct buf target = { 0 };
-
-    consul_target(&target, s);
-    consul_member(b, name, buf_str(&target));
-    buf_free(&target);
 }
 
 /* The check of a service as Consul's "Check" object, or nothing: the first
@@ -4043,24 +4048,25 @@ static void consul_checks(struct buf *b, const struct service *s)
         return;
     k--;
     buf_byte(b, '{');
-    if (k == HTTP)
-        consul_http(b, s, "http://", value, svc_attr(s, "check_http_method"));
-    else if (k == HTTPS)
-        consul_http(b, s, "https://", value,
-                    svc_attr(s, "check_https_method"));
-    else if (k == CMD)
+    if (k == HTTP || k == HTTPS) {
+        consul_target(b, "HTTP", k == HTTP ? "http://" : "https://", s, value);
+        consul_option(b, "Method", svc_attr(s, k == HTTP
+                          ? "check_http_method" : "check_https_method"));
+    } else if (k == CMD) {
         consul_cmd(b, s, value);
-    else if (k == SCRIPT)
+    } else if (k == SCRIPT) {
         consul_script(b, s, value);
-    else if (k == TTL)
-        consul_member(b, "TTL", value);
-    else
-        consul_connect(b, s, k == TCP ? "TCP" : "GRPC");
+    } else if (k == TTL) {
+        consul_member(b, STR("TTL"), value);
+    } else {
+        consul_target(b, k == TCP ? "TCP" : "GRPC", "", s, STR(""));
+    }
     tls = k == GRPC && svc_attr(s, "check_grpc_use_tls").n > 0;
     buf_lit(b, tls ? ",\"GRPCUseTLS\":true" : "");
     buf_lit(b, skip && (tls || k == HTTPS) ? ",\"TLSSkipVerify\":true" : "");
     if (k != TTL)
-        consul_member(b, "Interval", interval.n > 0 ? interval : STR("10s"));
+        consul_member(b, STR("Interval"),
+                      interval.n > 0 ? interval : STR("10s"));
     if (k == HTTP || k == HTTPS || k == TCP || k == GRPC)
         consul_option(b, "Timeout", svc_attr(s, "check_timeout"));
     consul_option(b, "Status", svc_attr(s, "check_initial_status"));
@@ -4078,8 +4084,8 @@ static void consul_body(struct buf *b, const struct service *s,
     size_t i;
 
     buf_byte(b, '{');
-    consul_member(b, "ID", s->id);
-    consul_member(b, "Name", s->name);
+    consul_member(b, STR("ID"), s->id);
+    consul_member(b, STR("Name"), s->name);
     consul_option(b, "Address", s->address);
     buf_lit(b, ",\"Port\":");
     buf_u64(b, s->port);
@@ -4090,12 +4096,8 @@ static void consul_body(struct buf *b, const struct service *s,
     }
     buf_lit(b, s->tags > 0 ? "],\"Meta\":{" : ",\"Meta\":{");
     for (i = 0; i < s->attrs; i++)
-        if (!s->attr[i].hidden) {
-            char *key = str_dup(s->attr[i].key);
-
-            consul_member(b, key, s->attr[i].value);
-            free(key);
-        }
+        if (!s->attr[i].hidden)
+            consul_member(b, s->attr[i].key, s->attr[i].value);
     consul_option(b, "registrator", mark);
     buf_byte(b, '}');
     consul_checks(&check, s);
@@ -4118,9 +4120,9 @@ static struct request *consul_put(struct registry *r, const struct service *s,
     struct request *q;
 
     consul_body(&body, s, mark);
-    q = consul_request(r, "PUT", "/v1/agent/service/register", STR(""),
-                       other_checks ? "replace-existing-checks=true" : "",
-                       buf_str(&body));
+    q = consul_request(r, "PUT", other_checks
+            ? "/v1/agent/service/register?replace-existing-checks=true"
+            : "/v1/agent/service/register", STR(""), buf_str(&body));
     q->bytes.bad = q->bytes.bad || body.bad;
     buf_free(&body);
     return q;
@@ -4128,7 +4130,7 @@ static struct request *consul_put(struct registry *r, const struct service *s,
 
 static struct request *consul_drop(struct registry *r, struct str id)
 {
-    return consul_request(r, "PUT", "/v1/agent/service/deregister/", id, "",
+    return consul_request(r, "PUT", "/v1/agent/service/deregister/", id,
                           STR(""));
 }
 
@@ -4152,8 +4154,7 @@ static enum reg_verdict consul_verdict(enum reg_call call,
 
 static struct request *consul_list(struct registry *r)
 {
-    return consul_request(r, "GET", "/v1/agent/services", STR(""), "",
-                          STR(""));
+    return consul_request(r, "GET", "/v1/agent/services", STR(""), STR(""));
 }
 
 /* One value of GET /v1/agent/services. */
@@ -4171,7 +4172,7 @@ static bool consul_row(const struct json *j, struct arena *a,
                          json_str(j, json_get(j, JSON_ROOT, "Address"), a),
                          port);
     for (i = 0; json_next(j, tags, &i);)
-        row->view = reg_view_tag(row->view, json_str(j, i, a));
+        row->view = str_hash(row->view, json_str(j, i, a));
     row->keeps_marks = meta != 0;
     (void)reg_read_mark(json_str(j, json_get(j, meta, "registrator"), a), row);
     return row->id.n > 0;
@@ -4282,11 +4283,28 @@ static const struct reg_scheme {
  * Calls: str_ buf_ mem_ list_ err_ log_ json_ os_ conn_ docker_ svc_ reg_.
  */
 
+/* What is kept by its ID and dealt with at once or after a pause: the first
+ * member of a container and of an entry. */
+struct node {
+    struct str id;              /* first: what the tree compares; terminated */
+    struct link all;            /* in table.all */
+    struct link queue;          /* in table.now or .later, or none */
+    unsigned tries;             /* failures in a row */
+    uint64_t due;               /* not tried before */
+    char *why;                  /* of the last failure */
+};
+
+struct table {
+    void *tree;                 /* of tsearch, by ID */
+    struct link all;
+    size_t n;                   /* of them */
+    struct link now, later;     /* to be dealt with */
+    uint64_t due;               /* the earliest of those in `later` */
+};
+
 /* A container that the engine has told of. */
 struct container {
-    struct str id;              /* first: what the tree compares */
-    struct link all;            /* in bridge.containers */
-    struct link queue;          /* in bridge.dirty or .dirty_later, or none */
+    struct node it;
     char *name;                 /* as listed; NULL: not yet */
     char *peer;                 /* whose network it shares: an ID; or NULL */
     struct docker_container *facts;     /* while more is asked about it */
@@ -4298,57 +4316,61 @@ struct container {
     bool ended;                 /* its services are kept, for it failed */
     bool listed;                /* by the list that is being read */
     unsigned hops;              /* on the way to that other container */
-    unsigned tries;             /* failures in a row */
-    uint64_t due;               /* not looked at before */
     uint64_t print;             /* of its row in the list */
     uint64_t said;              /* fingerprint of its notes */
-    char *why;                  /* of the last failure */
-    char text[];                /* the ID's */
+};
+
+/* A network whose driver has been asked for; never forgotten. */
+struct network {
+    struct node it;
+    bool direct;                /* its containers can be reached */
+};
+
+/* Fingerprints of a registration. */
+struct prints {
+    uint64_t content, checks, view;
 };
 
 enum presence { UNKNOWN, ABSENT, PRESENT };
 
 /* An entry of the registry: one that is wanted, or is there, or both. */
 struct reg_entry {
-    struct str id;              /* first: what the tree compares */
-    struct link all;            /* in bridge.entries */
-    struct link queue;          /* in bridge.todo or .todo_later, or none */
+    struct node it;
     const struct service *wanted;       /* NULL: not.  Of by->set */
     struct container *by;       /* who wants it; NULL: nobody */
-    uint64_t content, checks, view;     /* of what is wanted */
     enum presence present;
     bool mine;                  /* it may be removed by us: it was wanted, or
                                    no container explains it */
     bool ours;                  /* as listed: it has our mark, or -cleanup
                                    speaks of it */
     bool no_marks;              /* as listed: the agent cannot keep a mark */
-    uint64_t have, have_checks, have_view;      /* of what is present */
-    bool any_checks;            /* have_checks is not known */
+    bool any_checks;            /* have.checks is not known */
     bool busy;                  /* a write is under way */
-    uint64_t sent, sent_checks, sent_view;      /* of that write */
     bool listed;                /* it has been listed since it was written */
+    bool refused;               /* by the last answer, for good */
+    enum reg_call call;         /* the last write */
+    struct prints want, have, sent;     /* sent: by that write */
     unsigned seen, touched;     /* the list that showed it, or that a write of
                                    ours crossed: bridge.lists then */
     unsigned missed;            /* lists that lacked what was written */
-    bool refused;               /* by the last answer, for good */
-    unsigned tries;             /* failures in a row */
-    uint64_t due;               /* not written before */
-    char *why;                  /* of the last failure */
     char *after;                /* the ID that has to be there first */
     char who[13];               /* its last container, for the log */
-    char text[];                /* the ID's */
 };
 
 /* Talks with a peer begin with a few questions; when they are answered it is
  * LIVE.  They end when it cannot be reached, and begin again after a pause. */
 struct session {
-    enum { AWAY, ASKING, LIVE } state;
-    unsigned step;
+    enum {
+        AWAY,
+        ASKING,                 /* the next question is to be asked, */
+        ASKED,                  /* to be answered, */
+        GREETED,                /* there is none left */
+        LIVE
+    } state;
+    unsigned step;              /* the question's number */
     unsigned failures;          /* in a row: the pause grows with them */
     uint64_t due;               /* AWAY: the end of the pause */
     uint64_t since;             /* LIVE: from when */
-    bool waits;                 /* ASKING: for the answer to a question */
-    bool greeted;               /* ASKING: no question is left */
     uint64_t said;              /* fingerprint of why it is away; 0: it is not,
                                    or nothing has been said of it */
     bool ever;                  /* it has been LIVE before */
@@ -4370,10 +4392,10 @@ struct bridge {
     struct registry reg;
     struct session with_engine, with_reg;
 
-    void *container_tree, *entry_tree;          /* of tsearch, by ID */
-    struct link containers, entries;
-    struct link dirty, dirty_later, todo, todo_later;
-    size_t containers_n, entries_n, unlooked;
+    struct table containers;    /* to be looked at */
+    struct table entries;       /* to be written */
+    struct table networks;
+    size_t unlooked;            /* containers whose services are not known */
     size_t sharers;             /* containers in another's network */
     size_t shadowed;            /* services whose ID another container has */
 
@@ -4386,8 +4408,8 @@ struct bridge {
     bool list_again;            /* something was missed meanwhile */
     bool look_at_all;           /* at the next list, whatever it shows */
     bool looking_at_all;        /* at this one */
-    uint64_t list_due;          /* for the list, if no event stream opens */
-    struct link networks;       /* whose drivers are known */
+    uint64_t list_due;          /* for the list, if no event stream opens:
+                                   UINT64_MAX when it has been asked for */
     uint64_t owner;             /* the first half of our marks */
     bool ip_is_interface;       /* -ip has named one */
     struct buf interface;       /* its last address */
@@ -4406,20 +4428,11 @@ struct bridge {
     uint64_t relist_due;        /* for a list on account of that */
     bool identified;            /* owner is known */
     uint64_t resync_due;
-    uint64_t later_due;         /* the earliest in the lists named _later */
     uint64_t random;
     uint64_t now;
 };
 
-/* A network's driver, once asked for and never forgotten. */
-struct network {
-    struct link link;
-    bool direct;
-    struct str id;
-    char text[];
-};
-
-/* A tree's nodes begin with the ID, and so does what is looked for. */
+/* Items begin with the ID, and so does what is looked for. */
 static int bridge_id_cmp(const void *a, const void *b)
 {
     const struct str *p = a, *q = b;
@@ -4427,17 +4440,101 @@ static int bridge_id_cmp(const void *a, const void *b)
     return str_cmp(*p, *q);
 }
 
-static void *bridge_find(void *const *tree, struct str id)
+static void bridge_table(struct table *t)
 {
-    void *found = tfind(&id, tree, bridge_id_cmp);
+    list_init(&t->all);
+    list_init(&t->now);
+    list_init(&t->later);
+    t->due = UINT64_MAX;
+}
+
+static void *bridge_find(const struct table *t, struct str id)
+{
+    void *found = tfind(&id, &t->tree, bridge_id_cmp);
 
     return found == NULL ? NULL : *(void **)found;
 }
 
-static void bridge_plant(void **tree, void *node)
+/* What follows `at` in the order of coming (NULL: the first), or NULL. */
+static void *bridge_next(const struct table *t, const void *at)
 {
-    if (tsearch(node, tree, bridge_id_cmp) == NULL)
+    const struct node *it = at;
+    struct link *l = it == NULL ? t->all.next : it->all.next;
+
+    return l == &t->all ? NULL : LIST_OF(struct node, all, l);
+}
+
+/* A new item of that size, which is zero but for the ID. */
+static void *bridge_add(struct table *t, size_t size, struct str id)
+{
+    struct node *it = mem_zero(size + id.n + 1);
+
+    it->id.p = memcpy((char *)it + size, id.p, id.n);
+    it->id.n = id.n;
+    list_init(&it->all);
+    list_init(&it->queue);
+    list_before(&t->all, &it->all);
+    if (tsearch(it, &t->tree, bridge_id_cmp) == NULL)
         (void)mem_new((size_t)-1);      /* no memory: says so and exits */
+    t->n++;
+    return it;
+}
+
+static void bridge_remove(struct table *t, struct node *it)
+{
+    (void)tdelete(it, &t->tree, bridge_id_cmp);
+    list_take(&it->all);
+    list_take(&it->queue);
+    t->n--;
+    free(it->why);
+    free(it);
+}
+
+/* Sees to it that the item is dealt with when its pause is over. */
+static void bridge_queue(struct table *t, struct node *it, uint64_t now)
+{
+    list_before(it->due > now ? &t->later : &t->now, &it->queue);
+    if (it->due > now && it->due < t->due)
+        t->due = it->due;
+}
+
+/* Moves what has waited long enough, and notes who is next. */
+static void bridge_later(struct table *t, uint64_t now)
+{
+    struct link *l, *next;
+
+    if (now < t->due)
+        return;
+    t->due = UINT64_MAX;
+    for (l = t->later.next; l != &t->later; l = next) {
+        struct node *it = LIST_OF(struct node, queue, l);
+
+        next = l->next;
+        if (it->due <= now)
+            list_before(&t->now, l);
+        else
+            t->due = it->due < t->due ? it->due : t->due;
+    }
+}
+
+/* Puts off the next try.  True: the reason is another one than before. */
+static bool bridge_failed(struct node *it, const char *why, uint64_t due)
+{
+    bool news = it->why == NULL || !str_eq(str_of(it->why), str_of(why));
+
+    free(it->why);
+    it->why = str_dup(str_of(why));
+    it->tries++;
+    it->due = due;
+    return news;
+}
+
+static void bridge_succeeded(struct node *it)
+{
+    free(it->why);
+    it->why = NULL;
+    it->tries = 0;
+    it->due = 0;
 }
 
 /* A pause of min_ms that doubles with each failure up to max_ms, the last
@@ -4456,17 +4553,6 @@ static uint64_t bridge_pause(struct bridge *b, unsigned failures,
     return ms / 2 + b->random % (ms / 2 + 1);
 }
 
-static void bridge_why(char **why, const char *text)
-{
-    free(*why);
-    *why = text == NULL ? NULL : str_dup(str_of(text));
-}
-
-static bool bridge_same_why(const char *why, const char *text)
-{
-    return why != NULL && str_eq(str_of(why), str_of(text));
-}
-
 static bool bridge_live(const struct session *s)
 {
     return s->state == LIVE;
@@ -4476,48 +4562,24 @@ static bool bridge_live(const struct session *s)
 
 static struct reg_entry *bridge_entry(struct bridge *b, struct str id)
 {
-    struct reg_entry *e = bridge_find(&b->entry_tree, id);
+    struct reg_entry *e = bridge_find(&b->entries, id);
 
-    if (e != NULL)
-        return e;
-    e = mem_zero(sizeof *e + id.n + 1);
-    memcpy(e->text, id.p, id.n);
-    e->id.p = e->text;
-    e->id.n = id.n;
-    e->present = bridge_live(&b->with_reg) ? ABSENT : UNKNOWN;
-    list_init(&e->all);
-    list_init(&e->queue);
-    list_before(&b->entries, &e->all);
-    bridge_plant(&b->entry_tree, e);
-    b->entries_n++;
+    if (e == NULL) {
+        e = bridge_add(&b->entries, sizeof *e, id);
+        e->present = bridge_live(&b->with_reg) ? ABSENT : UNKNOWN;
+    }
     return e;
-}
-
-static void bridge_free_entry(struct bridge *b, struct reg_entry *e)
-{
-    (void)tdelete(e, &b->entry_tree, bridge_id_cmp);
-    list_take(&e->all);
-    list_take(&e->queue);
-    b->entries_n--;
-    free(e->why);
-    free(e->after);
-    free(e);
-}
-
-static bool bridge_hollow(const struct reg_entry *e)
-{
-    return e->by != NULL && e->by->set != NULL && e->by->set->hollow;
 }
 
 /* Whether the registry has what it should have. */
 static bool bridge_settled(const struct reg_entry *e)
 {
-    if (bridge_hollow(e))
-        return true;
     if (e->wanted == NULL)
         return e->present == ABSENT || !e->mine;
-    return e->present == PRESENT && e->have_view == e->view &&
-           (e->have == e->content || e->no_marks);
+    if (e->by->set->hollow)
+        return true;
+    return e->present == PRESENT && e->have.view == e->want.view &&
+           (e->have.content == e->want.content || e->no_marks);
 }
 
 /* Sees to it that the entry is looked at, when its pause is over. */
@@ -4525,19 +4587,15 @@ static void bridge_touch(struct bridge *b, struct reg_entry *e)
 {
     if (e->busy)
         return;                 /* it is looked at when the answer comes */
-    if (bridge_settled(e)) {
-        bool crossed = b->listing_entries && e->touched == b->lists;
-
-        list_take(&e->queue);   /* the list may still show it as it was */
-        if (e->wanted == NULL && e->present == ABSENT && !crossed)
-            bridge_free_entry(b, e);
+    if (!bridge_settled(e)) {
+        bridge_queue(&b->entries, &e->it, b->now);
         return;
     }
-    if (e->due > b->now) {
-        list_before(&b->todo_later, &e->queue);
-        b->later_due = e->due < b->later_due ? e->due : b->later_due;
-    } else {
-        list_before(&b->todo, &e->queue);
+    list_take(&e->it.queue);
+    if (e->wanted == NULL && e->present == ABSENT &&
+        !(b->listing_entries && e->touched == b->lists)) {
+        free(e->after);         /* else the list may show it as it was */
+        bridge_remove(&b->entries, &e->it);
     }
 }
 
@@ -4546,20 +4604,20 @@ static void bridge_take_entry(struct bridge *b, struct reg_entry *e,
                               struct container *c, const struct service *s)
 {
     struct buf body = { 0 }, checks = { 0 };
-    uint64_t before = e->content;
+    uint64_t before = e->want.content;
 
     b->reg.kind->body(&body, s, STR(""));
     b->reg.kind->checks(&checks, s);
     e->wanted = s;
     e->by = c;
     e->mine = e->mine || e->ours || !c->set->hollow;
-    e->content = str_hash(0, buf_str(&body));
-    e->checks = str_hash(0, buf_str(&checks)) & 0xffffffff;
-    e->view = reg_view_of(s);
+    e->want.content = str_hash(0, buf_str(&body));
+    e->want.checks = str_hash(0, buf_str(&checks)) & 0xffffffff;
+    e->want.view = reg_view_of(s);
     memcpy(e->who, s->container.p, 12);
-    if (before != e->content) {
-        e->tries = 0;
-        e->due = 0;
+    if (before != e->want.content) {
+        e->it.tries = 0;
+        e->it.due = 0;
     }
     buf_free(&body);
     buf_free(&checks);
@@ -4581,18 +4639,15 @@ static const struct service *bridge_service(const struct svc_set *set,
  * one that runs. */
 static void bridge_next_of_kin(struct bridge *b, struct reg_entry *e)
 {
-    struct container *heir = NULL;
-    struct link *l;
+    struct container *heir = NULL, *c;
 
-    for (l = b->containers.next; l != &b->containers; l = l->next) {
-        struct container *c = LIST_OF(struct container, all, l);
-
-        if (bridge_service(c->set, e->id) != NULL &&
+    for (c = NULL; (c = bridge_next(&b->containers, c)) != NULL;) {
+        if (bridge_service(c->set, e->it.id) != NULL &&
             (heir == NULL || heir->ended))
             heir = c;
     }
     if (heir != NULL) {
-        bridge_take_entry(b, e, heir, bridge_service(heir->set, e->id));
+        bridge_take_entry(b, e, heir, bridge_service(heir->set, e->it.id));
         b->shadowed--;
     }
 }
@@ -4604,7 +4659,7 @@ static void bridge_release(struct bridge *b, struct container *c,
     size_t i;
 
     for (i = 0; i < old->n; i++) {
-        struct reg_entry *e = bridge_find(&b->entry_tree, old->service[i].id);
+        struct reg_entry *e = bridge_find(&b->entries, old->service[i].id);
 
         CHECK(e != NULL);
         if (e->wanted == &old->service[i]) {
@@ -4634,12 +4689,12 @@ static const struct reg_entry *bridge_claim(struct bridge *b,
         if (e->wanted != NULL && !(e->by->ended && !c->ended)) {
             log_at(bridge_service(old, s->id) ? LOG_DEBUG : LOG_WARN,
                    "%.12s: the ID %.*s is that of a service of container %s: "
-                   "not registered as long as that one has it", c->text,
+                   "not registered as long as that one has it", c->it.id.p,
                    PUT(s->id), e->who);
             continue;
         }
         bridge_take_entry(b, e, c, s);
-        if (first == NULL && !bridge_settled(e) && e->tries == 0)
+        if (first == NULL && !bridge_settled(e) && e->it.tries == 0)
             first = e;
     }
     return first;
@@ -4662,21 +4717,21 @@ static void bridge_want(struct bridge *b, struct container *c,
     c->set = set;
     first = bridge_claim(b, c, old);
     for (i = 0; old != NULL && i < old->n; i++) {
-        struct reg_entry *e = bridge_find(&b->entry_tree, old->service[i].id);
+        struct reg_entry *e = bridge_find(&b->entries, old->service[i].id);
 
         CHECK(e != NULL);
         if (e->wanted == NULL && b->shadowed > 0)
             bridge_next_of_kin(b, e);
         if (e->wanted == NULL) {
             free(e->after);
-            e->after = first != NULL ? str_dup(first->id) : NULL;
-            e->tries = 0;
-            e->due = 0;
+            e->after = first != NULL ? str_dup(first->it.id) : NULL;
+            e->it.tries = 0;
+            e->it.due = 0;
         }
         bridge_touch(b, e);
     }
     for (i = 0; set != NULL && i < set->n; i++) {
-        struct reg_entry *e = bridge_find(&b->entry_tree, set->service[i].id);
+        struct reg_entry *e = bridge_find(&b->entries, set->service[i].id);
 
         if (e != NULL)
             bridge_touch(b, e);
@@ -4718,17 +4773,16 @@ static void bridge_back(struct bridge *b, struct session *s, const char *name)
 static void bridge_reg_lost(struct bridge *b, const struct err *e)
 {
     struct session *s = &b->with_reg;
-    struct link *l;
+    struct reg_entry *lost;
 
     if (s->state == AWAY)
         return;
     bridge_away(b, s, &b->reg.peer, e);
-    s->greeted = false;
     if (!s->ever)
         s->due = b->now + b->opt.retry_ms;
     b->listing_entries = false;
-    for (l = b->entries.next; l != &b->entries; l = l->next)
-        LIST_OF(struct reg_entry, all, l)->present = UNKNOWN;
+    for (lost = NULL; (lost = bridge_next(&b->entries, lost)) != NULL;)
+        lost->present = UNKNOWN;
     conn_reset(&b->reg.peer);
 }
 
@@ -4739,7 +4793,7 @@ static void bridge_engine_lost(struct bridge *b, const struct err *e)
         return;
     bridge_away(b, &b->with_engine, &b->engine, e);
     b->listing = false;
-    b->list_due = 0;
+    b->list_due = UINT64_MAX;
     conn_reset(&b->engine);
 }
 
@@ -4752,7 +4806,7 @@ static bool bridge_engine_said(struct bridge *b, const struct answer *a,
 
     if (a->status == 200)
         return true;
-    if (a->status == 0 && a->err == NULL)
+    if (conn_called_off(a))
         return false;
     reg_words(a, &why);
     if (a->status == 0)
@@ -4772,95 +4826,64 @@ static bool bridge_engine_said(struct bridge *b, const struct answer *a,
 
 /* ---- Writing ---- */
 
-/* Why the last write has failed: logged when it is another reason than the
- * time before; the next try is put off. */
-static void bridge_failed(struct bridge *b, struct reg_entry *e,
-                          const char *call, const char *why, uint64_t pause)
+/* The write has failed: logged when it is for another reason than the time
+ * before; the next try is put off. */
+static void bridge_unwritten(struct bridge *b, struct reg_entry *e,
+                             const struct answer *a)
 {
-    if (!bridge_same_why(e->why, why))
-        log_at(LOG_ERROR, "%s failed: %.*s %s", call, PUT(e->id), why);
-    bridge_why(&e->why, why);
-    e->tries++;
-    e->due = b->now + pause;
-}
-
-/* The answer to a write.  True: it is done. */
-static bool bridge_written(struct bridge *b, struct reg_entry *e,
-                           enum reg_call call, const struct answer *a)
-{
-    const char *name = call == REG_PUT ? "register" : "deregister";
-    enum reg_verdict verdict = REG_LATER;
-    uint64_t pause;
+    uint64_t asked = a->retry_after * 1000u, pause = PAUSE_CALL_MS;
     struct err why;
 
-    e->busy = false;
-    if (a->status != 0)
-        verdict = b->reg.kind->verdict(call, a);
-    e->refused = verdict == REG_REFUSED;
-    if (verdict == REG_DONE) {
-        e->touched = b->lists;
-        e->tries = 0;
-        e->due = 0;
-        bridge_why(&e->why, NULL);
-        return true;
-    }
-    if (a->status == 0)
-        e->present = UNKNOWN;
-    if (a->status == 0 && a->err == NULL)
-        return false;
     reg_words(a, &why);
-    pause = verdict == REG_REFUSED
-        ? PAUSE_CALL_MS
-        : bridge_pause(b, e->tries + 1, a->status == 0 ? PAUSE_MIN_MS : 1000,
-                       PAUSE_CALL_MS);
-    if (a->retry_after * 1000u > pause)
-        pause = a->retry_after * 1000u < PAUSE_CALL_MS ? a->retry_after * 1000u
-                                                       : PAUSE_CALL_MS;
+    if (!e->refused)
+        pause = bridge_pause(b, e->it.tries + 1,
+                             a->status == 0 ? PAUSE_MIN_MS : 1000,
+                             PAUSE_CALL_MS);
+    asked = asked < PAUSE_CALL_MS ? asked : PAUSE_CALL_MS;
+    pause = asked > pause ? asked : pause;
     if (a->status == 403 && reg_renew(&b->reg, &why) == 1)
         pause = 0;
-    bridge_failed(b, e, name, why.text, pause);
-    return false;
+    if (bridge_failed(&e->it, why.text, b->now + pause))
+        log_at(LOG_ERROR, "%s failed: %.*s %s",
+               e->call == REG_PUT ? "register" : "deregister",
+               PUT(e->it.id), why.text);
 }
 
-static void bridge_put_done(struct bridge *b, struct reg_entry *e)
+/* The write is done. */
+static void bridge_written(struct bridge *b, struct reg_entry *e)
 {
-    e->present = PRESENT;
+    bool put = e->call == REG_PUT;
+
+    log_at(LOG_INFO, "%s: %s%s%.*s", put ? "added" : "removed", e->who,
+           *e->who ? " " : "", PUT(e->it.id));
+    e->present = put ? PRESENT : ABSENT;
+    if (!put)
+        return;
     e->have = e->sent;
-    e->have_checks = e->sent_checks;
-    e->have_view = e->sent_view;
     e->any_checks = e->no_marks = e->listed = false;
     b->verify = b->verify || (b->reg.kind->list != NULL && !b->blind &&
                               (!b->readable || e->missed > 0));
-    log_at(LOG_INFO, "added: %s %.*s", e->who, PUT(e->id));
 }
 
-static void bridge_drop_done(struct reg_entry *e)
-{
-    e->present = ABSENT;
-    log_at(LOG_INFO, "removed: %s%s%.*s", e->who, *e->who ? " " : "",
-           PUT(e->id));
-}
-
-
-static void bridge_put_answer(struct request *r, const struct answer *a)
+static void bridge_write_answer(struct request *r, const struct answer *a)
 {
     struct bridge *b = r->context;
     struct reg_entry *e = r->owner;
+    enum reg_verdict verdict = REG_LATER;
 
-    if (bridge_written(b, e, REG_PUT, a))
-        bridge_put_done(b, e);
-    if (a->unreached)
-        bridge_reg_lost(b, a->err);
-    bridge_touch(b, e);
-}
-
-static void bridge_drop_answer(struct request *r, const struct answer *a)
-{
-    struct bridge *b = r->context;
-    struct reg_entry *e = r->owner;
-
-    if (bridge_written(b, e, REG_DROP, a))
-        bridge_drop_done(e);
+    e->busy = false;
+    if (a->status == 0)
+        e->present = UNKNOWN;
+    else
+        verdict = b->reg.kind->verdict(e->call, a);
+    e->refused = verdict == REG_REFUSED;
+    if (verdict == REG_DONE) {
+        e->touched = b->lists;
+        bridge_succeeded(&e->it);
+        bridge_written(b, e);
+    } else if (!conn_called_off(a)) {
+        bridge_unwritten(b, e, a);
+    }
     if (a->unreached)
         bridge_reg_lost(b, a->err);
     bridge_touch(b, e);
@@ -4874,44 +4897,38 @@ static bool bridge_waits(struct bridge *b, const struct reg_entry *e)
 
     if (e->wanted != NULL || e->after == NULL)
         return false;
-    f = bridge_find(&b->entry_tree, str_of(e->after));
-    return f != NULL && f->wanted != NULL && !f->refused && f->tries <= 3 &&
+    f = bridge_find(&b->entries, str_of(e->after));
+    return f != NULL && f->wanted != NULL && !f->refused && f->it.tries <= 3 &&
            !bridge_settled(f);
 }
 
 /* Sends the one request that brings the entry nearer to what is wanted. */
 static void bridge_send(struct bridge *b, struct reg_entry *e)
 {
-    bool put = e->wanted != NULL;
+    const struct reg_kind *kind = b->reg.kind;
     struct buf mark = { 0 };
     struct request *r;
 
-    list_take(&e->queue);
-    if (put) {
-        reg_mark(&mark, b->owner, e->content, e->checks);
-        e->sent = e->content;
-        e->sent_checks = e->checks;
-        e->sent_view = e->view;
-        r = b->reg.kind->put(&b->reg, e->wanted, buf_str(&mark),
-                             e->present != ABSENT &&
-                                 (e->any_checks ||
-                                  e->have_checks != e->checks));
+    list_take(&e->it.queue);
+    e->call = e->wanted != NULL ? REG_PUT : REG_DROP;
+    if (e->call == REG_PUT) {
+        bool other_checks = e->any_checks ||
+                            e->have.checks != e->want.checks;
+
+        reg_mark(&mark, b->owner, e->want.content, e->want.checks);
+        e->sent = e->want;
+        r = kind->put(&b->reg, e->wanted, buf_str(&mark),
+                      e->present != ABSENT && other_checks);
         buf_free(&mark);
     } else {
-        r = b->reg.kind->drop(&b->reg, e->id);
+        r = kind->drop(&b->reg, e->it.id);
     }
     if (r != NULL) {
-        r->context = b;
-        r->owner = e;
-        r->done = put ? bridge_put_answer : bridge_drop_answer;
         e->busy = true;
-        conn_send(&b->reg.peer, r);
+        conn_send(&b->reg.peer, r, b, e, bridge_write_answer);
         return;
     }
-    if (put)
-        bridge_put_done(b, e);
-    else
-        bridge_drop_done(e);
+    bridge_written(b, e);
     bridge_touch(b, e);
 }
 
@@ -4921,19 +4938,20 @@ static void bridge_write(struct bridge *b)
     struct link waiting;
 
     list_init(&waiting);
-    while (bridge_live(&b->with_reg) && !list_empty(&b->todo) &&
+    while (bridge_live(&b->with_reg) && !list_empty(&b->entries.now) &&
            (b->reg.kind->list == NULL || conn_room(&b->reg.peer) > 0)) {
-        struct reg_entry *e = LIST_OF(struct reg_entry, queue, b->todo.next);
+        struct reg_entry *e = LIST_OF(struct reg_entry, it.queue,
+                                      b->entries.now.next);
 
         if (bridge_settled(e))
             bridge_touch(b, e);
         else if (bridge_waits(b, e))
-            list_before(&waiting, &e->queue);
+            list_before(&waiting, &e->it.queue);
         else
             bridge_send(b, e);
     }
     while (!list_empty(&waiting))
-        list_before(&b->todo, waiting.next);
+        list_before(&b->entries.now, waiting.next);
 }
 
 /* ---- What is present ---- */
@@ -4974,9 +4992,9 @@ static void bridge_entry_row(struct bridge *b, const struct reg_row *row)
     e->present = PRESENT;
     e->listed = true;
     e->missed = 0;
-    e->have_view = row->view;
-    e->have = mark ? row->content : 0;
-    e->have_checks = row->checks;
+    e->have.view = row->view;
+    e->have.content = mark ? row->content : 0;
+    e->have.checks = row->checks;
     e->any_checks = !row->marked;
     e->no_marks = !row->keeps_marks;
     e->ours = mark || (!row->marked && b->opt.cleanup &&
@@ -5029,16 +5047,14 @@ static void bridge_missing(struct bridge *b, struct reg_entry *e)
 /* A whole list has been read: what it did not show is not there. */
 static void bridge_entries_end(struct bridge *b)
 {
-    struct link *l, *next;
+    struct reg_entry *e, *next;
 
     if (!bridge_live(&b->with_reg))
         bridge_back(b, &b->with_reg, b->reg.kind->name);
     b->listing_entries = false;
     b->look_for_ghosts = true;
-    for (l = b->entries.next; l != &b->entries; l = next) {
-        struct reg_entry *e = LIST_OF(struct reg_entry, all, l);
-
-        next = l->next;
+    for (e = bridge_next(&b->entries, NULL); e != NULL; e = next) {
+        next = bridge_next(&b->entries, e);     /* e may be freed */
         if (e->seen != b->lists && !e->busy && e->touched != b->lists)
             bridge_missing(b, e);
         bridge_touch(b, e);
@@ -5050,7 +5066,7 @@ static void bridge_entries_answer(struct request *r, const struct answer *a)
     struct bridge *b = r->context;
     struct err e;
 
-    if (a->status == 0 && a->err == NULL)
+    if (conn_called_off(a))
         return;
     if (a->status == 200 && json_split_done(&b->entry_list)) {
         bridge_entries_end(b);
@@ -5077,10 +5093,8 @@ static void bridge_list_entries(struct bridge *b)
     }
     b->listing_entries = true;
     json_split_start(&b->entry_list, SPLIT_OBJECT);
-    r->context = b;
     r->body = bridge_entry_bytes;
-    r->done = bridge_entries_answer;
-    conn_send(&b->reg.peer, r);
+    conn_send(&b->reg.peer, r, b, NULL, bridge_entries_answer);
 }
 
 /* ---- Looking ---- */
@@ -5092,7 +5106,7 @@ static void bridge_look_at(struct bridge *b, struct container *c)
     c->again = c->busy;
     c->gone = false;
     if (!c->busy)
-        list_before(&b->dirty, &c->queue);
+        list_before(&b->containers.now, &c->it.queue);
 }
 
 /* Notes whose network the container shares; nobody's: an empty ID. */
@@ -5107,13 +5121,11 @@ static void bridge_share(struct bridge *b, struct container *c, struct str id)
 /* Those that share its network are looked at too. */
 static void bridge_tell_sharers(struct bridge *b, struct str id)
 {
-    struct link *l;
+    struct container *c;
 
     if (b->sharers == 0)
         return;
-    for (l = b->containers.next; l != &b->containers; l = l->next) {
-        struct container *c = LIST_OF(struct container, all, l);
-
+    for (c = NULL; (c = bridge_next(&b->containers, c)) != NULL;) {
         if (c->peer != NULL && str_eq(str_of(c->peer), id))
             bridge_look_at(b, c);
     }
@@ -5121,20 +5133,12 @@ static void bridge_tell_sharers(struct bridge *b, struct str id)
 
 static struct container *bridge_container(struct bridge *b, struct str id)
 {
-    struct container *c = bridge_find(&b->container_tree, id);
+    struct container *c = bridge_find(&b->containers, id);
 
-    if (c != NULL)
-        return c;
-    c = mem_zero(sizeof *c + id.n + 1);
-    memcpy(c->text, id.p, id.n);
-    c->id.p = c->text;
-    c->id.n = id.n;
-    list_init(&c->all);
-    list_init(&c->queue);
-    list_before(&b->containers, &c->all);
-    bridge_plant(&b->container_tree, c);
-    b->containers_n++;
-    b->unlooked++;
+    if (c == NULL) {
+        c = bridge_add(&b->containers, sizeof *c, id);
+        b->unlooked++;
+    }
     return c;
 }
 
@@ -5142,8 +5146,7 @@ static void bridge_looked(struct bridge *b, struct container *c)
 {
     b->unlooked -= !c->looked;
     c->looked = true;
-    c->tries = 0;
-    bridge_why(&c->why, NULL);
+    bridge_succeeded(&c->it);
 }
 
 /* The container has no services, and nothing more is to be known of it. */
@@ -5156,26 +5159,24 @@ static void bridge_forget(struct bridge *b, struct container *c)
         c->gone = true;         /* freed with the answer */
         return;
     }
-    (void)tdelete(c, &b->container_tree, bridge_id_cmp);
-    list_take(&c->all);
-    list_take(&c->queue);
-    b->containers_n--;
     docker_free(c->facts);
     free(c->name);
     bridge_share(b, c, STR(""));
-    free(c);
+    bridge_remove(&b->containers, &c->it);
 }
 
 /* It could not be looked at: its services stay as they are meanwhile. */
 static void bridge_look_failed(struct bridge *b, struct container *c,
                                const struct err *e)
 {
-    if (!bridge_same_why(c->why, e->text))
-        log_at(LOG_ERROR, "docker: inspect %.12s: %s", c->text, e->text);
-    bridge_why(&c->why, e->text);
-    c->due = b->now + bridge_pause(b, ++c->tries, 1000, PAUSE_CALL_MS);
-    list_before(c->again ? &b->dirty : &b->dirty_later, &c->queue);
-    b->later_due = c->due < b->later_due ? c->due : b->later_due;
+    uint64_t pause = bridge_pause(b, c->it.tries + 1, 1000, PAUSE_CALL_MS);
+
+    if (bridge_failed(&c->it, e->text, b->now + pause))
+        log_at(LOG_ERROR, "docker: inspect %.12s: %s", c->it.id.p, e->text);
+    if (c->again)
+        bridge_look_at(b, c);
+    else
+        bridge_queue(&b->containers, &c->it, b->now);
 }
 
 /* Logs what is to be said of the container, if it is anything new. */
@@ -5241,7 +5242,7 @@ static bool bridge_answered(struct bridge *b, struct container *c,
         bridge_forget(b, c);
         return false;
     }
-    if ((a->status == 0 && a->err == NULL) || (c->again && c->died)) {
+    if (conn_called_off(a) || (c->again && c->died)) {
         bridge_look_at(b, c);   /* what it says is older than the death */
         return false;
     }
@@ -5252,25 +5253,27 @@ static bool bridge_answered(struct bridge *b, struct container *c,
     return false;
 }
 
-/* Asks about the container. */
-static void bridge_ask(struct bridge *b, struct container *c,
-                       const char *kind, struct str id, const char *end,
-                       void (*done)(struct request *, const struct answer *))
+/* Asks the engine for a path, which may have an ID in it; about a container,
+ * or NULL. */
+static struct request *bridge_ask(struct bridge *b, struct container *c,
+                                  const char *path, struct str id,
+                                  const char *end,
+                                  void (*done)(struct request *,
+                                               const struct answer *))
 {
-    struct buf path = { 0 };
+    struct buf whole = { 0 };
     struct request *r;
 
-    buf_add(&path, buf_str(&b->prefix));
-    buf_lit(&path, kind);
-    buf_url(&path, id);
-    buf_lit(&path, end);
-    r = conn_request(&b->engine, "GET", buf_str(&path), STR(""));
-    buf_free(&path);
-    r->context = b;
-    r->owner = c;
-    r->done = done;
-    c->busy = true;
-    conn_send(&b->engine, r);
+    buf_add(&whole, buf_str(&b->prefix));
+    buf_lit(&whole, path);
+    buf_url(&whole, id);
+    buf_lit(&whole, end);
+    r = conn_request(&b->engine, "GET", buf_str(&whole), STR(""));
+    buf_free(&whole);
+    conn_send(&b->engine, r, b, c, done);
+    if (c != NULL)
+        c->busy = true;
+    return r;
 }
 
 /* What an inspect has answered, or NULL and why it is no good. */
@@ -5318,19 +5321,6 @@ static void bridge_peer_answer(struct request *r, const struct answer *a)
     docker_free(peer);
 }
 
-static const struct network *bridge_network(struct bridge *b, struct str id)
-{
-    struct link *l;
-
-    for (l = b->networks.next; l != &b->networks; l = l->next) {
-        const struct network *n = LIST_OF(struct network, link, l);
-
-        if (str_eq(n->id, id))
-            return n;
-    }
-    return NULL;
-}
-
 /* A network's driver is known now: looks at the container once more.  What
  * cannot be asked (a proxy may forbid it) has no driver of interest. */
 static void bridge_network_answer(struct request *r, const struct answer *a)
@@ -5343,26 +5333,21 @@ static void bridge_network_answer(struct request *r, const struct answer *a)
     bool told = a->status == 200 || a->status == 403 || a->status == 404;
 
     c->busy = false;
-    if (told && bridge_network(b, id) == NULL) {
-        n = mem_zero(sizeof *n + id.n);
-        memcpy(n->text, id.p, id.n);
-        n->id.p = n->text;
-        n->id.n = id.n;
+    if (told && bridge_find(&b->networks, id) == NULL) {
+        n = bridge_add(&b->networks, sizeof *n, id);
         if (a->status == 200 && json_parse(&b->json, a->body, &e) == 0) {
             driver = json_raw(&b->json,
                               json_get(&b->json, JSON_ROOT, "Driver"));
             n->direct = str_eq(driver, STR("macvlan")) ||
                         str_eq(driver, STR("ipvlan"));
         }
-        list_init(&n->link);
-        list_before(&b->networks, &n->link);
     }
     docker_free(c->facts);
     c->facts = NULL;
     reg_words(a, &e);
     if (c->gone)
         bridge_forget(b, c);
-    else if (told || (a->status == 0 && a->err == NULL))
+    else if (told || conn_called_off(a))
         bridge_look_at(b, c);
     else
         bridge_look_failed(b, c, &e);
@@ -5393,7 +5378,7 @@ static void bridge_facts(struct bridge *b, struct container *c,
 
     for (i = 0; matter && i < facts->networks; i++) {
         struct docker_network *n = &facts->network[i];
-        const struct network *known = bridge_network(b, n->id);
+        const struct network *known = bridge_find(&b->networks, n->id);
 
         n->direct = known != NULL && known->direct;
         if (known == NULL && n->id.n > 0) {
@@ -5439,12 +5424,13 @@ static void bridge_inspected(struct request *r, const struct answer *a)
 static void bridge_look(struct bridge *b)
 {
     while (bridge_live(&b->with_engine) && b->host_known && !b->leaving &&
-           !list_empty(&b->dirty) && conn_room(&b->engine) > 0) {
-        struct container *c = LIST_OF(struct container, queue, b->dirty.next);
+           !list_empty(&b->containers.now) && conn_room(&b->engine) > 0) {
+        struct container *c = LIST_OF(struct container, it.queue,
+                                      b->containers.now.next);
 
-        list_take(&c->queue);
+        list_take(&c->it.queue);
         c->again = c->died = false;
-        bridge_ask(b, c, "/containers/", c->id, "/json", bridge_inspected);
+        bridge_ask(b, c, "/containers/", c->it.id, "/json", bridge_inspected);
     }
 }
 
@@ -5454,11 +5440,11 @@ static void bridge_look(struct bridge *b)
  * does.  But one that has died gets no more requests at once. */
 static void bridge_event(struct bridge *b, const struct docker_event *ev)
 {
-    struct container *c = bridge_find(&b->container_tree, ev->id);
+    struct container *c = ev->action == DOCKER_LOOK
+                              ? bridge_container(b, ev->id)
+                              : bridge_find(&b->containers, ev->id);
 
     bridge_tell_sharers(b, ev->id);
-    if (c == NULL && ev->action == DOCKER_LOOK)
-        c = bridge_container(b, ev->id);
     if (c == NULL)
         return;
     if (ev->action == DOCKER_GONE) {
@@ -5478,7 +5464,7 @@ static void bridge_event(struct bridge *b, const struct docker_event *ev)
 /* A row of the engine's list. */
 static void bridge_list_row(struct bridge *b, const struct docker_row *row)
 {
-    struct container *c = bridge_find(&b->container_tree, row->id);
+    struct container *c = bridge_find(&b->containers, row->id);
 
     if (c == NULL && row->ended && !bridge_keeps(b, row->exit_code))
         return;
@@ -5519,12 +5505,10 @@ static int bridge_list_bytes(struct request *r, struct str bytes,
  * be found to be gone. */
 static void bridge_list_end(struct bridge *b)
 {
-    struct link *l;
+    struct container *c;
     size_t running = 0;
 
-    for (l = b->containers.next; l != &b->containers; l = l->next) {
-        struct container *c = LIST_OF(struct container, all, l);
-
+    for (c = NULL; (c = bridge_next(&b->containers, c)) != NULL;) {
         running += c->listed;
         if (!c->listed)
             bridge_look_at(b, c);
@@ -5555,37 +5539,23 @@ static void bridge_list_answer(struct request *r, const struct answer *a)
     bridge_engine_lost(b, &e);
 }
 
-static struct request *bridge_engine_get(struct bridge *b, const char *path)
-{
-    struct buf whole = { 0 };
-    struct request *r;
-
-    buf_add(&whole, buf_str(&b->prefix));
-    buf_lit(&whole, path);
-    r = conn_request(&b->engine, "GET", buf_str(&whole), STR(""));
-    buf_free(&whole);
-    r->context = b;
-    return r;
-}
-
 /* Asks for the containers that run, and with -deregister on-success for all
  * others, since of some the services stay. */
 static void bridge_list(struct bridge *b)
 {
-    struct request *r = bridge_engine_get(
-        b, b->opt.on_success ? "/containers/json?all=1" : "/containers/json");
-    struct link *l;
+    const char *path = b->opt.on_success ? "/containers/json?all=1"
+                                         : "/containers/json";
+    struct container *c;
 
-    for (l = b->containers.next; l != &b->containers; l = l->next)
-        LIST_OF(struct container, all, l)->listed = false;
+    for (c = NULL; (c = bridge_next(&b->containers, c)) != NULL;)
+        c->listed = false;
     json_split_start(&b->list, SPLIT_ARRAY);
     b->listing = b->whole_list = true;
     b->looking_at_all = b->look_at_all;
     b->list_again = b->look_at_all = false;
-    b->list_due = 0;
-    r->body = bridge_list_bytes;
-    r->done = bridge_list_answer;
-    conn_send(&b->engine, r);
+    b->list_due = UINT64_MAX;
+    bridge_ask(b, NULL, path, STR(""), "", bridge_list_answer)->body =
+        bridge_list_bytes;
 }
 
 /* First subscribe, then list: so nothing happens unseen in between. */
@@ -5598,7 +5568,7 @@ static int bridge_event_bytes(struct request *r, struct str bytes,
 
     if (bytes.n == 0) {         /* the stream is open */
         log_at(LOG_INFO, "Listening for Docker events ...");
-        if (b->list_due > 0)
+        if (b->list_due < UINT64_MAX)
             bridge_list(b);
         else
             b->list_again = true;       /* the first one came too early */
@@ -5629,14 +5599,13 @@ static void bridge_events_end(struct request *r, const struct answer *a)
 
 static void bridge_subscribe(struct bridge *b)
 {
-    struct request *r = bridge_engine_get(b, "/events");
+    struct request *r = bridge_ask(b, NULL, "/events", STR(""), "",
+                                   bridge_events_end);
 
     json_split_start(&b->events, SPLIT_STREAM);
     r->stream = true;
     r->body = bridge_event_bytes;
-    r->done = bridge_events_end;
     b->list_due = b->now + SUBSCRIBE_MS;
-    conn_send(&b->engine, r);
 }
 
 /* Who owns our marks: this engine, looked at in this way. */
@@ -5685,26 +5654,20 @@ static void bridge_version_answer(struct request *r, const struct answer *a)
         buf_url(&b->api, json_raw(&b->json, json_get(&b->json, JSON_ROOT,
                                                      "ApiVersion")));
     }
-    r = bridge_engine_get(b, "/info");
-    r->done = bridge_info_answer;
-    conn_send(&b->engine, r);
+    bridge_ask(b, NULL, "/info", STR(""), "", bridge_info_answer);
 }
 
 /* Begins to talk with the engine: who it is, its events, its containers. */
 static void bridge_engine_begin(struct bridge *b)
 {
-    struct request *r;
-
     if (b->opt.default_socket)
         b->engine.path = os_exists("/tmp/docker.sock")
                              ? STR("/tmp/docker.sock")
                              : STR("/var/run/docker.sock");
     b->with_engine.state = ASKING;
     b->look_at_all = true;
-    b->list_due = 0;
-    r = bridge_engine_get(b, "/version");
-    r->done = bridge_version_answer;
-    conn_send(&b->engine, r);
+    b->list_due = UINT64_MAX;
+    bridge_ask(b, NULL, "/version", STR(""), "", bridge_version_answer);
 }
 
 /* Settles which address published ports get; where it has changed, every
@@ -5742,7 +5705,7 @@ static void bridge_reg_answer(struct request *r, const struct answer *a)
     struct err e;
     int result = -1;
 
-    if (a->status == 0 && a->err == NULL)
+    if (conn_called_off(a))
         return;
     if (a->status == 0)
         e = *a->err;
@@ -5753,7 +5716,7 @@ static void bridge_reg_answer(struct request *r, const struct answer *a)
         return;
     }
     s->step += result == 0;
-    s->waits = false;
+    s->state = ASKING;
 }
 
 /* Asks the registry the next question. */
@@ -5762,15 +5725,11 @@ static void bridge_reg_ask(struct bridge *b)
     struct session *s = &b->with_reg;
     struct request *r = b->reg.kind->greet(&b->reg, s->step);
 
-    s->waits = true;
-    s->greeted = r == NULL;
-    if (r == NULL) {
+    s->state = r != NULL ? ASKED : GREETED;
+    if (r != NULL)
+        conn_send(&b->reg.peer, r, b, NULL, bridge_reg_answer);
+    else
         bridge_addresses(b);
-        return;
-    }
-    r->context = b;
-    r->done = bridge_reg_answer;
-    conn_send(&b->reg.peer, r);
 }
 
 /* Compares engine and registry; with `all`, every container is looked at,
@@ -5793,17 +5752,15 @@ static void bridge_resync(struct bridge *b, bool all)
  * one with another container's name. */
 static bool bridge_is_ghost(struct bridge *b, const struct reg_entry *e)
 {
+    const struct container *c;
     struct str name;
-    struct link *l;
 
     if (b->unlooked == 0)
         return true;
-    if (!bridge_usual_id(b, e->id, &name))
+    if (!bridge_usual_id(b, e->it.id, &name))
         return false;
-    for (l = b->containers.next; l != &b->containers; l = l->next) {
-        const struct container *c = LIST_OF(struct container, all, l);
-
-        if (!c->looked && (c->tries == 0 || c->name == NULL ||
+    for (c = NULL; (c = bridge_next(&b->containers, c)) != NULL;) {
+        if (!c->looked && (c->it.tries == 0 || c->name == NULL ||
                            str_eq(str_of(c->name), name)))
             return false;
     }
@@ -5813,13 +5770,10 @@ static bool bridge_is_ghost(struct bridge *b, const struct reg_entry *e)
 /* Entries of ours that no container explains are to go. */
 static void bridge_find_ghosts(struct bridge *b)
 {
-    struct link *l, *next;
+    struct reg_entry *e;
     bool all = true;
 
-    for (l = b->entries.next; l != &b->entries; l = next) {
-        struct reg_entry *e = LIST_OF(struct reg_entry, all, l);
-
-        next = l->next;
+    for (e = NULL; (e = bridge_next(&b->entries, e)) != NULL;) {
         if (e->wanted != NULL || e->mine || !e->ours ||
             e->present != PRESENT)
             continue;
@@ -5827,40 +5781,11 @@ static void bridge_find_ghosts(struct bridge *b)
             all = false;
             continue;
         }
-        log_at(LOG_INFO, "dangling: %.*s", PUT(e->id));
+        log_at(LOG_INFO, "dangling: %.*s", PUT(e->it.id));
         e->mine = true;
-        bridge_touch(b, e);
+        bridge_touch(b, e);     /* it is there, so it stays for now */
     }
     b->look_for_ghosts = !all;
-}
-
-/* Moves what has waited long enough, and notes who is next. */
-static void bridge_later(struct bridge *b)
-{
-    struct link *l, *next;
-    uint64_t due = UINT64_MAX;
-
-    if (b->now < b->later_due)
-        return;
-    for (l = b->todo_later.next; l != &b->todo_later; l = next) {
-        struct reg_entry *e = LIST_OF(struct reg_entry, queue, l);
-
-        next = l->next;
-        if (e->due <= b->now)
-            list_before(&b->todo, l);
-        else
-            due = e->due < due ? e->due : due;
-    }
-    for (l = b->dirty_later.next; l != &b->dirty_later; l = next) {
-        struct container *c = LIST_OF(struct container, queue, l);
-
-        next = l->next;
-        if (c->due <= b->now)
-            list_before(&b->dirty, l);
-        else
-            due = c->due < due ? c->due : due;
-    }
-    b->later_due = due;
 }
 
 /* Sessions that are to begin, and lists that are to be read.  When the
@@ -5876,12 +5801,11 @@ static void bridge_sessions(struct bridge *b)
     if (s->state == AWAY && b->now >= s->due) {
         s->state = ASKING;
         s->step = 0;
-        s->waits = s->greeted = false;
     }
-    if (s->state == ASKING && !s->waits)
+    if (s->state == ASKING)
         bridge_reg_ask(b);
-    if (s->greeted && b->identified) {
-        s->greeted = false;     /* now our marks can be told from others */
+    if (s->state == GREETED && b->identified) {
+        s->state = ASKED;       /* now our marks can be told from others */
         bridge_list_entries(b);
     }
     if (b->reg.peer.dropped && bridge_live(s) && b->relist_due == UINT64_MAX)
@@ -5890,7 +5814,7 @@ static void bridge_sessions(struct bridge *b)
     b->reg.peer.dropped = false;
     if (bridge_live(s) && b->now >= b->relist_due && !b->listing_entries)
         bridge_list_entries(b);
-    if (b->list_due > 0 && b->now >= b->list_due)
+    if (b->now >= b->list_due)
         bridge_list(b);
     if (bridge_live(&b->with_engine) && b->list_again && !b->listing)
         bridge_list(b);
@@ -5899,31 +5823,28 @@ static void bridge_sessions(struct bridge *b)
 /* Whether nothing is left to be done but what has failed. */
 static bool bridge_idle(const struct bridge *b)
 {
-    return list_empty(&b->todo) && b->reg.peer.requests == 0 &&
+    return list_empty(&b->entries.now) && b->reg.peer.requests == 0 &&
            bridge_live(&b->with_reg) &&
            (b->leaving ||
-            (bridge_live(&b->with_engine) && list_empty(&b->dirty) &&
+            (bridge_live(&b->with_engine) && list_empty(&b->containers.now) &&
              b->engine.requests == 1 && !b->list_again));
 }
 
 /* Everything that time or an answer has made possible. */
 static void bridge_tick(struct bridge *b)
 {
-    size_t i;
-
     b->now = os_now();
-    for (i = 0; i < CONNS_MAX; i++) {
-        conn_tick(&b->engine.conn[i], b->now);
-        conn_tick(&b->reg.peer.conn[i], b->now);
-    }
+    conn_tick(&b->engine, b->now);
+    conn_tick(&b->reg.peer, b->now);
     bridge_sessions(b);
     if (b->now >= b->resync_due)
         bridge_resync(b, false);
-    bridge_later(b);
+    bridge_later(&b->containers, b->now);
+    bridge_later(&b->entries, b->now);
     bridge_look(b);
     if (b->look_for_ghosts && b->whole_list && !b->listing &&
         bridge_live(&b->with_engine) && bridge_live(&b->with_reg) &&
-        list_empty(&b->dirty))
+        list_empty(&b->containers.now))
         bridge_find_ghosts(b);
     bridge_write(b);
     if (b->verify && !b->blind && !b->listing_entries && bridge_idle(b))
@@ -5935,22 +5856,18 @@ static void bridge_tick(struct bridge *b)
 /* When the next tick is due, if nothing else happens. */
 static uint64_t bridge_due(const struct bridge *b)
 {
-    uint64_t due[2 * CONNS_MAX + 6], first = UINT64_MAX;
-    size_t i, n = 0;
+    const struct session *docker = &b->with_engine, *reg = &b->with_reg;
+    const uint64_t due[] = {
+        conn_next(&b->engine), conn_next(&b->reg.peer),
+        b->containers.due, b->entries.due, b->resync_due, b->list_due,
+        bridge_live(reg) && !b->listing_entries ? b->relist_due : UINT64_MAX,
+        docker->state == AWAY ? docker->due : UINT64_MAX,
+        reg->state == AWAY ? reg->due : UINT64_MAX
+    };
+    uint64_t first = UINT64_MAX;
+    size_t i;
 
-    for (i = 0; i < CONNS_MAX; i++) {
-        due[n++] = conn_due(&b->engine.conn[i]);
-        due[n++] = conn_due(&b->reg.peer.conn[i]);
-    }
-    due[n++] = b->resync_due;
-    due[n++] = b->later_due;
-    due[n++] = bridge_live(&b->with_reg) && !b->listing_entries
-                   ? b->relist_due : UINT64_MAX;
-    due[n++] = b->list_due > 0 ? b->list_due : UINT64_MAX;
-    due[n++] = b->with_engine.state == AWAY ? b->with_engine.due : UINT64_MAX;
-    due[n++] = b->with_reg.state == AWAY ? b->with_reg.due : UINT64_MAX;
-    CHECK(n == LENGTH(due));
-    for (i = 0; i < n; i++)
+    for (i = 0; i < LENGTH(due); i++)
         first = due[i] < first ? due[i] : first;
     return first;
 }
@@ -5960,42 +5877,25 @@ static uint64_t bridge_due(const struct bridge *b)
 static void bridge_wait(struct bridge *b, uint64_t at_most)
 {
     struct pollfd fd[2 * CONNS_MAX + 1];
-    struct conn *whose[2 * CONNS_MAX];
-    struct endpoint *peer[2];
-    uint64_t due;
-    size_t n = 0, i, k;
+    uint64_t due = bridge_due(b);
 
-    peer[0] = &b->engine;
-    peer[1] = &b->reg.peer;
-    for (k = 0; k < 2; k++)
-        for (i = 0; i < CONNS_MAX; i++) {
-            struct conn *c = &peer[k]->conn[i];
-
-            if (c->state == CONN_FREE)
-                continue;
-            fd[n].fd = c->fd;
-            fd[n].events = conn_events(c);
-            fd[n].revents = 0;
-            whose[n++] = c;
-        }
-    due = bridge_due(b);
     due = due < at_most ? due : at_most;
-    os_wait(fd, n, due > b->now ? due - b->now : 0);
+    conn_wants(&b->engine, fd);
+    conn_wants(&b->reg.peer, fd + CONNS_MAX);
+    os_wait(fd, 2 * CONNS_MAX, due > b->now ? due - b->now : 0);
     b->now = os_now();
-    for (i = 0; i < n; i++)
-        if (fd[i].revents != 0 && whose[i]->fd == fd[i].fd)
-            conn_handle(whose[i], fd[i].revents, b->now);
+    conn_ready(&b->engine, fd, b->now);
+    conn_ready(&b->reg.peer, fd + CONNS_MAX, b->now);
 }
 
 /* For SIGUSR1: how things stand, and what waits for what. */
 static void bridge_summary(struct bridge *b)
 {
+    const struct reg_entry *e;
+    const struct container *c;
     size_t wanted = 0, there = 0;
-    struct link *l;
 
-    for (l = b->entries.next; l != &b->entries; l = l->next) {
-        const struct reg_entry *e = LIST_OF(struct reg_entry, all, l);
-
+    for (e = NULL; (e = bridge_next(&b->entries, e)) != NULL;) {
         wanted += e->wanted != NULL;
         there += e->wanted != NULL && bridge_settled(e);
     }
@@ -6003,49 +5903,40 @@ static void bridge_summary(struct bridge *b)
                      "services, %zu of them registered",
            bridge_live(&b->with_engine) ? "reached" : "away",
            b->reg.kind->name, bridge_live(&b->with_reg) ? "reached" : "away",
-           b->containers_n, wanted, there);
-    for (l = b->entries.next; l != &b->entries; l = l->next) {
-        const struct reg_entry *e = LIST_OF(struct reg_entry, all, l);
-
+           b->containers.n, wanted, there);
+    for (e = NULL; (e = bridge_next(&b->entries, e)) != NULL;) {
         if (!bridge_settled(e))
             log_at(LOG_INFO, "waiting: %s%s%.*s to be %s: %s", e->who,
-                   *e->who ? " " : "", PUT(e->id),
+                   *e->who ? " " : "", PUT(e->it.id),
                    e->wanted != NULL ? "registered" : "deregistered",
-                   e->why != NULL ? e->why : "not tried yet");
+                   e->it.why != NULL ? e->it.why : "not tried yet");
     }
-    for (l = b->containers.next; l != &b->containers; l = l->next) {
-        const struct container *c = LIST_OF(struct container, all, l);
-
-        if (!c->looked || c->why != NULL)
-            log_at(LOG_INFO, "waiting: %.12s to be looked at: %s", c->text,
-                   c->why != NULL ? c->why : "not tried yet");
+    for (c = NULL; (c = bridge_next(&b->containers, c)) != NULL;) {
+        if (!c->looked || c->it.why != NULL)
+            log_at(LOG_INFO, "waiting: %.12s to be looked at: %s", c->it.id.p,
+                   c->it.why != NULL ? c->it.why : "not tried yet");
     }
 }
 
 /* With -on-exit deregister: nothing is wanted any more. */
 static void bridge_leave(struct bridge *b)
 {
-    struct link *l;
+    struct container *c;
 
     b->leaving = true;
-    for (l = b->containers.next; l != &b->containers; l = l->next)
-        bridge_want(b, LIST_OF(struct container, all, l), NULL);
+    for (c = NULL; (c = bridge_next(&b->containers, c)) != NULL;)
+        bridge_want(b, c, NULL);
 }
 
 static void bridge_init(struct bridge *b)
 {
-    list_init(&b->containers);
-    list_init(&b->entries);
-    list_init(&b->dirty);
-    list_init(&b->dirty_later);
-    list_init(&b->todo);
-    list_init(&b->todo_later);
-    list_init(&b->networks);
+    bridge_table(&b->containers);
+    bridge_table(&b->entries);
+    bridge_table(&b->networks);
     b->random = os_seed() | 1;
-    b->later_due = b->relist_due = UINT64_MAX;
+    b->list_due = UINT64_MAX;
     b->now = os_now();
-    b->resync_due = b->opt.resync_ms > 0 ? b->now + b->opt.resync_ms
-                                         : UINT64_MAX;
+    bridge_resync(b, false);
     b->cfg.attrs_max = b->reg.kind->attrs_max;
     b->cfg.refuses = b->reg.kind->attr_refused;
 }
@@ -6132,14 +6023,15 @@ static void opt_usage(FILE *to)
 /* As Go's strconv.ParseBool. */
 static bool opt_bool(struct str s, bool *out)
 {
-    static const char *const yes[] = { "1", "t", "T", "TRUE", "true", "True" };
-    static const char *const no[] = { "0", "f", "F", "FALSE", "false",
-                                      "False" };
+    static const char *const word[] = {
+        "0", "1", "f", "t", "F", "T", "FALSE", "TRUE", "false", "true",
+        "False", "True"
+    };
     size_t i;
 
-    for (i = 0; i < LENGTH(yes); i++)
-        if (str_eq(s, str_of(yes[i])) || str_eq(s, str_of(no[i]))) {
-            *out = str_eq(s, str_of(yes[i]));
+    for (i = 0; i < LENGTH(word); i++)
+        if (str_eq(s, str_of(word[i]))) {
+            *out = i % 2 != 0;
             return true;
         }
     return false;
@@ -6334,10 +6226,10 @@ static int opt_check_path(struct str path, const char *what, struct err *e)
 /* DOCKER_HOST: unix:///path, tcp://host:port, http://, https://. */
 static int opt_engine(struct bridge *b, struct err *e)
 {
-    struct str host = opt_env("DOCKER_HOST"), path;
+    struct str host = opt_env("DOCKER_HOST");
     struct err why;
     struct url u;
-    bool tls;
+    bool tcp, tls;
 
     conn_init(&b->engine, "docker", 4, 16);
     b->opt.default_socket = host.n == 0 || str_eq(host, STR("unix://"));
@@ -6345,14 +6237,14 @@ static int opt_engine(struct bridge *b, struct err *e)
         host = STR("unix:///var/run/docker.sock");
     if (url_parse(host, &u, &why) != 0)
         return err_set(e, "DOCKER_HOST: %s", why.text);
-    path = str_eq(u.scheme, STR("unix")) ? u.path : STR("");
-    if (str_eq(u.scheme, STR("unix")))
-        return opt_check_path(path, "DOCKER_HOST", e) != 0 ? -1
-            : (opt_place(&b->engine, &u, 0, path), 0);
+    if (str_eq(u.scheme, STR("unix"))) {
+        opt_place(&b->engine, &u, 0, u.path);
+        return opt_check_path(u.path, "DOCKER_HOST", e);
+    }
+    tcp = str_eq(u.scheme, STR("tcp"));
     tls = str_eq(u.scheme, STR("https")) ||
-          (str_eq(u.scheme, STR("tcp")) && opt_env("DOCKER_TLS_VERIFY").n > 0);
-    if (!tls && !str_eq(u.scheme, STR("tcp")) &&
-        !str_eq(u.scheme, STR("http")))
+          (tcp && opt_env("DOCKER_TLS_VERIFY").n > 0);
+    if (!tls && !tcp && !str_eq(u.scheme, STR("http")))
         return err_set(e, "DOCKER_HOST is unix:///path, tcp://host:port, "
                           "http:// or https://, not %.*s:",
                        PUT(str_first(u.scheme, 40)));
@@ -6528,7 +6420,7 @@ static void opt_leave(struct bridge *b)
         bridge_wait(b, end);
         bridge_tick(b);
     }
-    if (!bridge_idle(b) || !list_empty(&b->todo_later))
+    if (!bridge_idle(b) || !list_empty(&b->entries.later))
         log_at(LOG_WARN, "not all services could be deregistered");
 }
 
@@ -6539,9 +6431,9 @@ static int opt_run(struct bridge *b)
         bridge_tick(b);
         if (b->opt.once && bridge_idle(b) && !b->verify &&
             (!b->look_for_ghosts || !b->whole_list ||
-             !list_empty(&b->dirty_later)))
-            return !list_empty(&b->todo_later) ||
-                   !list_empty(&b->dirty_later) || b->shadowed > 0;
+             !list_empty(&b->containers.later)))
+            return !list_empty(&b->entries.later) ||
+                   !list_empty(&b->containers.later) || b->shadowed > 0;
         if (opt_gives_up(b)) {
             log_at(LOG_ERROR, "giving up");
             return 1;

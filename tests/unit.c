@@ -2575,18 +2575,12 @@ static void scene_turn(struct scene *s)
     struct pollfd p[CONNS_MAX + 1];
     bool again = true;
     int on = 1;
-    size_t i;
 
     while (again) {
         int fd;
 
         conn_assign(&s->p, s->now);
-        for (i = 0; i < CONNS_MAX; i++) {
-            struct conn *c = &s->p.conn[i];
-
-            p[i].fd = c->state == CONN_FREE ? -1 : c->fd;
-            p[i].events = c->state == CONN_FREE ? 0 : conn_events(c);
-        }
+        conn_wants(&s->p, p);
         p[CONNS_MAX].fd = s->listener;
         p[CONNS_MAX].events = POLLIN;
         again = poll(p, LENGTH(p), 3) > 0;
@@ -2597,9 +2591,7 @@ static void scene_turn(struct scene *s)
                   == 0);
             s->peer[s->peers++] = fd;
         }
-        for (i = 0; again && i < CONNS_MAX; i++)
-            if (s->p.conn[i].state != CONN_FREE && p[i].revents != 0)
-                conn_handle(&s->p.conn[i], p[i].revents, s->now);
+        conn_ready(&s->p, p, s->now);
     }
 }
 
@@ -2608,12 +2600,9 @@ static void scene_ask(struct scene *s, bool stream)
     static char names[] = "abcdefghijklmnopqrstuvwxyz";
     struct request *r = conn_request(&s->p, "GET", STR("/"), STR(""));
 
-    r->owner = s;
-    r->context = &names[s->next++ - 'a'];
-    r->done = scene_done;
     r->stream = stream;
     r->body = stream ? scene_body : NULL;
-    conn_send(&s->p, r);
+    conn_send(&s->p, r, &names[s->next++ - 'a'], s, scene_done);
 }
 
 static void scene_tell(struct scene *s, size_t peer, const char *text)
@@ -2658,8 +2647,7 @@ static void scene_step(struct scene *s, char step, size_t peer)
     }
     if (step == 't' || step == 'T') {
         s->now += step == 'T' ? CALL_MS : STALL_MS;
-        for (i = 0; i < CONNS_MAX; i++)
-            conn_tick(&s->p.conn[i], s->now);
+        conn_tick(&s->p, s->now);
     }
     if (step == 'R')
         conn_reset(&s->p);
