@@ -4284,7 +4284,7 @@ static const struct reg_scheme {
  */
 
 /* What is kept by its ID and dealt with at once or after a pause: the first
- * member of a container and of an entry. */
+ * member of a container, an entry and a network. */
 struct node {
     struct str id;              /* first: what the tree compares; terminated */
     struct link all;            /* in table.all */
@@ -4376,17 +4376,20 @@ struct session {
     bool ever;                  /* it has been LIVE before */
 };
 
-struct options {
-    bool cleanup, on_success, leave_nothing, once;
-    bool default_socket;                /* DOCKER_HOST does not name one */
-    struct str ip;                      /* as given, or empty */
-    uint64_t given;                     /* of what else owns our marks */
-    int64_t retry_attempts;             /* -1: for ever */
-    uint64_t resync_ms, retry_ms;
+/* What the command line says. */
+struct flags {
+    bool cleanup, only_named, internal, once, version, help;
+    bool attempts_given;
+    struct str deregister, hostname, ip, on_exit, tags, label, log_level;
+    int64_t resync, retry_attempts, retry_interval, ttl, ttl_refresh;
+    struct str uri;
+    bool on_success;            /* -deregister */
+    bool leave_nothing;         /* -on-exit deregister */
 };
 
 struct bridge {
-    struct options opt;
+    struct flags opt;
+    bool default_socket;        /* DOCKER_HOST does not name one */
     struct svc_config cfg;
     struct endpoint engine;
     struct registry reg;
@@ -4410,7 +4413,9 @@ struct bridge {
     bool looking_at_all;        /* at this one */
     uint64_t list_due;          /* for the list, if no event stream opens:
                                    UINT64_MAX when it has been asked for */
-    uint64_t owner;             /* the first half of our marks */
+    uint64_t given;             /* of the options that bear on services */
+    uint64_t owner;             /* the first half of our marks: that, and the
+                                   engine */
     bool ip_is_interface;       /* -ip has named one */
     struct buf interface;       /* its last address */
     uint64_t host_print;        /* of all addresses that services may get */
@@ -4432,7 +4437,7 @@ struct bridge {
     uint64_t now;
 };
 
-/* Items begin with the ID, and so does what is looked for. */
+/* Nodes begin with the ID, and so does what is looked for. */
 static int bridge_id_cmp(const void *a, const void *b)
 {
     const struct str *p = a, *q = b;
@@ -4464,7 +4469,7 @@ static void *bridge_next(const struct table *t, const void *at)
     return l == &t->all ? NULL : LIST_OF(struct node, all, l);
 }
 
-/* A new item of that size, which is zero but for the ID. */
+/* A new node of that size, which is zero but for the ID. */
 static void *bridge_add(struct table *t, size_t size, struct str id)
 {
     struct node *it = mem_zero(size + id.n + 1);
@@ -4490,7 +4495,7 @@ static void bridge_remove(struct table *t, struct node *it)
     free(it);
 }
 
-/* Sees to it that the item is dealt with when its pause is over. */
+/* Sees to it that the node is dealt with when its pause is over. */
 static void bridge_queue(struct table *t, struct node *it, uint64_t now)
 {
     list_before(it->due > now ? &t->later : &t->now, &it->queue);
@@ -4641,11 +4646,10 @@ static void bridge_next_of_kin(struct bridge *b, struct reg_entry *e)
 {
     struct container *heir = NULL, *c;
 
-    for (c = NULL; (c = bridge_next(&b->containers, c)) != NULL;) {
+    for (c = NULL; (c = bridge_next(&b->containers, c)) != NULL;)
         if (bridge_service(c->set, e->it.id) != NULL &&
             (heir == NULL || heir->ended))
             heir = c;
-    }
     if (heir != NULL) {
         bridge_take_entry(b, e, heir, bridge_service(heir->set, e->it.id));
         b->shadowed--;
@@ -4779,7 +4783,7 @@ static void bridge_reg_lost(struct bridge *b, const struct err *e)
         return;
     bridge_away(b, s, &b->reg.peer, e);
     if (!s->ever)
-        s->due = b->now + b->opt.retry_ms;
+        s->due = b->now + (uint64_t)b->opt.retry_interval;
     b->listing_entries = false;
     for (lost = NULL; (lost = bridge_next(&b->entries, lost)) != NULL;)
         lost->present = UNKNOWN;
@@ -5125,10 +5129,9 @@ static void bridge_tell_sharers(struct bridge *b, struct str id)
 
     if (b->sharers == 0)
         return;
-    for (c = NULL; (c = bridge_next(&b->containers, c)) != NULL;) {
+    for (c = NULL; (c = bridge_next(&b->containers, c)) != NULL;)
         if (c->peer != NULL && str_eq(str_of(c->peer), id))
             bridge_look_at(b, c);
-    }
 }
 
 static struct container *bridge_container(struct bridge *b, struct str id)
@@ -5545,6 +5548,8 @@ static void bridge_list(struct bridge *b)
 {
     const char *path = b->opt.on_success ? "/containers/json?all=1"
                                          : "/containers/json";
+    struct request *r = bridge_ask(b, NULL, path, STR(""), "",
+                                   bridge_list_answer);
     struct container *c;
 
     for (c = NULL; (c = bridge_next(&b->containers, c)) != NULL;)
@@ -5554,8 +5559,7 @@ static void bridge_list(struct bridge *b)
     b->looking_at_all = b->look_at_all;
     b->list_again = b->look_at_all = false;
     b->list_due = UINT64_MAX;
-    bridge_ask(b, NULL, path, STR(""), "", bridge_list_answer)->body =
-        bridge_list_bytes;
+    r->body = bridge_list_bytes;
 }
 
 /* First subscribe, then list: so nothing happens unseen in between. */
@@ -5626,7 +5630,7 @@ static void bridge_info_answer(struct request *r, const struct answer *a)
                          "are marked as this host's");
         id = b->cfg.hostname;
     }
-    owner = str_hash(b->opt.given, id);
+    owner = str_hash(b->given, id);
     if (b->identified && owner != b->owner)
         b->relist_due = b->now;         /* other entries are ours now */
     b->owner = owner;
@@ -5660,7 +5664,7 @@ static void bridge_version_answer(struct request *r, const struct answer *a)
 /* Begins to talk with the engine: who it is, its events, its containers. */
 static void bridge_engine_begin(struct bridge *b)
 {
-    if (b->opt.default_socket)
+    if (b->default_socket)
         b->engine.path = os_exists("/tmp/docker.sock")
                              ? STR("/tmp/docker.sock")
                              : STR("/var/run/docker.sock");
@@ -5741,8 +5745,9 @@ static void bridge_resync(struct bridge *b, bool all)
     if (b->host_known)
         bridge_addresses(b);
     b->relist_due = b->now;     /* or after the list that is being read */
-    b->resync_due = b->opt.resync_ms > 0 ? b->now + b->opt.resync_ms
-                                         : UINT64_MAX;
+    b->resync_due = UINT64_MAX;
+    if (b->opt.resync > 0)
+        b->resync_due = b->now + (uint64_t)b->opt.resync * 1000;
 }
 
 /* ---- Time ---- */
@@ -5759,11 +5764,10 @@ static bool bridge_is_ghost(struct bridge *b, const struct reg_entry *e)
         return true;
     if (!bridge_usual_id(b, e->it.id, &name))
         return false;
-    for (c = NULL; (c = bridge_next(&b->containers, c)) != NULL;) {
+    for (c = NULL; (c = bridge_next(&b->containers, c)) != NULL;)
         if (!c->looked && (c->it.tries == 0 || c->name == NULL ||
                            str_eq(str_of(c->name), name)))
             return false;
-    }
     return true;
 }
 
@@ -5777,13 +5781,13 @@ static void bridge_find_ghosts(struct bridge *b)
         if (e->wanted != NULL || e->mine || !e->ours ||
             e->present != PRESENT)
             continue;
-        if (!bridge_is_ghost(b, e)) {
+        if (bridge_is_ghost(b, e)) {
+            log_at(LOG_INFO, "dangling: %.*s", PUT(e->it.id));
+            e->mine = true;
+            bridge_touch(b, e); /* it is there, so it stays for now */
+        } else {
             all = false;
-            continue;
         }
-        log_at(LOG_INFO, "dangling: %.*s", PUT(e->it.id));
-        e->mine = true;
-        bridge_touch(b, e);     /* it is there, so it stays for now */
     }
     b->look_for_ghosts = !all;
 }
@@ -5904,18 +5908,16 @@ static void bridge_summary(struct bridge *b)
            bridge_live(&b->with_engine) ? "reached" : "away",
            b->reg.kind->name, bridge_live(&b->with_reg) ? "reached" : "away",
            b->containers.n, wanted, there);
-    for (e = NULL; (e = bridge_next(&b->entries, e)) != NULL;) {
+    for (e = NULL; (e = bridge_next(&b->entries, e)) != NULL;)
         if (!bridge_settled(e))
             log_at(LOG_INFO, "waiting: %s%s%.*s to be %s: %s", e->who,
                    *e->who ? " " : "", PUT(e->it.id),
                    e->wanted != NULL ? "registered" : "deregistered",
                    e->it.why != NULL ? e->it.why : "not tried yet");
-    }
-    for (c = NULL; (c = bridge_next(&b->containers, c)) != NULL;) {
+    for (c = NULL; (c = bridge_next(&b->containers, c)) != NULL;)
         if (!c->looked || c->it.why != NULL)
             log_at(LOG_INFO, "waiting: %.12s to be looked at: %s", c->it.id.p,
                    c->it.why != NULL ? c->it.why : "not tried yet");
-    }
 }
 
 /* With -on-exit deregister: nothing is wanted any more. */
@@ -5947,15 +5949,6 @@ static void bridge_init(struct bridge *b)
  *
  * Calls: str_ buf_ list_ err_ log_ url_ os_ conn_ svc_ reg_ bridge_.
  */
-
-/* What the command line says. */
-struct flags {
-    bool cleanup, only_named, internal, once, version, help;
-    bool attempts_given;
-    struct str deregister, hostname, ip, on_exit, tags, label, log_level;
-    int64_t resync, retry_attempts, retry_interval, ttl, ttl_refresh;
-    struct str uri;
-};
 
 enum opt_type { OPT_BOOL, OPT_TEXT, OPT_NUMBER };
 
@@ -6156,15 +6149,15 @@ static int opt_log_level(struct str value, struct err *e)
 }
 
 /* What the flags mean, and whether they go together. */
-static int opt_options(const struct flags *f, struct bridge *b, struct err *e)
+static int opt_check(struct bridge *b, struct err *e)
 {
-    bool keep_failed, leave;
+    struct flags *f = &b->opt;
 
     if (opt_log_level(f->log_level, e) != 0 ||
         opt_either("deregister", f->deregister, "always", "on-success",
-                   &keep_failed, e) != 0 ||
-        opt_either("on-exit", f->on_exit, "keep", "deregister", &leave,
-                   e) != 0)
+                   &f->on_success, e) != 0 ||
+        opt_either("on-exit", f->on_exit, "keep", "deregister",
+                   &f->leave_nothing, e) != 0)
         return -1;
     if ((f->ttl > 0) != (f->ttl_refresh > 0))
         return err_set(e, "-ttl and -ttl-refresh must be specified together "
@@ -6177,17 +6170,10 @@ static int opt_options(const struct flags *f, struct bridge *b, struct err *e)
         return err_set(e, "-hostname is a name without a leading /, //, . or "
                           ".. parts or unprintable characters, not "
                           "\"%.*s\"", PUT(f->hostname));
-    b->opt.cleanup = f->cleanup;
-    b->opt.on_success = keep_failed;
-    b->opt.leave_nothing = leave;
-    b->opt.once = f->once;
-    b->opt.ip = f->ip;
+    if (f->once && !f->attempts_given)
+        f->retry_attempts = 0;
+    b->given = str_hash(str_hash(f->internal, f->ip), f->hostname);
     b->reg.ip_given = f->ip.n > 0;
-    b->opt.retry_ms = (uint64_t)f->retry_interval;
-    b->opt.resync_ms = (uint64_t)f->resync * 1000;
-    b->opt.retry_attempts = f->once && !f->attempts_given ? 0
-                                                          : f->retry_attempts;
-    b->opt.given = str_hash(str_hash(f->internal, f->ip), f->hostname);
     b->cfg.only_named = f->only_named;
     b->cfg.internal = f->internal;
     b->cfg.ip_label = f->label;
@@ -6232,8 +6218,8 @@ static int opt_engine(struct bridge *b, struct err *e)
     bool tcp, tls;
 
     conn_init(&b->engine, "docker", 4, 16);
-    b->opt.default_socket = host.n == 0 || str_eq(host, STR("unix://"));
-    if (b->opt.default_socket)
+    b->default_socket = host.n == 0 || str_eq(host, STR("unix://"));
+    if (b->default_socket)
         host = STR("unix:///var/run/docker.sock");
     if (url_parse(host, &u, &why) != 0)
         return err_set(e, "DOCKER_HOST: %s", why.text);
@@ -6397,7 +6383,7 @@ static int opt_hostname(struct bridge *b, struct str given, struct err *e)
 /* Whether to give up: at start, or with -once, after so many tries. */
 static bool opt_gives_up(const struct bridge *b)
 {
-    const struct options *o = &b->opt;
+    const struct flags *o = &b->opt;
 
     if (o->retry_attempts < 0)
         return false;
@@ -6466,16 +6452,15 @@ int main(int argc, char **argv)
 
     if (code >= 0)
         return code;
-    if (os_signals(&e) != 0 || opt_options(&f, b, &e) != 0 ||
-        opt_hostname(b, f.hostname, &e) != 0) {
-        log_at(LOG_ERROR, "%s", e.text);
-        return 1;
+    b->opt = f;
+    if (os_signals(&e) == 0 && opt_check(b, &e) == 0 &&
+        opt_hostname(b, f.hostname, &e) == 0) {
+        log_at(LOG_INFO, "Starting registrator %s ...", VERSION);
+        if (opt_registry(b, f.uri, &e) == 0 && opt_engine(b, &e) == 0) {
+            bridge_init(b);
+            return opt_run(b);
+        }
     }
-    log_at(LOG_INFO, "Starting registrator %s ...", VERSION);
-    if (opt_registry(b, f.uri, &e) != 0 || opt_engine(b, &e) != 0) {
-        log_at(LOG_ERROR, "%s", e.text);
-        return 1;
-    }
-    bridge_init(b);
-    return opt_run(b);
+    log_at(LOG_ERROR, "%s", e.text);
+    return 1;
 }
