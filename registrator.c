@@ -118,10 +118,12 @@
 enum {
     HEAD_MAX = 64 * 1024,       /* a response's head: Docker's is 300 bytes */
     CHUNK_LINE_MAX = 4096,      /* a chunk's size with its extensions */
-    BODY_MAX = 32 * 1024 * 1024, /* an answer held whole: one inspect */
+    BODY_MAX = 16 * 1024 * 1024, /* an answer held whole: one inspect */
     ELEMENT_MAX = 4 * 1024 * 1024, /* an event, or one entry of a list */
     TEXT_MAX = 64 * 1024 * 1024, /* any text that we build */
     JSON_DEPTH = 64,            /* inspect of Docker 28 has 6 */
+    JSON_VALUES = 1000 * 1000,  /* in one text: an inspect has about 300 */
+    JSON_KEPT = 64 * 1024,      /* tokens whose memory is kept for the next */
     LOG_LINE_MAX = 2048,        /* the rest of a longer line is cut */
     ERR_MAX = 512,
     CONNS_MAX = 16,             /* connections to one peer, at the most */
@@ -147,6 +149,8 @@ enum {
 STATIC_CHECK(CHAR_BIT == 8);
 STATIC_CHECK(sizeof(size_t) >= 4);
 STATIC_CHECK(TEXT_MAX < INT_MAX);       /* so "%.*s" takes any text of ours */
+STATIC_CHECK(3 * BODY_MAX <= TEXT_MAX); /* json_str: U+FFFD for each byte */
+STATIC_CHECK(64 * JSON_VALUES <= TEXT_MAX); /* a list of what is in a text */
 STATIC_CHECK(READ_MAX >= 1 && WRITE_MAX >= 1);
 
 /* Something that this program guarantees is not so: it stops at once, since
@@ -815,7 +819,7 @@ struct json_token {
 struct json {
     struct str text;    /* borrowed */
     struct json_token *token;
-    size_t n, room;     /* of token; the memory is kept for the next text */
+    size_t n, room;     /* of token */
 };
 
 enum { JSON_ROOT = 1 };
@@ -953,6 +957,8 @@ static int json_parse(struct json *j, struct str text, struct err *e)
     size_t open[JSON_DEPTH], depth = 0, i, n;
     enum json_want want = JSON_VALUE;
 
+    if (j->room > JSON_KEPT)
+        json_free(j);
     j->text = text;
     j->n = 0;
     json_add(j, JSON_NONE, 0, 0);
@@ -966,6 +972,8 @@ static int json_parse(struct json *j, struct str text, struct err *e)
                    want == JSON_FIRST_NAME;
 
         n = 1;
+        if (j->n > JSON_VALUES)
+            return err_set(e, "JSON of more than %d values", JSON_VALUES);
         if (c == ' ' || c == '\n' || c == '\t' || c == '\r')
             continue;
         if (want == JSON_COLON && c == ':') {
@@ -2814,8 +2822,12 @@ static int http_status(struct http *h, struct str line, struct err *e)
 {
     struct str rest = line, version = str_cut(&rest, ' '), code;
     uint64_t v;
+    size_t i;
 
     code = str_cut(&rest, ' ');
+    for (i = 0; i < rest.n; i++)
+        if ((unsigned char)rest.p[i] < 0x20 && rest.p[i] != '\t')
+            return err_set(e, "a control character in its status line");
     if ((!str_eq(version, STR("HTTP/1.1")) &&
          !str_eq(version, STR("HTTP/1.0"))) ||
         code.n != 3 || !str_u64(code, 599, &v) || v < 100)
@@ -2882,7 +2894,7 @@ static int http_upto(struct http *h, struct str in, struct str end,
     size_t at = from + str_find(str_from(in, from), end);
 
     h->looked = at < in.n ? 0 : in.n;
-    if (at + end.n > max)
+    if (at < in.n ? at + end.n > max : in.n >= max)
         return err_set(e, "a head or chunk line of more than %zu bytes", max);
     *found = str_upto(in, at < in.n ? at + end.n : in.n);
     return at < in.n;
@@ -3006,6 +3018,7 @@ struct answer {
     struct str body;            /* what the request's reader did not take */
     unsigned retry_after;       /* seconds, 0 if it does not say */
     const struct err *err;      /* NULL with status 0: called off by us */
+    bool unreached;             /* with status 0: nobody was there at all */
 };
 
 /* A request, of the connections from conn_send on; freed after done(). */
@@ -3107,11 +3120,12 @@ static void conn_finish(struct endpoint *p, struct request *r,
 }
 
 static void conn_refuse(struct endpoint *p, struct request *r,
-                        const struct err *e)
+                        const struct err *e, bool unreached)
 {
-    struct answer none = { 0, { NULL, 0 }, 0, NULL };
+    struct answer none = { 0, { NULL, 0 }, 0, NULL, false };
 
     none.err = e;
+    none.unreached = unreached;
     conn_finish(p, r, &none);
 }
 
@@ -3152,6 +3166,7 @@ static void conn_close(struct conn *c)
 static void conn_fail(struct conn *c, const struct err *e)
 {
     struct request *r = conn_head(c);
+    bool unreached = c->state != CONN_OPEN;
     bool crossed = r != NULL && c->answered && !c->began && !r->again &&
                    os_now() < c->deadline;
 
@@ -3161,7 +3176,7 @@ static void conn_fail(struct conn *c, const struct err *e)
     c->sent_n = 0;
     conn_close(c);
     if (r != NULL && !crossed)
-        conn_refuse(c->peer, r, e);
+        conn_refuse(c->peer, r, e, unreached);
 }
 
 /* Closes every connection and ends every request, without an error. */
@@ -3175,7 +3190,8 @@ static void conn_reset(struct endpoint *p)
             conn_close(&p->conn[i]);
         }
     while (!list_empty(&p->waiting))
-        conn_refuse(p, LIST_OF(struct request, link, p->waiting.next), NULL);
+        conn_refuse(p, LIST_OF(struct request, link, p->waiting.next), NULL,
+                    false);
     p->addresses = 0;
     p->dropped = false;
 }
@@ -3282,19 +3298,20 @@ static void conn_open(struct endpoint *p, struct conn *c, struct request *r,
 }
 
 /* Finds a connection for each request that waits: an idle one, else a new
- * one, else the one with the least to do. */
+ * one, else the one with the least to do.  When all are taken, the one on
+ * which an answer is overdue for longest has to go. */
 static void conn_assign(struct endpoint *p, uint64_t now)
 {
     while (!list_empty(&p->waiting)) {
         struct request *r = LIST_OF(struct request, link, p->waiting.next);
-        struct conn *best = NULL, *unused = NULL;
+        struct conn *best = NULL, *unused = NULL, *stuck = NULL;
         size_t i, open = 0;
         struct err e;
 
         if (r->bytes.bad) {
             err_set(&e, "a request that cannot be sent: too long, or with "
                         "control characters in a header");
-            conn_refuse(p, r, &e);
+            conn_refuse(p, r, &e, false);
             continue;
         }
         for (i = 0; i < CONNS_MAX; i++) {
@@ -3302,8 +3319,9 @@ static void conn_assign(struct endpoint *p, uint64_t now)
 
             if (c->state == CONN_FREE)
                 unused = unused == NULL ? c : unused;
-            else if (!c->alone && !c->last && ++open > 0 &&
-                     c->sent_n < p->depth &&
+            else if (c->last)
+                stuck = stuck == NULL || c->since < stuck->since ? c : stuck;
+            else if (!c->alone && ++open > 0 && c->sent_n < p->depth &&
                      (best == NULL || c->sent_n < best->sent_n))
                 best = c;
         }
@@ -3313,7 +3331,10 @@ static void conn_assign(struct endpoint *p, uint64_t now)
             conn_open(p, unused, r, now);
         else if (best != NULL && !r->stream)
             conn_add(best, r, now);
-        else
+        else if (unused == NULL && stuck != NULL) {
+            err_set(&e, "no answer yet, and others wait for a connection");
+            conn_fail(stuck, &e);
+        } else
             return;
     }
 }
@@ -3322,7 +3343,7 @@ static void conn_assign(struct endpoint *p, uint64_t now)
 static void conn_answer(struct conn *c, uint64_t now)
 {
     struct request *r = conn_head(c);
-    struct answer a = { 0, { NULL, 0 }, 0, NULL };
+    struct answer a = { 0, { NULL, 0 }, 0, NULL, false };
     bool close = c->http.close || c->last || c->alone;
     struct buf body = c->body;
 
@@ -3504,6 +3525,13 @@ static void conn_handle(struct conn *c, short events, uint64_t now)
         conn_read(c, now);
 }
 
+/* Whether others wait behind the next answer, or would. */
+static bool conn_stalls(const struct conn *c)
+{
+    return c->peer->depth > 1 && !c->alone && !c->last &&
+           c->state == CONN_OPEN;
+}
+
 /* Looks to what time has brought: an answer overdue, or one that holds up
  * those behind it, which then go round. */
 static void conn_tick(struct conn *c, uint64_t now)
@@ -3520,7 +3548,7 @@ static void conn_tick(struct conn *c, uint64_t now)
         err_set(&e, "%sno answer within %d s",
                 c->state == CONN_GREET ? "TLS: " : "", CALL_MS / 1000);
         conn_fail(c, &e);
-    } else if (c->sent_n > 1 && now >= c->since + STALL_MS) {
+    } else if (conn_stalls(c) && now >= c->since + STALL_MS) {
         conn_give_back(c, 1);
         c->last = true;
     }
@@ -3531,7 +3559,7 @@ static uint64_t conn_due(const struct conn *c)
 {
     if (c->state == CONN_FREE || c->sent_n == 0)
         return UINT64_MAX;
-    if (c->sent_n > 1)
+    if (conn_stalls(c))
         return c->since + STALL_MS;
     return c->alone && c->state == CONN_OPEN ? UINT64_MAX : c->deadline;
 }
@@ -3656,7 +3684,8 @@ static bool docker_row(const struct json *j, struct docker_row *row)
     struct str word = str_cut(&status, ' ');
     uint64_t code = 0;
 
-    row->ended = !str_eq(word, STR("Up")) && !str_eq(word, STR("Restarting"));
+    row->ended = word.n > 0 && !str_eq(word, STR("Up")) &&
+                 !str_eq(word, STR("Restarting"));
     (void)str_cut(&status, '(');
     (void)str_u64(str_cut(&status, ')'), 255, &code);
     row->exit_code = row->ended ? (unsigned)code : 0;
@@ -3943,6 +3972,14 @@ static struct docker_container *docker_inspect(const struct json *j)
     docker_env(c, j, json_get(j, config, "Env"));
     docker_labels(c, j, json_get(j, config, "Labels"));
     return c;
+}
+
+/* Whether a 404 is the engine's own, which says that there is no such
+ * container: JSON, or plain text below API 1.24.  One of a proxy is not. */
+static bool docker_says_gone(struct str body)
+{
+    return str_prefix(body, STR("{")) ||
+           str_find(body, STR("o such container")) < body.n;
 }
 
 /* The network whose driver is being asked for. */
@@ -4600,7 +4637,7 @@ static bool svc_make(const struct svc_config *cfg,
         svc_note(notes, LOG_INFO, &e);
         return false;
     }
-    if (!svc_address(cfg, c, at, &s->address)) {
+    if (!svc_address(cfg, c, at, &s->address) && c->runs) {
         err_set(&e, "ignored: %.12s port %u: this host's address is not "
                     "known, give it with -ip", c->id.p, p->number);
         svc_note(notes, LOG_WARN, &e);
@@ -5374,6 +5411,7 @@ struct container {
     bool again;                 /* something happened since that was sent */
     bool died, gone;            /* that is what happened */
     bool looked;                /* its services are known */
+    bool ended;                 /* its services are kept, for it failed */
     bool listed;                /* by the list that is being read */
     unsigned hops;              /* on the way to that other container */
     unsigned tries;             /* failures in a row */
@@ -5408,6 +5446,7 @@ struct reg_entry {
     unsigned seen, touched;     /* the list that showed it, or that a write of
                                    ours crossed: bridge.lists then */
     unsigned missed;            /* lists that lacked what was written */
+    bool refused;               /* by the last answer, for good */
     unsigned tries;             /* failures in a row */
     uint64_t due;               /* not written before */
     char *why;                  /* of the last failure */
@@ -5450,6 +5489,7 @@ struct bridge {
     struct link containers, entries;
     struct link dirty, dirty_later, todo, todo_later;
     size_t containers_n, entries_n, unlooked;
+    size_t sharers;             /* containers in another's network */
     size_t shadowed;            /* services whose ID another container has */
 
     struct splitter events, list, entry_list;   /* what is being read */
@@ -5459,11 +5499,13 @@ struct bridge {
     bool podman;
     bool listing, whole_list;   /* all of its rows could be read */
     bool list_again;            /* something was missed meanwhile */
-    bool look_at_all;           /* whatever the list shows of them */
+    bool look_at_all;           /* at the next list, whatever it shows */
+    bool looking_at_all;        /* at this one */
     uint64_t list_due;          /* for the list, if no event stream opens */
     struct link networks;       /* whose drivers are known */
     uint64_t owner;             /* the first half of our marks */
-    struct buf interface;       /* what -ip INTERFACE means just now */
+    bool ip_is_interface;       /* -ip has named one */
+    struct buf interface;       /* its last address */
     uint64_t host_print;        /* of all addresses that services may get */
 
     bool listing_entries;
@@ -5625,7 +5667,7 @@ static void bridge_take_entry(struct bridge *b, struct reg_entry *e,
     b->reg.kind->checks(&checks, s);
     e->wanted = s;
     e->by = c;
-    e->mine = true;
+    e->mine = e->mine || e->ours || !c->set->hollow;
     e->content = str_hash(0, buf_str(&body));
     e->checks = str_hash(0, buf_str(&checks)) & 0xffffffff;
     e->view = reg_view_of(s);
@@ -5638,22 +5680,35 @@ static void bridge_take_entry(struct bridge *b, struct reg_entry *e,
     buf_free(&checks);
 }
 
-/* Looks for a service of another container that has this ID too. */
-static void bridge_next_of_kin(struct bridge *b, struct reg_entry *e)
+/* The service of that ID in a set that may be none; NULL: it has none. */
+static const struct service *bridge_service(const struct svc_set *set,
+                                            struct str id)
 {
-    struct link *l;
     size_t i;
 
-    for (l = b->containers.next; l != &b->containers && e->wanted == NULL;
-         l = l->next) {
+    for (i = 0; set != NULL && i < set->n; i++)
+        if (str_eq(set->service[i].id, id))
+            return &set->service[i];
+    return NULL;
+}
+
+/* Looks for a service of another container that has this ID too, rather of
+ * one that runs. */
+static void bridge_next_of_kin(struct bridge *b, struct reg_entry *e)
+{
+    struct container *heir = NULL;
+    struct link *l;
+
+    for (l = b->containers.next; l != &b->containers; l = l->next) {
         struct container *c = LIST_OF(struct container, all, l);
 
-        for (i = 0; c->set != NULL && i < c->set->n; i++)
-            if (str_eq(c->set->service[i].id, e->id)) {
-                bridge_take_entry(b, e, c, &c->set->service[i]);
-                b->shadowed--;
-                break;
-            }
+        if (bridge_service(c->set, e->id) != NULL &&
+            (heir == NULL || heir->ended))
+            heir = c;
+    }
+    if (heir != NULL) {
+        bridge_take_entry(b, e, heir, bridge_service(heir->set, e->id));
+        b->shadowed--;
     }
 }
 
@@ -5676,10 +5731,11 @@ static void bridge_release(struct bridge *b, struct container *c,
     }
 }
 
-/* Puts a container's services into their entries.  Returns the first that
- * has still to be written, or NULL. */
+/* Puts a container's services into their entries; one that has ended gives
+ * way.  Returns the first that has still to be written, or NULL. */
 static const struct reg_entry *bridge_claim(struct bridge *b,
-                                            struct container *c)
+                                            struct container *c,
+                                            const struct svc_set *old)
 {
     const struct reg_entry *first = NULL;
     size_t i;
@@ -5688,11 +5744,13 @@ static const struct reg_entry *bridge_claim(struct bridge *b,
         const struct service *s = &c->set->service[i];
         struct reg_entry *e = bridge_entry(b, s->id);
 
-        if (e->wanted != NULL) {
+        if (e->wanted != NULL)
             b->shadowed++;
-            log_at(LOG_WARN, "%.12s: the ID %.*s is that of a service of "
-                             "container %s: not registered as long as that "
-                             "one has it", c->text, PUT(s->id), e->who);
+        if (e->wanted != NULL && !(e->by->ended && !c->ended)) {
+            log_at(bridge_service(old, s->id) ? LOG_DEBUG : LOG_WARN,
+                   "%.12s: the ID %.*s is that of a service of container %s: "
+                   "not registered as long as that one has it", c->text,
+                   PUT(s->id), e->who);
             continue;
         }
         bridge_take_entry(b, e, c, s);
@@ -5710,10 +5768,14 @@ static void bridge_want(struct bridge *b, struct container *c,
     const struct reg_entry *first;
     size_t i;
 
+    if (b->leaving) {
+        svc_free(set);
+        set = NULL;
+    }
     if (old != NULL)
         bridge_release(b, c, old);
     c->set = set;
-    first = bridge_claim(b, c);
+    first = bridge_claim(b, c, old);
     for (i = 0; old != NULL && i < old->n; i++) {
         struct reg_entry *e = bridge_find(&b->entry_tree, old->service[i].id);
 
@@ -5811,9 +5873,10 @@ static bool bridge_engine_said(struct bridge *b, const struct answer *a,
         e = why;
     else
         err_set(&e, "GET %s: %.400s", question, why.text);
-    if ((a->status == 400 || a->status == 404) && b->prefix.n == 0 &&
-        b->api.n > 0) {
-        /* An engine that wants the version in its paths. */
+    if ((a->status == 400 || a->status == 404) && b->prefix.n > 0) {
+        b->prefix.n = 0;        /* it is another engine now */
+    } else if ((a->status == 400 || a->status == 404) && b->api.n > 0) {
+        /* One that wants the version in its paths. */
         buf_lit(&b->prefix, "/v");
         buf_add(&b->prefix, buf_str(&b->api));
     }
@@ -5847,6 +5910,7 @@ static bool bridge_written(struct bridge *b, struct reg_entry *e,
     e->busy = false;
     if (a->status != 0)
         verdict = b->reg.kind->verdict(call, a);
+    e->refused = verdict == REG_REFUSED;
     if (verdict == REG_DONE) {
         e->touched = b->lists;
         e->tries = 0;
@@ -5879,7 +5943,8 @@ static void bridge_put_done(struct bridge *b, struct reg_entry *e)
     e->have_checks = e->sent_checks;
     e->have_view = e->sent_view;
     e->any_checks = e->no_marks = e->listed = false;
-    b->verify = b->verify || (!b->readable && b->reg.kind->list != NULL);
+    b->verify = b->verify || (b->reg.kind->list != NULL && !b->blind &&
+                              (!b->readable || e->missed > 0));
     log_at(LOG_INFO, "added: %s %.*s", e->who, PUT(e->id));
 }
 
@@ -5898,7 +5963,7 @@ static void bridge_put_answer(struct request *r, const struct answer *a)
 
     if (bridge_written(b, e, REG_PUT, a))
         bridge_put_done(b, e);
-    if (a->status == 0 && a->err != NULL)
+    if (a->unreached)
         bridge_reg_lost(b, a->err);
     bridge_touch(b, e);
 }
@@ -5910,7 +5975,7 @@ static void bridge_drop_answer(struct request *r, const struct answer *a)
 
     if (bridge_written(b, e, REG_DROP, a))
         bridge_drop_done(e);
-    if (a->status == 0 && a->err != NULL)
+    if (a->unreached)
         bridge_reg_lost(b, a->err);
     bridge_touch(b, e);
 }
@@ -5924,7 +5989,7 @@ static bool bridge_waits(struct bridge *b, const struct reg_entry *e)
     if (e->wanted != NULL || e->after == NULL)
         return false;
     f = bridge_find(&b->entry_tree, str_of(e->after));
-    return f != NULL && f->wanted != NULL && f->tries == 0 &&
+    return f != NULL && f->wanted != NULL && !f->refused && f->tries <= 3 &&
            !bridge_settled(f);
 }
 
@@ -6059,6 +6124,10 @@ static void bridge_missing(struct bridge *b, struct reg_entry *e)
 
     if (b->reg.kind->list == NULL && e->present == PRESENT)
         return;                 /* nothing is ever listed */
+    if (b->blind && e->mine && e->wanted == NULL) {
+        e->present = PRESENT;   /* it may be: removing it does no harm */
+        return;
+    }
     if (!written || (b->readable && e->missed++ == 0)) {
         b->drops = e->present == PRESENT ? 0 : b->drops;
         e->present = ABSENT;
@@ -6140,11 +6209,22 @@ static void bridge_look_at(struct bridge *b, struct container *c)
         list_before(&b->dirty, &c->queue);
 }
 
-/* So are those that share its network. */
+/* Notes whose network the container shares; nobody's: an empty ID. */
+static void bridge_share(struct bridge *b, struct container *c, struct str id)
+{
+    b->sharers -= c->peer != NULL;
+    free(c->peer);
+    c->peer = id.n > 0 ? str_dup(id) : NULL;
+    b->sharers += c->peer != NULL;
+}
+
+/* Those that share its network are looked at too. */
 static void bridge_tell_sharers(struct bridge *b, struct str id)
 {
     struct link *l;
 
+    if (b->sharers == 0)
+        return;
     for (l = b->containers.next; l != &b->containers; l = l->next) {
         struct container *c = LIST_OF(struct container, all, l);
 
@@ -6196,7 +6276,7 @@ static void bridge_forget(struct bridge *b, struct container *c)
     b->containers_n--;
     docker_free(c->facts);
     free(c->name);
-    free(c->peer);
+    bridge_share(b, c, STR(""));
     free(c);
 }
 
@@ -6245,6 +6325,7 @@ static void bridge_derive(struct bridge *b, struct container *c,
     struct svc_notes notes = { { .max = 0 } };
 
     bridge_looked(b, c);
+    c->ended = !facts->runs;
     if (facts->runs) {
         bridge_want(b, c, svc_derive(&b->cfg, facts, peer, &notes));
         bridge_say(c, &notes);
@@ -6278,7 +6359,7 @@ static bool bridge_answered(struct bridge *b, struct container *c,
         bridge_look_at(b, c);   /* what it says is older than the death */
         return false;
     }
-    if (a->status == 200 || a->status == 404)
+    if (a->status == 200 || (a->status == 404 && docker_says_gone(a->body)))
         return true;
     reg_words(a, &e);
     bridge_look_failed(b, c, &e);
@@ -6340,6 +6421,7 @@ static void bridge_peer_answer(struct request *r, const struct answer *a)
         bridge_look_failed(b, c, &e);
     } else if (peer != NULL && svc_shares(peer) && c->hops++ < 4) {
         whose = str_after(peer->mode, ':');
+        bridge_share(b, c, whose);
         c->facts = facts;
         facts = NULL;
         bridge_ask(b, c, "/containers/", whose, "/json", bridge_peer_answer);
@@ -6372,9 +6454,10 @@ static void bridge_network_answer(struct request *r, const struct answer *a)
     struct str driver, id = docker_asked_network(c->facts);
     struct network *n;
     struct err e;
+    bool told = a->status == 200 || a->status == 403 || a->status == 404;
 
     c->busy = false;
-    if (a->status != 0 && bridge_network(b, id) == NULL) {
+    if (told && bridge_network(b, id) == NULL) {
         n = mem_zero(sizeof *n + id.n);
         memcpy(n->text, id.p, id.n);
         n->id.p = n->text;
@@ -6390,12 +6473,13 @@ static void bridge_network_answer(struct request *r, const struct answer *a)
     }
     docker_free(c->facts);
     c->facts = NULL;
+    reg_words(a, &e);
     if (c->gone)
         bridge_forget(b, c);
-    else if (a->status == 0 && a->err != NULL)
-        bridge_look_failed(b, c, a->err);
-    else
+    else if (told || (a->status == 0 && a->err == NULL))
         bridge_look_at(b, c);
+    else
+        bridge_look_failed(b, c, &e);
 }
 
 /* Whether a port could be reached on a network whose driver is of interest:
@@ -6433,8 +6517,7 @@ static void bridge_facts(struct bridge *b, struct container *c,
             return;
         }
     }
-    free(c->peer);
-    c->peer = shares ? str_dup(str_after(facts->mode, ':')) : NULL;
+    bridge_share(b, c, shares ? str_after(facts->mode, ':') : STR(""));
     if (shares && facts->runs) {
         c->facts = facts;
         c->hops = 0;
@@ -6501,7 +6584,7 @@ static void bridge_event(struct bridge *b, const struct docker_event *ev)
             !bridge_keeps(b, ev->exit_code == DOCKER_NO_CODE
                                  ? 1 : ev->exit_code))
             bridge_want(b, c, NULL);
-        c->died = true;
+        c->died = c->ended = true;
     }
     bridge_look_at(b, c);
 }
@@ -6519,7 +6602,7 @@ static void bridge_list_row(struct bridge *b, const struct docker_row *row)
         free(c->name);
         c->name = str_dup(row->name);
     }
-    if (b->look_at_all || c->print != row->print || !c->looked)
+    if (b->looking_at_all || c->print != row->print || !c->looked)
         bridge_look_at(b, c);
     c->print = row->print;
 }
@@ -6560,10 +6643,10 @@ static void bridge_list_end(struct bridge *b)
         if (!c->listed)
             bridge_look_at(b, c);
     }
-    log_at(b->look_at_all ? LOG_INFO : LOG_DEBUG,
+    log_at(b->looking_at_all ? LOG_INFO : LOG_DEBUG,
            "Syncing services on %zu containers", running);
-    b->listing = b->look_at_all = false;
-    b->look_for_ghosts = b->whole_list;
+    b->listing = false;
+    b->look_for_ghosts = true;
     if (!b->whole_list)
         log_at(LOG_WARN, "docker: a row of the list could not be read: "
                          "nothing is removed that it could explain");
@@ -6611,7 +6694,8 @@ static void bridge_list(struct bridge *b)
         LIST_OF(struct container, all, l)->listed = false;
     json_split_start(&b->list, SPLIT_ARRAY);
     b->listing = b->whole_list = true;
-    b->list_again = false;
+    b->looking_at_all = b->look_at_all;
+    b->list_again = b->look_at_all = false;
     b->list_due = 0;
     r->body = bridge_list_bytes;
     r->done = bridge_list_answer;
@@ -6630,6 +6714,8 @@ static int bridge_event_bytes(struct request *r, struct str bytes,
         log_at(LOG_INFO, "Listening for Docker events ...");
         if (b->list_due > 0)
             bridge_list(b);
+        else
+            b->list_again = true;       /* the first one came too early */
         return 0;
     }
     while ((found = json_split(&b->events, &bytes)) == SPLIT_ELEMENT ||
@@ -6740,14 +6826,18 @@ static void bridge_engine_begin(struct bridge *b)
 static void bridge_addresses(struct bridge *b)
 {
     struct svc_config *cfg = &b->cfg;
+    struct buf found = { .max = 0 };
     uint64_t print;
 
-    b->interface.n = 0;
     cfg->ip = b->opt.ip;
     cfg->host = buf_str(&b->reg.host);
     cfg->no_host = b->reg.no_host;
-    if (os_is_interface(b->opt.ip)) {
-        (void)os_interface(b->opt.ip, &b->interface);
+    b->ip_is_interface = b->ip_is_interface || os_is_interface(b->opt.ip);
+    if (b->ip_is_interface) {
+        if (os_interface(b->opt.ip, &found)) {
+            buf_free(&b->interface);    /* else the last one still counts */
+            b->interface = found;
+        }
         cfg->ip = buf_str(&b->interface);
         cfg->no_host = cfg->ip.n == 0;
     }
@@ -6803,7 +6893,8 @@ static void bridge_resync(struct bridge *b, bool all)
 {
     b->look_at_all = b->look_at_all || all;
     b->list_again = true;
-    bridge_addresses(b);
+    if (b->host_known)
+        bridge_addresses(b);
     b->relist_due = b->now;     /* or after the list that is being read */
     b->resync_due = b->opt.resync_ms > 0 ? b->now + b->opt.resync_ms
                                          : UINT64_MAX;
@@ -6944,8 +7035,9 @@ static void bridge_tick(struct bridge *b)
         bridge_resync(b, false);
     bridge_later(b);
     bridge_look(b);
-    if (b->look_for_ghosts && bridge_live(&b->with_engine) &&
-        bridge_live(&b->with_reg) && list_empty(&b->dirty))
+    if (b->look_for_ghosts && b->whole_list && !b->listing &&
+        bridge_live(&b->with_engine) && bridge_live(&b->with_reg) &&
+        list_empty(&b->dirty))
         bridge_find_ghosts(b);
     bridge_write(b);
     if (b->verify && !b->blind && !b->listing_entries && bridge_idle(b))
@@ -7187,6 +7279,9 @@ static int opt_set(struct flags *f, const struct opt *o, struct str value,
 
     if (o->type == OPT_TEXT) {
         *(struct str *)field = value;
+        while (value.n > 0)
+            if (str_rune(&value) == 0xfffd)
+                return err_set(e, "-%s is not UTF-8 text", o->name);
         return 0;
     }
     if (o->type == OPT_BOOL)
@@ -7595,10 +7690,10 @@ static bool opt_gives_up(const struct bridge *b)
 
     if (o->retry_attempts < 0)
         return false;
-    if (!b->with_reg.ever &&
+    if (b->with_reg.state == AWAY && (o->once || !b->with_reg.ever) &&
         b->with_reg.failures > (uint64_t)o->retry_attempts)
         return true;
-    return o->once && !b->with_engine.ever &&
+    return b->with_engine.state == AWAY && o->once &&
            b->with_engine.failures > (uint64_t)o->retry_attempts;
 }
 
@@ -7624,7 +7719,8 @@ static int opt_run(struct bridge *b)
     while (!os_stop) {
         bridge_tick(b);
         if (b->opt.once && bridge_idle(b) && !b->verify &&
-            !b->look_for_ghosts)
+            (!b->look_for_ghosts || !b->whole_list ||
+             !list_empty(&b->dirty_later)))
             return !list_empty(&b->todo_later) ||
                    !list_empty(&b->dirty_later) || b->shadowed > 0;
         if (opt_gives_up(b)) {

@@ -12,6 +12,7 @@ int registrator_main(int, char **);
 #undef main
 
 #include <sys/mman.h>
+#include <sys/wait.h>
 
 /* ---- The frame ---- */
 
@@ -872,7 +873,8 @@ static void http_refusals(void)
         STR_INIT("HTTP/1.1  200 x\r\n\r\n"), STR_INIT("HTTP/1.1 \r\n\r\n"),
         STR_INIT("HTTP/1.1 +20 x\r\n\r\n"), STR_INIT("HTTP/1.1\r\n\r\n"),
         STR_INIT("HTTP/1.2 200 x\r\n\r\n"), STR_INIT("HTTP/2.0 200 x\r\n\r\n"),
-        STR_INIT("HTTP/1.10 200 x\r\n\r\n"), STR_INIT("http/1.1 200 x\r\n\r\n"),
+        STR_INIT("HTTP/1.10 200 x\r\n\r\n"),
+        STR_INIT("http/1.1 200 x\r\n\r\n"),
         STR_INIT("HTTP/1.1 101 Switching\r\n\r\n"),
         STR_INIT("SSH-2.0-OpenSSH_9.2\r\n"), STR_INIT("\x15\x03\x03\0\x02\2("),
         STR_INIT("\x16\x03\x01\0"), STR_INIT("<html>"), STR_INIT("\r\n"),
@@ -998,7 +1000,8 @@ static void url_addresses(void)
         { "unix:/run/c.sock", "unix|||0|/run/c.sock" },
         { "consul://h/a@b:c", "consul||h|0|/a@b:c" },
         { "", NULL }, { "consul", NULL }, { ":", NULL }, { "://h", NULL },
-        { "consul://h:", NULL }, { "consul://:1", NULL },
+        { "consul://:1", "consul|||1|" }, { "consul://h:", NULL },
+        { "consul://:", NULL },
         { "consul://h:0", NULL }, { "consul://h:65536", NULL },
         { "consul://h:-1", NULL }, { "consul://h:1x", NULL },
         { "consul://h:1:2", NULL }, { "consul://::1", NULL },
@@ -1154,7 +1157,8 @@ static void opt_lines(void)
         { "u:", "u:" }, { "-- u:", "u:" }, { "-cleanup u:", "u: cleanup" },
         { "--cleanup u:", "u: cleanup" }, { "-cleanup=true u:", "u: cleanup" },
         { "--cleanup=T u:", "u: cleanup" }, { "-cleanup=false u:", "u:" },
-        { "-cleanup -cleanup=0 u:", "u:" }, { "-internal=1 u:", "u: internal" },
+        { "-cleanup -cleanup=0 u:", "u:" },
+        { "-internal=1 u:", "u: internal" },
         { "-explicit -once u:", "u: explicit once" },
         { "-ip 1.2.3.4 u:", "u: ip=1.2.3.4" },
         { "--ip=1.2.3.4 u:", "u: ip=1.2.3.4" },
@@ -1221,95 +1225,96 @@ static void opt_values(void)
 
 /* ---- Docker ---- */
 
+#define ACTOR "'Actor':{'ID':'@','Attributes':{"
+static const struct {
+    const char *in;
+    enum docker_action action;
+    unsigned code;
+} event_rows[] = {
+    /* Docker 1.3 */
+    { "{'status':'start','id':'@','from':'base:latest','time':1}",
+      DOCKER_LOOK, DOCKER_NO_CODE },
+    { "{'status':'die','id':'@','from':'b','time':1}", DOCKER_DIED,
+      DOCKER_NO_CODE },
+    { "{'status':'destroy','id':'@','from':'b','time':1}", DOCKER_GONE,
+      DOCKER_NO_CODE },
+    { "{'status':'pull','id':'base:latest','time':1}", DOCKER_OTHER, 0 },
+    { "{'status':'untag','id':'@','time':1}", DOCKER_OTHER, 0 },
+    /* Docker 1.10 to 28 */
+    { "{'status':'die','id':'@','from':'b','Type':'container','Action':"
+      "'die'," ACTOR "'exitCode':'137','image':'b'}},'scope':'local'}",
+      DOCKER_DIED, 137 },
+    { "{'status':'pause','id':'@','Type':'container','Action':'pause',"
+      ACTOR "}}}", DOCKER_LOOK, DOCKER_NO_CODE },
+    { "{'status':'exec_create: sh','id':'@','Type':'container','Action':"
+      "'exec_create: sh'," ACTOR "}}}", DOCKER_OTHER, 0 },
+    { "{'status':'delete','id':'sha256:@','Type':'image','Action':"
+      "'delete','Actor':{'ID':'sha256:@','Attributes':{}}}",
+      DOCKER_OTHER, 0 },
+    { "{'Type':'network','Action':'connect','Actor':{'ID':'n','Attributes'"
+      ":{'container':'@','name':'bridge'}}}", DOCKER_NETWORK, 0 },
+    { "{'Type':'network','Action':'disconnect','Actor':{'ID':'n',"
+      "'Attributes':{'container':'@'}}}", DOCKER_NETWORK, 0 },
+    { "{'Type':'network','Action':'destroy','Actor':{'ID':'n',"
+      "'Attributes':{'container':'@'}}}", DOCKER_OTHER, 0 },
+    { "{'Type':'network','Action':'connect','Actor':{'ID':'n',"
+      "'Attributes':{}}}", DOCKER_OTHER, 0 },
+    { "{'Type':'volume','Action':'destroy','Actor':{'ID':'@'}}",
+      DOCKER_OTHER, 0 },
+    { "{'Type':'daemon','Action':'reload','Actor':{'ID':'@'}}",
+      DOCKER_OTHER, 0 },
+    /* Docker 29: nothing of the top-level address */
+    { "{'Type':'container','Action':'start'," ACTOR "'image':'x'}},"
+      "'scope':'local','time':1,'timeNano':2}", DOCKER_LOOK,
+      DOCKER_NO_CODE },
+    { "{'Type':'container','Action':'rename'," ACTOR "'oldName':'/a'}}}",
+      DOCKER_LOOK, DOCKER_NO_CODE },
+    { "{'Type':'container','Action':'update'," ACTOR "}}}", DOCKER_LOOK,
+      DOCKER_NO_CODE },
+    { "{'Type':'container','Action':'unpause'," ACTOR "}}}", DOCKER_LOOK,
+      DOCKER_NO_CODE },
+    /* Podman */
+    { "{'status':'died','id':'@','Type':'container','Action':'died',"
+      ACTOR "'containerExitCode':'1'}}}", DOCKER_DIED, DOCKER_NO_CODE },
+    { "{'status':'remove','id':'@','Type':'container','Action':'remove',"
+      ACTOR "}}}", DOCKER_GONE, DOCKER_NO_CODE },
+    { "{'status':'','id':'','Type':'container','Action':'died'," ACTOR
+      "'exitCode':'0'}}}", DOCKER_DIED, 0 },
+    { "{'Type':'pod','Action':'start'," ACTOR "}}}", DOCKER_OTHER, 0 },
+    /* what is none */
+    { "{'Type':'container','Action':'start','Actor':{'ID':'abc'}}",
+      DOCKER_OTHER, 0 },
+    { "{'Type':'container','Action':'start','Actor':null}",
+      DOCKER_OTHER, 0 },
+    { "{'status':'start','id':7}", DOCKER_OTHER, 0 },
+    { "{'status':{'a':'start'},'id':'@'}", DOCKER_OTHER, 0 },
+    { "{'Type':'container','Action':'die'," ACTOR "'exitCode':'-1'}}}",
+      DOCKER_DIED, DOCKER_NO_CODE },
+    { "{}", DOCKER_OTHER, 0 }, { "[]", DOCKER_OTHER, 0 },
+    { "null", DOCKER_OTHER, 0 }, { "'start'", DOCKER_OTHER, 0 },
+};
+
 static void docker_events(void)
 {
-#define ACTOR "'Actor':{'ID':'@','Attributes':{"
-    static const struct {
-        const char *in;
-        enum docker_action action;
-        unsigned code;
-    } row[] = {
-        /* Docker 1.3 */
-        { "{'status':'start','id':'@','from':'base:latest','time':1}",
-          DOCKER_LOOK, DOCKER_NO_CODE },
-        { "{'status':'die','id':'@','from':'b','time':1}", DOCKER_DIED,
-          DOCKER_NO_CODE },
-        { "{'status':'destroy','id':'@','from':'b','time':1}", DOCKER_GONE,
-          DOCKER_NO_CODE },
-        { "{'status':'pull','id':'base:latest','time':1}", DOCKER_OTHER, 0 },
-        { "{'status':'untag','id':'@','time':1}", DOCKER_OTHER, 0 },
-        /* Docker 1.10 to 28 */
-        { "{'status':'die','id':'@','from':'b','Type':'container','Action':"
-          "'die'," ACTOR "'exitCode':'137','image':'b'}},'scope':'local'}",
-          DOCKER_DIED, 137 },
-        { "{'status':'pause','id':'@','Type':'container','Action':'pause',"
-          ACTOR "}}}", DOCKER_LOOK, DOCKER_NO_CODE },
-        { "{'status':'exec_create: sh','id':'@','Type':'container','Action':"
-          "'exec_create: sh'," ACTOR "}}}", DOCKER_OTHER, 0 },
-        { "{'status':'delete','id':'sha256:@','Type':'image','Action':"
-          "'delete','Actor':{'ID':'sha256:@','Attributes':{}}}",
-          DOCKER_OTHER, 0 },
-        { "{'Type':'network','Action':'connect','Actor':{'ID':'n','Attributes'"
-          ":{'container':'@','name':'bridge'}}}", DOCKER_NETWORK, 0 },
-        { "{'Type':'network','Action':'disconnect','Actor':{'ID':'n',"
-          "'Attributes':{'container':'@'}}}", DOCKER_NETWORK, 0 },
-        { "{'Type':'network','Action':'destroy','Actor':{'ID':'n',"
-          "'Attributes':{'container':'@'}}}", DOCKER_OTHER, 0 },
-        { "{'Type':'network','Action':'connect','Actor':{'ID':'n',"
-          "'Attributes':{}}}", DOCKER_OTHER, 0 },
-        { "{'Type':'volume','Action':'destroy','Actor':{'ID':'@'}}",
-          DOCKER_OTHER, 0 },
-        { "{'Type':'daemon','Action':'reload','Actor':{'ID':'@'}}",
-          DOCKER_OTHER, 0 },
-        /* Docker 29: nothing of the top-level address */
-        { "{'Type':'container','Action':'start'," ACTOR "'image':'x'}},"
-          "'scope':'local','time':1,'timeNano':2}", DOCKER_LOOK,
-          DOCKER_NO_CODE },
-        { "{'Type':'container','Action':'rename'," ACTOR "'oldName':'/a'}}}",
-          DOCKER_LOOK, DOCKER_NO_CODE },
-        { "{'Type':'container','Action':'update'," ACTOR "}}}", DOCKER_LOOK,
-          DOCKER_NO_CODE },
-        { "{'Type':'container','Action':'unpause'," ACTOR "}}}", DOCKER_LOOK,
-          DOCKER_NO_CODE },
-        /* Podman */
-        { "{'status':'died','id':'@','Type':'container','Action':'died',"
-          ACTOR "'containerExitCode':'1'}}}", DOCKER_DIED, DOCKER_NO_CODE },
-        { "{'status':'remove','id':'@','Type':'container','Action':'remove',"
-          ACTOR "}}}", DOCKER_GONE, DOCKER_NO_CODE },
-        { "{'status':'','id':'','Type':'container','Action':'died'," ACTOR
-          "'exitCode':'0'}}}", DOCKER_DIED, 0 },
-        { "{'Type':'pod','Action':'start'," ACTOR "}}}", DOCKER_OTHER, 0 },
-        /* what is none */
-        { "{'Type':'container','Action':'start','Actor':{'ID':'abc'}}",
-          DOCKER_OTHER, 0 },
-        { "{'Type':'container','Action':'start','Actor':null}",
-          DOCKER_OTHER, 0 },
-        { "{'status':'start','id':7}", DOCKER_OTHER, 0 },
-        { "{'status':{'a':'start'},'id':'@'}", DOCKER_OTHER, 0 },
-        { "{'Type':'container','Action':'die'," ACTOR "'exitCode':'-1'}}}",
-          DOCKER_DIED, DOCKER_NO_CODE },
-        { "{}", DOCKER_OTHER, 0 }, { "[]", DOCKER_OTHER, 0 },
-        { "null", DOCKER_OTHER, 0 }, { "'start'", DOCKER_OTHER, 0 },
-    };
     struct json j = { { NULL, 0 }, NULL, 0, 0 };
     struct buf text = { .max = 0 }, id = { .max = 0 };
     struct docker_event ev;
     struct err e;
     size_t i;
 
-    for (i = 0; i < LENGTH(row); i++) {
+    for (i = 0; i < LENGTH(event_rows); i++) {
         bool is;
 
-        ROW(json_parse(&j, edge(quoted(&text, row[i].in)), &e) == 0,
-            row[i].in);
+        ROW(json_parse(&j, edge(quoted(&text, event_rows[i].in)), &e) == 0,
+            event_rows[i].in);
         is = docker_event(&j, &ev);
-        ROW(is == (row[i].action != DOCKER_OTHER), row[i].in);
+        ROW(is == (event_rows[i].action != DOCKER_OTHER), event_rows[i].in);
         if (!is)
             continue;
-        ROW(ev.action == row[i].action, row[i].in);
-        ROW(ev.action != DOCKER_DIED || ev.exit_code == row[i].code,
-            row[i].in);
-        SAME(ev.id, quoted(&id, "@"), row[i].in);
+        ROW(ev.action == event_rows[i].action, event_rows[i].in);
+        ROW(ev.action != DOCKER_DIED || ev.exit_code == event_rows[i].code,
+            event_rows[i].in);
+        SAME(ev.id, quoted(&id, "@"), event_rows[i].in);
     }
     json_free(&j);
     buf_free(&text);
@@ -1337,12 +1342,12 @@ static void docker_rows(void)
           "w", true, false, 0 },
         { "{'Id':'@','Names':['/w'],'Status':'Created'}", "w", true, true, 0 },
         { "{'Id':'@','Names':['/w'],'Status':'Dead'}", "w", true, true, 0 },
-        { "{'Id':'@','Names':null,'Status':''}", "", true, true, 0 },
-        { "{'Id':'@'}", "", true, true, 0 },
-        { "{'Id':'@','Names':'/w','Ports':7}", "", true, true, 0 },
-        { "{'Id':'abc','Names':['/w']}", "w", false, true, 0 },
-        { "{'Names':['/w']}", "w", false, true, 0 }, { "{}", "", false, true,
-          0 }, { "[]", "", false, true, 0 },
+        { "{'Id':'@','Names':null,'Status':''}", "", true, false, 0 },
+        { "{'Id':'@'}", "", true, false, 0 },
+        { "{'Id':'@','Names':'/w','Ports':7}", "", true, false, 0 },
+        { "{'Id':'abc','Names':['/w']}", "w", false, false, 0 },
+        { "{'Names':['/w']}", "w", false, false, 0 }, { "{}", "", false, false,
+          0 }, { "[]", "", false, false, 0 },
     };
     static const char *const print[] = {    /* two and two are the same */
         "{'Id':'@','Names':['/a'],'Status':'Up 3 minutes'}",
@@ -1510,6 +1515,61 @@ static void docker_inspects(void)
     }
     json_free(&j);
     buf_free(&text);
+}
+
+/* An inspect of BODY_MAX bytes that is full of `what`: to be taken or to be
+ * refused, but not to end the program, since containers' authors fill it. */
+static void docker_fill(const char *what)
+{
+    struct json j = { { NULL, 0 }, NULL, 0, 0 };
+    struct buf b = { .max = 0 }, text = { .max = 0 };
+    struct svc_config cfg = { .hostname = STR_INIT("h") };
+    struct svc_notes notes = { { .max = 0 } };
+    struct docker_container *c = NULL;
+    struct err e;
+    size_t head, n = strlen(what);
+
+    buf_add(&b, quoted(&text, "{'Id':'@','Name':'/n','State':{'Running':true}"
+                              ",'Config':{'Env':["));
+    if (*what == 'x' || str_find(str_of(what), STR(":")) < n) {
+        b.n -= strlen("'Env':[");
+        buf_add(&b, quoted(&text, "'Labels':{"));
+    }
+    if (*what == 'x')
+        buf_lit(&b, "\"SERVICE_X\":\"");
+    for (head = b.n; b.n + n + 8 < BODY_MAX;)
+        buf_add(&b, quoted(&text, what + (b.n == head && *what == ',')));
+    buf_lit(&b, *what == 'x' ? "\"}}}" : b.p[head - 1] == '{' ? "}}}"
+                                                              : "]}}");
+    if (json_parse(&j, buf_str(&b), &e) == 0)
+        c = docker_inspect(&j);
+    if (c != NULL)
+        svc_free(svc_derive(&cfg, c, NULL, &notes));
+    docker_free(c);
+    _exit(0);
+}
+
+static void docker_largest(void)
+{
+    static const char *const row[] = {
+        ",''", ",'='", ",'SERVICE_='", ",'':''", ",'SERVICE_':''", ",[]",
+        "x"
+    };
+    size_t i;
+
+    for (i = 0; i < LENGTH(row); i++) {
+        int status = 0;
+        pid_t child;
+
+        quiet(true);
+        child = fork();
+        if (child == 0)
+            docker_fill(row[i]);
+        ROW(child > 0 && waitpid(child, &status, 0) == child, row[i]);
+        quiet(false);
+        want(status == 0, __LINE__, "%d bytes of %s: status %d", BODY_MAX,
+             row[i], status);
+    }
 }
 
 /* ---- Services ---- */
@@ -1717,7 +1777,8 @@ static void svc_rows(const struct svc_row *row, size_t n)
 }
 
 #define S(lit) STR_INIT(lit)
-#define NOT_ON_HOST(n) "2ignored: 0123456789ab port " n " not published on host"
+#define NOT_ON_HOST(n) "2ignored: 0123456789ab port " n \
+    " not published on host"
 #define IGNORED(n) "2ignored: 0123456789ab service on port " n
 
 static void svc_ports(void)
@@ -2193,20 +2254,10 @@ static void consul_round_trip(void)
             "SERVICE_TAGS=\x01,\",\\\\,\xf0\x9f\x98\x80|SERVICE_ID=a/b c%20?#"
             "|SERVICE_X=\x7f" }, NULL },
     };
-    static const struct {
-        const char *a, *b;
-    } differs[] = {
-        { "'Service':'a'", "'Service':'b'" }, { "'Port':1", "'Port':2" },
-        { "'Address':'a'", "'Address':''" }, { "'Tags':['a']", "'Tags':[]" },
-        { "'Tags':['a','b']", "'Tags':['b','a']" },
-        { "'Tags':['ab']", "'Tags':['a','b']" },
-        { "'Tags':['a','']", "'Tags':['a']" },
-        { "'Service':'a','Address':''", "'Service':'','Address':'a'" },
-    };
     struct json j = { { NULL, 0 }, NULL, 0, 0 };
-    struct buf body = { .max = 0 }, list = { .max = 0 }, want_ = { .max = 0 };
+    struct buf body = { .max = 0 }, list = { .max = 0 }, wanted = { .max = 0 };
     struct arena a = { NULL };
-    struct reg_row r, r2;
+    struct reg_row r;
     struct err e;
     size_t i, at;
 
@@ -2221,19 +2272,19 @@ static void consul_round_trip(void)
         struct buf mark = { .max = 0 };
 
         reg_mark(&mark, 0xfedcba9876543210u, 0x0123456789abcdefu, 0x89abcdefu);
-        body.n = list.n = want_.n = 0;
+        body.n = list.n = wanted.n = 0;
         consul_body(&body, s, buf_str(&mark));
         if (row[i].body != NULL) {
             struct str text = quoted(&list, row[i].body);
 
             at = str_find(text, STR("{M}"));
             at = at < text.n ? at + 1 : str_find(text, STR(",M}")) + 1;
-            buf_add(&want_, str_upto(text, at));
-            buf_lit(&want_, "\"registrator\":\"");
-            buf_add(&want_, buf_str(&mark));
-            buf_lit(&want_, "\"");
-            buf_add(&want_, str_from(text, at + 1));
-            SAME(buf_str(&body), buf_str(&want_), row[i].body);
+            buf_add(&wanted, str_upto(text, at));
+            buf_lit(&wanted, "\"registrator\":\"");
+            buf_add(&wanted, buf_str(&mark));
+            buf_lit(&wanted, "\"");
+            buf_add(&wanted, str_from(text, at + 1));
+            SAME(buf_str(&body), buf_str(&wanted), row[i].body);
         }
         WANT(json_parse(&j, edge(buf_str(&body)), &e) == 0);
         list.n = 0;
@@ -2250,6 +2301,33 @@ static void consul_round_trip(void)
         buf_free(&mark);
         buf_free(&notes.text);
     }
+    mem_drop(&a);
+    json_free(&j);
+    buf_free(&body);
+    buf_free(&list);
+    buf_free(&wanted);
+}
+
+/* Rows of a list that do not show the same service. */
+static void consul_views(void)
+{
+    static const struct {
+        const char *a, *b;
+    } differs[] = {
+        { "'Service':'a'", "'Service':'b'" }, { "'Port':1", "'Port':2" },
+        { "'Address':'a'", "'Address':''" }, { "'Tags':['a']", "'Tags':[]" },
+        { "'Tags':['a','b']", "'Tags':['b','a']" },
+        { "'Tags':['ab']", "'Tags':['a','b']" },
+        { "'Tags':['a','']", "'Tags':['a']" },
+        { "'Service':'a','Address':''", "'Service':'','Address':'a'" },
+    };
+    struct json j = { { NULL, 0 }, NULL, 0, 0 };
+    struct buf body = { .max = 0 }, list = { .max = 0 };
+    struct arena a = { NULL };
+    struct reg_row r, r2;
+    struct err e;
+    size_t i;
+
     for (i = 0; i < LENGTH(differs); i++) {
         body.n = list.n = 0;
         (void)quoted(&list, differs[i].a);
@@ -2271,7 +2349,6 @@ static void consul_round_trip(void)
     json_free(&j);
     buf_free(&body);
     buf_free(&list);
-    buf_free(&want_);
 }
 
 static void consul_rows(void)
@@ -2333,9 +2410,9 @@ static void consul_rows(void)
         ROW(r.marked == row[i].marked, row[i].in);
     }
     for (i = 0; i < LENGTH(verdict); i++) {
-        struct answer ans = { verdict[i].status, str_of(verdict[i].body), 0,
-                              NULL };
+        struct answer ans = { .status = verdict[i].status };
 
+        ans.body = str_of(verdict[i].body);
         want(consul_verdict(verdict[i].call, &ans) == verdict[i].verdict,
              __LINE__, "%u %s", verdict[i].status, verdict[i].body);
     }
@@ -2395,7 +2472,7 @@ struct scene {
 static void scene_done(struct request *r, const struct answer *a)
 {
     struct scene *s = r->owner;
-    char name = *(const char *)r->context;
+    char name = *(char *)r->context;
 
     buf_lit(&s->said, s->said.n > 0 ? " " : "");
     buf_byte(&s->said, name);
@@ -2407,16 +2484,15 @@ static void scene_done(struct request *r, const struct answer *a)
     }
 }
 
-/* The reader of a stream: what comes, between < and >. */
+/* The reader of a stream: <> for its head, then what comes. */
 static int scene_body(struct request *r, struct str piece, struct err *e)
 {
     struct scene *s = r->owner;
 
-    if (str_eq(piece, STR("bad")))
+    if (str_prefix(piece, STR("b")))
         return err_set(e, "bad");
-    buf_byte(&s->said, '<');
+    buf_lit(&s->said, piece.n == 0 ? "<>" : "");
     buf_add(&s->said, piece);
-    buf_byte(&s->said, '>');
     return 0;
 }
 
@@ -2456,12 +2532,11 @@ static void scene_turn(struct scene *s)
 
 static void scene_ask(struct scene *s, bool stream)
 {
-    static const char names[] = "abcdefghijklmnopqrstuvwxyz";
+    static char names[] = "abcdefghijklmnopqrstuvwxyz";
     struct request *r = conn_request(&s->p, "GET", STR("/"), STR(""));
-    size_t i = (size_t)(s->next++ - 'a');
 
     r->owner = s;
-    r->context = (void *)(uintptr_t)&names[i];
+    r->context = &names[s->next++ - 'a'];
     r->done = scene_done;
     r->stream = stream;
     r->body = stream ? scene_body : NULL;
@@ -2523,92 +2598,97 @@ static void scene_step(struct scene *s, char step, size_t peer)
     scene_turn(s);
 }
 
-static void conn_arrows(void)
+static const struct {
+    const char *why;
+    size_t conns, depth;
+    const char *script, *said;
+} conn_rows[] = {
+    { "an answer", 1, 1, "q0o", "a200ok" },
+    { "one after another, kept open", 1, 1, "q0oq0on", "a200ok b200ok n1" },
+    { "no more than `conns` at a time", 2, 1, "qqqn0o1o0o",
+      "n2 a200ok b200ok c200ok" },
+    { "pipelined, in order", 1, 3, "qqqqn0oooo",
+      "n1 a200ok b200ok c200ok d200ok" },
+    { "least to do", 2, 2, "qqqq0oo1oon",
+      "a200ok c200ok b200ok d200ok n2" },
+    { "last answer: those behind go round", 1, 3, "qqq0c1oon",
+      "a200c b200ok c200ok n2" },
+    { "without a length", 1, 3, "qq0ex1on", "a200end b200ok n2" },
+    { "half and half", 1, 1, "q0hH", "a200half" },
+    { "closed in the middle", 1, 1, "q0hx", "a!" },
+    { "closed in the middle: the one behind goes on", 1, 2, "qq0hx1o",
+      "a! b200ok" },
+    { "closed without an answer", 1, 1, "q0xn", "a! n1" },
+    { "closed without an answer: the one behind goes on", 1, 2, "qq0x1o",
+      "a! b200ok" },
+    { "closed while idle", 1, 1, "q0oxdq1odn",
+      "a200ok d1 b200ok d1 n2" },
+    { "crossing is sent again", 1, 1, "q0oq0xn1o", "a200ok n2 b200ok" },
+    { "crossing is sent again with all behind it", 1, 3, "q0oqqq0x1ooo",
+      "a200ok b200ok c200ok d200ok" },
+    { "crossing is sent again once", 2, 1, "qq0o1oq0x1xn",
+      "a200ok b200ok c! n2" },
+    { "after half an answer it is not sent again", 1, 1, "q0oq0hx",
+      "a200ok b!" },
+    { "an answer that nobody asked for", 1, 1, "q0oon", "a200ok n1" },
+    { "then another connection", 1, 1, "q0ooq1o", "a200ok b200ok" },
+    { "not HTTP", 1, 1, "q0gq1o", "a! b200ok" },
+    { "the deadline", 1, 1, "qTn", "a! n1" },
+    { "the deadline of the head only", 1, 2, "qqTn1o", "a! n2 b200ok" },
+    { "half an answer has it too", 1, 1, "q0hT", "a!" },
+    { "what comes puts it off", 1, 1, "qttttt0httttttH",
+      "a200half" },
+    { "a stalled head gives the others back", 1, 3, "qqqt1oo0on",
+      "b200ok c200ok a200ok n2" },
+    { "a stalled head alone waits", 1, 3, "qt0on", "a200ok n1" },
+    { "a stream", 1, 1, "S0svvn", "<>{1}{1} n1" },
+    { "a stream never times out", 1, 1, "STT0sTTv", "<>{1}" },
+    { "a stream and others", 1, 1, "Sqn0s1o0v", "n2<> b200ok{1}" },
+    { "a stream that ends", 1, 1, "S0svz", "<>{1} a200" },
+    { "a stream that breaks", 1, 1, "S0svx", "<>{1} a!" },
+    { "a stream that its reader refuses", 1, 1, "S0sV", "<> a!" },
+    { "a stream without a length", 1, 1, "S0ex", "<>end a200" },
+    { "called off", 1, 3, "qqqR", "a- b- c-" },
+    { "called off, then anew", 1, 1, "q0oqRq1on", "a200ok b- c200ok n2" },
+    { "called off with a stream", 2, 1, "SqqR", "c- b- a-" },
+};
+
+static void scene_open(struct scene *s, size_t conns, size_t depth)
 {
-    static const struct {
-        const char *why;
-        size_t conns, depth;
-        const char *script, *said;
-    } row[] = {
-        { "an answer", 1, 1, "q0o", "a200ok" },
-        { "one after another, kept open", 1, 1, "q0oq0on", "a200ok b200ok n1"
-        },
-        { "no more than `conns` at a time", 2, 1, "qqqn0o1o0o",
-          "n2 a200ok b200ok c200ok" },
-        { "pipelined, in order", 1, 3, "qqqqn0ooo0o", "n1 a200ok b200ok c200ok d200ok" },
-        { "least to do", 2, 2, "qqqq0oo1oon", "a200ok c200ok b200ok d200ok n2" },
-        { "last answer: those behind go round", 1, 3, "qqq0c1oon", "a200c b200ok c200ok n2" },
-        { "without a length", 1, 3, "qq0ex1on", "a200end b200ok n2" },
-        { "half and half", 1, 1, "q0hH", "a200half" },
-        { "closed in the middle", 1, 1, "q0hx", "a!" },
-        { "closed in the middle: the one behind goes on", 1, 2, "qq0hx1o",
-          "a! b200ok" },
-        { "closed without an answer", 1, 1, "q0xn", "a! n1" },
-        { "closed without an answer: the one behind goes on", 1, 2, "qq0x1o",
-          "a! b200ok" },
-        { "closed while idle", 1, 1, "q0oxdq1odn",
-          "a200ok d1 b200ok d1 n2" },
-        { "crossing is sent again", 1, 1, "q0oq0xn1o", "a200ok n2 b200ok" },
-        { "crossing is sent again with all behind it", 1, 3, "q0oqqq0x1ooo",
-          "a200ok b200ok c200ok d200ok" },
-        { "crossing is sent again once", 2, 1, "qq0o1oq0x1xn",
-          "a200ok b200ok c! n2" },
-        { "after half an answer it is not sent again", 1, 1, "q0oq0hx",
-          "a200ok b!" },
-        { "an answer that nobody asked for", 1, 1, "q0oon", "a200ok n1" },
-        { "then another connection", 1, 1, "q0ooq1o", "a200ok b200ok" },
-        { "not HTTP", 1, 1, "q0gq1o", "a! b200ok" },
-        { "the deadline", 1, 1, "qTn", "a! n1" },
-        { "the deadline of the head only", 1, 2, "qqTn1o", "a! n2 b200ok" },
-        { "half an answer has it too", 1, 1, "q0hT", "a!" },
-        { "what comes puts it off", 1, 1, "qttttt0httttttH",
-          "a200half" },
-        { "a stalled head gives the others back", 1, 3, "qqqt1oo0on", "b200ok c200ok a200ok n2"
-        },
-        { "a stalled head alone waits", 1, 3, "qt0on", "a200ok n1" },
-        { "a stream", 1, 1, "S0svvn", "<><{1}><{1}> n1" },
-        { "a stream never times out", 1, 1, "STT0sTTv", "<><{1}>" },
-        { "a stream and others", 1, 1, "Sqn0s1o0v",
-          "n2<> b200ok<{1}>" },
-        { "a stream that ends", 1, 1, "S0svz", "<><{1}> a200" },
-        { "a stream that breaks", 1, 1, "S0svx", "<><{1}> a!" },
-        { "a stream that its reader refuses", 1, 1, "S0sV", "<> a!" },
-        { "a stream without a length", 1, 1, "S0ex", "<><end> a200" },
-        { "called off", 1, 3, "qqqR", "a- b- c-" },
-        { "called off, then anew", 1, 1, "q0oqRq1on", "a200ok b- c200ok n2" },
-        { "called off with a stream", 2, 1, "SqqR", "c- b- a-" },
-    };
     struct sockaddr_in in;
     socklen_t n = sizeof in;
-    size_t i, k, peer;
 
+    memset(s, 0, sizeof *s);
     memset(&in, 0, sizeof in);
     in.sin_family = AF_INET;
     in.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    for (i = 0; i < LENGTH(row); i++) {
-        static struct scene s;
+    s->listener = socket(AF_INET, SOCK_STREAM, 0);
+    CHECK(bind(s->listener, (struct sockaddr *)(void *)&in, n) == 0);
+    CHECK(listen(s->listener, 16) == 0);
+    CHECK(getsockname(s->listener, (struct sockaddr *)(void *)&in, &n) == 0);
+    conn_init(&s->p, "test", conns, depth);
+    s->p.host = STR("127.0.0.1");
+    s->p.port = ntohs(in.sin_port);
+    buf_lit(&s->p.host_header, "h");
+    s->now = os_now();
+    s->next = 'a';
+}
 
-        memset(&s, 0, sizeof s);
-        conn_init(&s.p, "test", row[i].conns, row[i].depth);
-        s.now = os_now();
-        s.next = 'a';
-        s.listener = socket(AF_INET, SOCK_STREAM, 0);
-        in.sin_port = 0;
-        CHECK(bind(s.listener, (struct sockaddr *)(void *)&in, n) == 0 &&
-              listen(s.listener, 16) == 0 &&
-              getsockname(s.listener, (struct sockaddr *)(void *)&in, &n)
-              == 0);
-        s.p.host = STR("127.0.0.1");
-        s.p.port = ntohs(in.sin_port);
-        buf_lit(&s.p.host_header, "h");
-        for (k = peer = 0; row[i].script[k] != '\0'; k++)
-            if (str_digit(row[i].script[k]))
-                peer = (size_t)(row[i].script[k] - '0');
+static void conn_arrows(void)
+{
+    static struct scene s;
+    size_t i, k, peer;
+
+    for (i = 0; i < LENGTH(conn_rows); i++) {
+        scene_open(&s, conn_rows[i].conns, conn_rows[i].depth);
+        for (k = peer = 0; conn_rows[i].script[k] != '\0'; k++)
+            if (str_digit(conn_rows[i].script[k]))
+                peer = (size_t)(conn_rows[i].script[k] - '0');
             else
-                scene_step(&s, row[i].script[k], peer);
-        SAME(buf_str(&s.said), str_of(row[i].said), row[i].why);
+                scene_step(&s, conn_rows[i].script[k], peer);
+        SAME(buf_str(&s.said), str_of(conn_rows[i].said), conn_rows[i].why);
         conn_reset(&s.p);
-        ROW(s.p.requests == 0, row[i].why);
+        ROW(s.p.requests == 0, conn_rows[i].why);
         for (k = 0; k < s.peers; k++)
             os_close(s.peer[k]);
         os_close(s.listener);
@@ -2619,7 +2699,11 @@ static void conn_arrows(void)
 
 /* ---- All of it ---- */
 
-int main(int argc, char **argv)
+#ifndef UNIT_MAIN               /* tests/fuzz.c has another use for it */
+#define UNIT_MAIN main
+#endif
+
+int UNIT_MAIN(int argc, char **argv)
 {
     static const struct {
         const char *name;
@@ -2639,12 +2723,14 @@ int main(int argc, char **argv)
         { "opt lines", opt_lines }, { "opt values", opt_values },
         { "docker events", docker_events }, { "docker rows", docker_rows },
         { "docker inspects", docker_inspects },
+        { "docker largest", docker_largest },
         { "svc ports", svc_ports }, { "svc addresses", svc_addresses },
         { "svc names", svc_names }, { "svc metadata", svc_metadata },
         { "svc limits", svc_limits }, { "svc hollow", svc_hollow },
         { "consul checks", consul_check_kinds },
         { "consul round trip", consul_round_trip },
-        { "consul rows", consul_rows }, { "bridge ids", bridge_ids },
+        { "consul views", consul_views }, { "consul rows", consul_rows },
+        { "bridge ids", bridge_ids },
         { "conn arrows", conn_arrows },
     };
     size_t i;
