@@ -1,8 +1,11 @@
 # docker build -t registrator .
 FROM debian:bookworm-slim AS build
-RUN apt-get update && apt-get install -y --no-install-recommends \
-    gcc make musl-tools
+RUN sed -i 's/^Types: deb$/Types: deb deb-src/' \
+        /etc/apt/sources.list.d/debian.sources && \
+    apt-get update && apt-get install -y --no-install-recommends \
+        dpkg-dev gcc make musl-tools xz-utils
 WORKDIR /src
+RUN apt-get source bearssl
 COPY Makefile registrator.c ./
 RUN make
 

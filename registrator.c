@@ -4,7 +4,7 @@
  * can reach is a service in Consul, with the right address, and that nothing
  * else is.  README.md tells how to use it; this comment, what it can do.
  *
- *     cc -Os -o registrator registrator.c
+ *     cc -Os -o registrator registrator.c -lbearssl
  *
  * ==== 0. Contract ==========================================================
  *
@@ -26,18 +26,24 @@
  *     PUT /v1/agent/service/register[?replace-existing-checks=true]
  *     PUT /v1/agent/service/deregister/ID
  *
- * Both sides over HTTP/1.1, on at most CONNS_MAX connections each, kept open.
+ * Both sides over HTTP/1.1, on at most CONNS_MAX connections each, kept open,
+ * in TLS 1.2 where the address says so.
  *
  * An entry that it has written carries the Meta "registrator", the mark
  * OWNER-CONTENT (section 12): whose it is, and what was written.  It removes
  * what it wrote, what carries its mark and is explained by no container, and
  * with -cleanup what has no mark and an ID like one of its own.
  *
- * It reads: the file of CONSUL_HTTP_TOKEN_FILE; what the C library needs to
- * look up names (/etc/resolv.conf, /etc/hosts) and the time zone.
- * Its environment: DOCKER_HOST, DOCKER_TLS_VERIFY, CONSUL_HTTP_ADDR,
+ * It reads: the files that the environment names: a token, certificates and
+ * keys; with TLS and no CA named, the system's bundle of them (section 7);
+ * what the C library needs to look up names (/etc/resolv.conf, /etc/hosts)
+ * and the time zone.
+ * Its environment (section 14): DOCKER_HOST, DOCKER_TLS_VERIFY,
+ * DOCKER_CERT_PATH, HOME (for ~/.docker), CONSUL_HTTP_ADDR,
  * CONSUL_HTTP_TOKEN, CONSUL_HTTP_TOKEN_FILE, CONSUL_HTTP_AUTH,
- * CONSUL_HTTP_SSL, CONSUL_NAMESPACE, CONSUL_PARTITION (section 14), and TZ.
+ * CONSUL_HTTP_SSL, CONSUL_HTTP_SSL_VERIFY, CONSUL_CACERT, CONSUL_CAPATH,
+ * CONSUL_CLIENT_CERT, CONSUL_CLIENT_KEY, CONSUL_TLSCERT, CONSUL_TLSKEY,
+ * CONSUL_TLS_SERVER_NAME, CONSUL_NAMESPACE, CONSUL_PARTITION, and TZ.
  * Its signals: SIGTERM and SIGINT end it, SIGHUP compares everything now,
  * SIGUSR1 logs a summary; SIGPIPE is ignored.
  * It writes the log to stderr and, for print:, changes to stdout.
@@ -53,6 +59,7 @@
  *     4 JSON         tokens; a splitter for streams and lists
  *     5 URL          where a peer is
  *     6 System       sockets, clock, signals, names
+ *     7 TLS          BearSSL as steps, certificates, keys
  *     8 HTTP         a response, however it is split
  *     9 Connections  requests over a few of them, none of which waits
  *    10 Docker       what the engine says
@@ -60,8 +67,6 @@
  *    12 Registries   Consul, print
  *    13 Bridge       wanted against present
  *    14 Program      options, environment, main
- *
- * The gap is TLS, to come: until then a TLS address is refused at start.
  */
 
 /* ==== 1. Base ==============================================================
@@ -71,7 +76,9 @@
 
 #define _XOPEN_SOURCE 700       /* POSIX.1-2008 with its XSI part: tsearch */
 
-#include <arpa/inet.h>          /* inet_ntop, inet_pton */
+#include <arpa/inet.h>          /* inet_pton */
+#include <bearssl.h>            /* 0.6, in section 7 alone */
+#include <dirent.h>             /* opendir, for CONSUL_CAPATH */
 #include <errno.h>
 #include <fcntl.h>              /* fcntl, open: O_NONBLOCK, FD_CLOEXEC */
 #include <limits.h>             /* CHAR_BIT, INT_MAX, UINT_MAX */
@@ -85,7 +92,6 @@
 #include <stdbool.h>
 #include <stddef.h>             /* offsetof */
 #include <stdint.h>
-#include <stdio.h>              /* vsnprintf, in err_ and log_ alone */
 #include <stdlib.h>             /* malloc, free, qsort, getenv, exit */
 #include <string.h>             /* memcpy, memcmp, memchr, memmove, strlen */
 #include <sys/socket.h>
@@ -93,6 +99,9 @@
 #include <sys/un.h>             /* sockaddr_un */
 #include <time.h>               /* clock_gettime, localtime_r */
 #include <unistd.h>             /* read, write, close, pipe, gethostname */
+#ifdef __linux__
+#include <sys/random.h>         /* getrandom */
+#endif
 #if defined __linux__ || defined __FreeBSD__ || defined __OpenBSD__
 #include <ifaddrs.h>            /* getifaddrs, for -ip INTERFACE */
 #include <net/if.h>             /* IF_NAMESIZE, if_nametoindex */
@@ -135,7 +144,10 @@ enum {
     EXIT_MS = 4500              /* for -on-exit: 5 s, less what it takes */
 };
 
-#define CHECK(c) ((c) ? (void)0 : check_fail(#c, __LINE__))
+#define CHECK(c) ((c) ? (void)0 : check_fail( \
+    "registrator: bug: line " TEXT(__LINE__) ": " #c "\n"))
+#define TEXT_(a) #a
+#define TEXT(a) TEXT_(a)
 #define LENGTH(a) (sizeof(a) / sizeof *(a))
 #define JOIN_(a, b) a##b
 #define JOIN(a, b) JOIN_(a, b)
@@ -151,9 +163,9 @@ STATIC_CHECK(READ_MAX >= 1 && WRITE_MAX >= 1);
 
 /* Something that this program guarantees is not so: it stops at once, since
  * nothing that it does from here on could be trusted. */
-static void check_fail(const char *what, int line)
+static void check_fail(const char *what)
 {
-    dprintf(STDERR_FILENO, "registrator: bug: line %d: %s\n", line, what);
+    (void)write(STDERR_FILENO, what, strlen(what));
     abort();
 }
 
@@ -182,7 +194,9 @@ static void *mem_new(size_t n)
     void *p = n > TEXT_MAX ? NULL : malloc(n ? n : 1);
 
     if (p == NULL) {
-        dprintf(STDERR_FILENO, "registrator: out of memory\n");
+        static const char why[] = "registrator: out of memory\n";
+
+        (void)write(STDERR_FILENO, why, sizeof why - 1);
         _exit(1);
     }
     return p;
@@ -202,6 +216,15 @@ static void *mem_grow(void *p, size_t n, size_t size)
         memcpy(grown, p, n);
     free(p);
     return grown;
+}
+
+/* Overwrites what is secret, in a way that no compiler leaves out. */
+static void mem_wipe(void *p, size_t n)
+{
+    volatile unsigned char *q = p;
+
+    while (n-- > 0)
+        *q++ = 0;
 }
 
 /* Memory that is released all at once: a chain of chunks, each twice as
@@ -559,6 +582,13 @@ static struct str buf_done(struct buf *b, struct arena *a)
     return s;
 }
 
+/* The same for a secret: what it held before it grew is not wiped. */
+static void buf_wipe(struct buf *b)
+{
+    mem_wipe(b->p, b->n);
+    buf_free(b);
+}
+
 /* Room for n more bytes, of which the caller then counts b->n up. */
 static bool buf_need(struct buf *b, size_t n)
 {
@@ -610,6 +640,15 @@ static void buf_u64(struct buf *b, uint64_t v)
     s.p = digits + at;
     s.n = sizeof digits - at;
     buf_add(b, s);
+}
+
+/* The last `digits` decimal digits of v, and then the text z. */
+static void buf_digits(struct buf *b, int v, unsigned digits, const char *z)
+{
+    if (digits > 1)
+        buf_digits(b, v / 10, digits - 1, "");
+    buf_byte(b, (char)('0' + v % 10));
+    buf_lit(b, z);
 }
 
 /* The last `digits` hexadecimal digits of v. */
@@ -750,10 +789,62 @@ struct err {
 #define PRINTF(format_at, args_at)
 #endif
 
+/* What vsnprintf would do with "%s", "%.Ns", "%d", "%u" and "%zu", and with
+ * "%.*s", which here is a slice, NULs and all.  The C library's own brings
+ * floating point and wide characters with it: 14 kB of 200. */
+PRINTF(2, 0)
+static void log_words(struct buf *b, const char *f, va_list args)
+{
+    for (; *f != '\0'; f++) {
+        struct str s = { f, 1 };
+        size_t most = SIZE_MAX;
+        int v;
+
+        if (*f != '%') {
+            buf_add(b, s);
+            continue;
+        }
+        f++;
+        if (f[0] == '.' && f[1] == '*') {
+            s.n = (size_t)va_arg(args, int);
+            s.p = va_arg(args, const char *);
+            buf_add(b, s);
+            f += 2;
+            continue;
+        }
+        if (*f == '.')
+            for (most = 0, f++; str_digit(*f); f++)
+                most = most * 10 + (size_t)(*f - '0');
+        if (*f == 's') {
+            s.p = va_arg(args, const char *);
+            for (s.n = 0; s.n < most && s.p[s.n] != '\0'; s.n++)
+                continue;
+            buf_add(b, s);
+        } else if (*f == 'd') {
+            v = va_arg(args, int);
+            buf_lit(b, v < 0 ? "-" : "");
+            buf_u64(b, (uint64_t)(v < 0 ? -(int64_t)v : v));
+        } else if (*f == 'u') {
+            buf_u64(b, va_arg(args, unsigned));
+        } else {
+            CHECK(f[0] == 'z' && f[1] == 'u');
+            buf_u64(b, va_arg(args, size_t));
+            f++;
+        }
+    }
+}
+
 PRINTF(2, 0)
 static void err_words(struct err *e, const char *format, va_list args)
 {
-    (void)vsnprintf(e->text, sizeof e->text, format, args);
+    struct buf b = { 0 };
+    size_t i;
+
+    log_words(&b, format, args);
+    for (i = 0; i < b.n && i < sizeof e->text - 1; i++)
+        e->text[i] = b.p[i] == '\0' ? ' ' : b.p[i];
+    e->text[i] = '\0';
+    buf_free(&b);
 }
 
 /* Returns -1, for `return err_set(e, ...)`. */
@@ -799,31 +890,40 @@ static void log_escape(struct buf *b, struct str s)
     }
 }
 
+/* The local time as Go's log package has it: 2026/11/22 18:05:26. */
+static void log_date(struct buf *b)
+{
+    time_t now = time(NULL);
+    struct tm tm;
+
+    if (localtime_r(&now, &tm) == NULL)
+        return;
+    buf_digits(b, tm.tm_year + 1900, 4, "/");
+    buf_digits(b, tm.tm_mon + 1, 2, "/");
+    buf_digits(b, tm.tm_mday, 2, " ");
+    buf_digits(b, tm.tm_hour, 2, ":");
+    buf_digits(b, tm.tm_min, 2, ":");
+    buf_digits(b, tm.tm_sec, 2, " ");
+}
+
 PRINTF(2, 3)
 static void log_at(enum log_level level, const char *format, ...)
 {
-    char text[LOG_LINE_MAX], date[32];
-    struct buf line = { .max = 5 * LOG_LINE_MAX };
-    time_t now = time(NULL);
-    struct tm tm;
+    struct buf text = { 0 }, line = { 0 };
     va_list args;
-    int n;
 
     if (level > log_limit)
         return;
     va_start(args, format);
-    n = vsnprintf(text, sizeof text, format, args);
+    log_words(&text, format, args);
     va_end(args);
-    if (n < 0)
-        return;
-    if (localtime_r(&now, &tm) != NULL &&
-        strftime(date, sizeof date, "%Y/%m/%d %H:%M:%S ", &tm) > 0)
-        buf_lit(&line, date);
+    log_date(&line);
     buf_lit(&line, "registrator: ");
-    log_escape(&line, str_of(text));
-    buf_lit(&line, (size_t)n < sizeof text ? "\n" : "...\n");
+    log_escape(&line, str_first(buf_str(&text), LOG_LINE_MAX));
+    buf_lit(&line, text.n <= LOG_LINE_MAX ? "\n" : "...\n");
     if (write(STDERR_FILENO, line.p, line.n) < 0)
         log_limit = LOG_ERROR;  /* nobody reads it: say less */
+    buf_free(&text);
     buf_free(&line);
 }
 
@@ -1382,7 +1482,7 @@ static void url_base64(struct buf *b, struct str s)
  * Calls: str_ buf_ err_.
  * Kernel: socket connect read poll open close pipe fcntl sigaction
  * clock_gettime getaddrinfo getifaddrs gethostname getsockopt setsockopt
- * stat.
+ * stat getrandom opendir readdir closedir.
  */
 
 enum io { IO_OK, IO_WAIT, IO_END, IO_FAILED };
@@ -1564,20 +1664,41 @@ static void os_close(int fd)
         (void)close(fd);
 }
 
+/* Reads what is there, at most *n bytes, and sets *n to what was read. */
+static enum io os_read_into(int fd, void *p, size_t *n, int *error)
+{
+    ssize_t got = read(fd, p, *n < READ_MAX ? *n : READ_MAX);
+
+    *error = got < 0 ? errno : 0;
+    if (got < 0)
+        return errno == EAGAIN || errno == EINTR ? IO_WAIT : IO_FAILED;
+    *n = (size_t)got;
+    return got == 0 ? IO_END : IO_OK;
+}
+
 /* Reads what is there, at most READ_MAX bytes, to the end of b. */
 static enum io os_read(int fd, struct buf *b, int *error)
 {
-    ssize_t n;
+    size_t n = READ_MAX;
+    enum io io;
 
     *error = ENOBUFS;
-    if (!buf_need(b, READ_MAX))
+    if (!buf_need(b, n))
         return IO_FAILED;
-    n = read(fd, b->p + b->n, READ_MAX);
-    *error = n < 0 ? errno : 0;
-    if (n < 0)
-        return errno == EAGAIN || errno == EINTR ? IO_WAIT : IO_FAILED;
-    b->n += (size_t)n;
-    return n == 0 ? IO_END : IO_OK;
+    io = os_read_into(fd, b->p + b->n, &n, error);
+    b->n += io == IO_OK ? n : 0;
+    return io;
+}
+
+/* Writes all of s, however long that takes.  False: errno says why not. */
+static bool os_print(int fd, struct str s)
+{
+    ssize_t n;
+
+    while (s.n > 0 &&
+           ((n = write(fd, s.p, s.n)) > 0 || (n < 0 && errno == EINTR)))
+        s = str_from(s, n > 0 ? (size_t)n : 0);
+    return s.n == 0;
 }
 
 /* Writes what there is room for off the front of *s. */
@@ -1595,12 +1716,14 @@ static enum io os_write(int fd, struct str *s, int *error)
 /* The whole of a small file. */
 static int os_file(const char *path, struct buf *b, struct err *e)
 {
-    int fd = open(path, O_RDONLY | O_CLOEXEC), error = errno;
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK), error = errno;
     enum io io = fd < 0 ? IO_FAILED : IO_OK;
 
     while (io == IO_OK)
         io = os_read(fd, b, &error);
     os_close(fd);
+    if (b->bad)
+        error = EFBIG;
     return io == IO_END ? 0 : err_set(e, "%s: %s", path, strerror(error));
 }
 
@@ -1622,28 +1745,122 @@ static int os_advice(const char *path, int error, struct err *e)
                           "is to be mounted does not exist)");
     if (there && (error == EACCES || error == EPERM))
         return err_set(e, "permission denied: run as root, or in the socket's "
-                          "group (docker run --group-add %lu)",
-                       (unsigned long)st.st_gid);
+                          "group (docker run --group-add %u)",
+                       (unsigned)st.st_gid);
     if (error == ENOENT)
         return err_set(e, "no such socket: is its server running?  In a "
                           "container, mount it there (-v)");
     return err_set(e, "%s", strerror(error));
 }
 
+/* The files of a directory, each as a path with a NUL behind it; hidden ones
+ * do not count. */
+static int os_directory(const char *path, struct buf *b, struct err *e)
+{
+    DIR *d = opendir(path);
+    const struct dirent *file;
+
+    if (d == NULL)
+        return err_set(e, "%s: %s", path, strerror(errno));
+    while ((file = readdir(d)) != NULL)
+        if (*file->d_name != '.') {
+            buf_lit(b, path);
+            buf_byte(b, '/');
+            buf_lit(b, file->d_name);
+            buf_byte(b, '\0');
+        }
+    (void)closedir(d);
+    return 0;
+}
+
+/* Bytes that nobody can guess.  False: there are none to be had. */
+static bool os_random(void *p, size_t n)
+{
+#ifdef __linux__
+    return getrandom(p, n, 0) == (ssize_t)n;
+#else
+    int fd = open("/dev/urandom", O_RDONLY | O_CLOEXEC);
+    bool ok = fd >= 0 && read(fd, p, n) == (ssize_t)n;
+
+    os_close(fd);
+    return ok;
+#endif
+}
+
+/* The date as certificates have it: YYYYMMDDHHMMSS, in UTC. */
+static void os_clock(struct buf *b)
+{
+    time_t now = time(NULL);
+    struct tm tm;
+
+    if (gmtime_r(&now, &tm) == NULL)
+        return;
+    buf_digits(b, tm.tm_year + 1900, 4, "");
+    buf_digits(b, tm.tm_mon + 1, 2, "");
+    buf_digits(b, tm.tm_mday, 2, "");
+    buf_digits(b, tm.tm_hour, 2, "");
+    buf_digits(b, tm.tm_min, 2, "");
+    buf_digits(b, tm.tm_sec, 2, "");
+}
+
+/* The bytes of an address in digits: 4 or 16 of them; 0: it is a name. */
+static size_t os_ip(struct str name, unsigned char ip[16])
+{
+    char *z = str_dup(name);
+    size_t n = inet_pton(AF_INET, z, ip) == 1 ? 4
+               : inet_pton(AF_INET6, z, ip) == 1 ? 16 : 0;
+
+    free(z);
+    return n;
+}
+
+/* Hexadecimal without leading zeros. */
+static void os_put_group(struct buf *b, unsigned v)
+{
+    buf_hex(b, v, v > 0xfff ? 4 : v > 0xff ? 3 : v > 0xf ? 2 : 1);
+}
+
+/* Adds an address of 4 or 16 bytes in digits, as RFC 5952 has them: of the
+ * longest row of zero groups, the first, if it has two or more, is "::". */
+static void os_put_ip(struct buf *b, const unsigned char *ip, size_t n)
+{
+    size_t i, k, row = 0, rows = 1;
+
+    for (i = 0; n == 4 && i < 4; i++) {
+        buf_u64(b, ip[i]);
+        buf_lit(b, i < 3 ? "." : "");
+    }
+    for (i = 0; n == 16 && i < 16; i += 2) {
+        for (k = i; k < 16 && ip[k] == 0; k++)
+            continue;
+        if ((k - i) / 2 > rows) {
+            row = i;
+            rows = (k - i) / 2;
+        }
+    }
+    for (i = 0; n == 16 && i < 16; i += 2) {
+        if (rows > 1 && i == row) {
+            buf_lit(b, i == 0 ? "::" : ":");
+            i += 2 * rows - 2;
+            continue;
+        }
+        os_put_group(b, (unsigned)ip[i] << 8 | ip[i + 1]);
+        buf_lit(b, i < 14 ? ":" : "");
+    }
+}
+
 /* Adds an address in digits.  False for what is not IPv4 or IPv6. */
 static bool os_digits(const struct sockaddr *sa, struct buf *b)
 {
-    char text[INET6_ADDRSTRLEN];
     const void *p = sa;
-    const void *bytes = sa->sa_family == AF_INET
-        ? (const void *)&((const struct sockaddr_in *)p)->sin_addr
-        : (const void *)&((const struct sockaddr_in6 *)p)->sin6_addr;
+    const struct sockaddr_in *v4 = p;
+    const struct sockaddr_in6 *v6 = p;
 
-    if ((sa->sa_family != AF_INET && sa->sa_family != AF_INET6) ||
-        inet_ntop(sa->sa_family, bytes, text, sizeof text) == NULL)
-        return false;
-    buf_lit(b, text);
-    return true;
+    if (sa->sa_family == AF_INET)
+        os_put_ip(b, (const unsigned char *)&v4->sin_addr, 4);
+    else if (sa->sa_family == AF_INET6)
+        os_put_ip(b, (const unsigned char *)&v6->sin6_addr, 16);
+    return sa->sa_family == AF_INET || sa->sa_family == AF_INET6;
 }
 
 /* An address by which nobody else reaches this host. */
@@ -1709,6 +1926,949 @@ static void os_hostname(struct buf *b)
     if (gethostname(name, sizeof name) == 0) {
         name[sizeof name - 1] = '\0';
         buf_lit(b, name);
+    }
+}
+
+/* ==== 7. TLS ================================================ tls_ ====
+ *
+ * BearSSL 0.6 as steps that wait for nothing, and what it leaves out: names
+ * that are addresses, extendedKeyUsage, sentences for its errors.  TLS 1.2
+ * with ECDHE and AES-GCM, and no more is linked: each curve, cipher or hash
+ * that no Docker or Consul insists on would be 3 to 8 kB.  No verified name,
+ * no connection.
+ *
+ * Calls: str_ buf_ mem_ log_ err_ os_.
+ */
+
+/* What a peer's certificate is judged by, and what we show it. */
+struct tls_trust {
+    struct arena arena;         /* all that the rest points to */
+    br_x509_trust_anchor *anchor;
+    size_t anchors;
+    br_x509_certificate *chain; /* of ours; NULL: we have none */
+    size_t chain_n;
+    br_skey_decoder_context key;
+    unsigned char slack[32];    /* 0.6 lets a key overrun key_data by 24 */
+    size_t users;               /* connections that have begun with it */
+    bool retired;               /* newer files have been read */
+};
+
+/* How TLS is spoken to one peer. */
+struct tls_config {
+    bool on;
+    bool blind;                 /* CONSUL_HTTP_SSL_VERIFY=false */
+    struct str name;            /* that the certificate must be for */
+    const char *ca_file, *ca_path;      /* NULL: the system's */
+    const char *cert_file, *key_file;   /* NULL: none */
+    struct tls_trust *trust;
+    bool stale;                 /* a handshake failed: read the files again */
+};
+
+/* What x509_minimal does not look at.  It gets all certificates first and
+ * decides; then the first one, kept byte for byte, is looked at here. */
+struct tls_check {
+    const br_x509_class *vtable;        /* first: BearSSL's own way */
+    br_x509_minimal_context *minimal;
+    br_x509_decoder_context decoder;    /* for the key, if we are blind */
+    bool blind;
+    struct str name;
+    unsigned char ip[16];
+    size_t ip_n;                /* 4 or 16; 0: the name is not an address */
+    unsigned seen;              /* certificates */
+    struct buf first;           /* the peer's own */
+    unsigned error;             /* BearSSL's, or 0 */
+    struct err why;             /* more than the error says, or empty */
+};
+
+struct tls {
+    br_ssl_client_context client;
+    br_x509_minimal_context minimal;
+    struct tls_check check;
+    struct tls_trust *trust;
+    char hello[4];              /* the first bytes of the server, */
+    size_t heard;               /* and how many they are */
+    bool dead;                  /* nothing can be sent: read out the alert */
+    bool wants_write;           /* a record waits for room to be sent */
+    unsigned char in[BR_SSL_BUFSIZE_INPUT];
+    unsigned char out[BR_SSL_BUFSIZE_OUTPUT / 4];
+};
+
+/* ---- Certificates: X.690 DER, as far as RFC 5280 section 4 needs it ---- */
+
+/* Takes the header of the next element off *s: its content is the first *n
+ * bytes of what is left. */
+static bool tls_der(struct str *s, unsigned *tag, size_t *n)
+{
+    const unsigned char *p = (const unsigned char *)s->p;
+    size_t more, i, len;
+
+    if (s->n < 2 || (p[0] & 31) == 31)
+        return false;
+    more = (p[1] & 128) != 0 ? p[1] & 127 : 0;
+    if ((p[1] & 128) != 0 && (more < 1 || more > 3 || s->n - 2 < more))
+        return false;
+    for (len = more > 0 ? 0 : p[1], i = 0; i < more; i++)
+        len = len << 8 | p[2 + i];
+    if (len > s->n - 2 - more)
+        return false;
+    *tag = p[0];
+    *s = str_from(*s, 2 + more);
+    *n = len;
+    return true;
+}
+
+/* Takes the next element off *s, which must have this tag; *in is what is in
+ * it. */
+static bool tls_enter(struct str *s, unsigned want, struct str *in)
+{
+    struct str rest = *s;
+    unsigned tag;
+    size_t n;
+
+    if (!tls_der(&rest, &tag, &n) || tag != want)
+        return false;
+    *s = str_from(rest, n);
+    *in = str_upto(rest, n);
+    return true;
+}
+
+/* What is of interest in a certificate. */
+struct tls_facts {
+    bool san, ip;               /* it has names; this address among them */
+    bool eku, server;           /* it has purposes; a server's among them */
+    struct str from, to;        /* validity, as YYMMDDHHMMSSZ or YYYYMM... */
+    struct buf names;           /* for people: a, b, 10.0.0.1 */
+};
+
+/* A subjectAltName: dNSName [2] or iPAddress [7] (RFC 5280 4.2.1.6). */
+static void tls_name(struct tls_facts *f, unsigned tag, struct str name,
+                     struct str ip)
+{
+    f->ip = f->ip || (tag == 0x87 && ip.n > 0 && str_eq(name, ip));
+    if (tag != 0x82 && tag != 0x87)
+        return;
+    buf_lit(&f->names, f->names.n > 0 ? ", " : "");
+    if (tag == 0x82)
+        buf_add(&f->names, name);
+    else
+        os_put_ip(&f->names, (const unsigned char *)name.p, name.n);
+}
+
+/* The contents of subjectAltName or extendedKeyUsage. */
+static bool tls_entries(struct tls_facts *f, bool san, struct str list,
+                        struct str ip)
+{
+    struct str server = STR("\x2b\x06\x01\x05\x05\x07\x03\x01");
+    struct str any = STR("\x55\x1d\x25\x00");
+    unsigned tag;
+    size_t n;
+
+    while (list.n > 0) {
+        struct str one;
+
+        if (!tls_der(&list, &tag, &n))
+            return false;
+        one = str_upto(list, n);
+        list = str_from(list, n);
+        if (san)
+            tls_name(f, tag, one, ip);
+        else
+            f->server = f->server || (tag == 6 && (str_eq(one, server) ||
+                                                   str_eq(one, any)));
+    }
+    return true;
+}
+
+/* One Extension: SEQUENCE { OID, critical BOOLEAN DEFAULT FALSE, OCTETS }. */
+static bool tls_extension(struct tls_facts *f, struct str x, struct str ip)
+{
+    struct str oid, octets, list;
+    bool san;
+
+    if (!tls_enter(&x, 6, &oid))
+        return false;
+    san = str_eq(oid, STR("\x55\x1d\x11"));
+    if (!san && !str_eq(oid, STR("\x55\x1d\x25")))
+        return true;
+    (void)tls_enter(&x, 1, &octets);    /* critical or not */
+    if (!tls_enter(&x, 4, &octets) || !tls_enter(&octets, 0x30, &list))
+        return false;
+    f->san = f->san || san;
+    f->eku = f->eku || !san;
+    return tls_entries(f, san, list, ip);
+}
+
+/* notBefore and notAfter, UTCTime or GeneralizedTime. */
+static bool tls_validity(struct tls_facts *f, struct str times)
+{
+    unsigned tag;
+    size_t n;
+
+    if (!tls_der(&times, &tag, &n))
+        return false;
+    f->from = str_upto(times, n);
+    times = str_from(times, n);
+    if (!tls_der(&times, &tag, &n))
+        return false;
+    f->to = str_upto(times, n);
+    return true;
+}
+
+/* Reads a certificate (RFC 5280 4.1).  False: it is malformed.  The caller
+ * frees f->names in any case. */
+static bool tls_look(struct str cert, struct str ip, struct tls_facts *f)
+{
+    struct str tbs, part = STR(""), list;
+    unsigned tag = 0, sequences = 0;
+    size_t n;
+
+    memset(f, 0, sizeof *f);
+    f->names.max = ERR_MAX / 2;
+    f->from = f->to = STR("");
+    if (!tls_enter(&cert, 0x30, &list) || !tls_enter(&list, 0x30, &tbs))
+        return false;
+    while (tag != 0xa3) {               /* extensions [3] are the last */
+        if (tbs.n == 0)
+            return true;
+        if (!tls_der(&tbs, &tag, &n))
+            return false;
+        part = str_upto(tbs, n);
+        tbs = str_from(tbs, n);
+        /* validity is the third SEQUENCE, after signature and issuer */
+        if (tag == 0x30 && ++sequences == 3 && !tls_validity(f, part))
+            return false;
+    }
+    if (!tls_enter(&part, 0x30, &list))
+        return false;
+    while (list.n > 0)
+        if (!tls_enter(&list, 0x30, &part) || !tls_extension(f, part, ip))
+            return false;
+    return true;
+}
+
+/* A time of a certificate as YYYYMMDDHHMMSS; empty if it is not one.  Of
+ * UTCTime, 50 is 1950 (RFC 5280 4.1.2.5.1). */
+static void tls_time(struct str t, struct buf *b)
+{
+    if (t.n == 13)
+        buf_lit(b, *t.p >= '5' ? "19" : "20");
+    if (t.n == 13 || t.n == 15)
+        buf_add(b, str_upto(t, t.n - 1));
+}
+
+/* The same for people: 2026-11-22 18:05 UTC. */
+static void tls_put_time(struct buf *b, struct str t)
+{
+    size_t i;
+
+    for (i = 0; i < t.n && i < 12; i++) {
+        if (i == 4 || i == 6 || i == 8 || i == 10)
+            buf_byte(b, i < 8 ? '-' : i == 8 ? ' ' : ':');
+        buf_byte(b, t.p[i]);
+    }
+    buf_lit(b, " UTC");
+}
+
+/* ---- The check of a chain ---- */
+
+static void tls_start_chain(const br_x509_class **c, const char *name)
+{
+    struct tls_check *x = (void *)c;
+
+    x->seen = 0;
+    x->error = 0;
+    x->first.n = 0;
+    x->first.max = 65536;
+    x->minimal->vtable->start_chain(&x->minimal->vtable, name);
+    br_x509_decoder_init(&x->decoder, NULL, NULL);
+}
+
+static void tls_start_cert(const br_x509_class **c, uint32_t length)
+{
+    struct tls_check *x = (void *)c;
+
+    x->seen++;
+    x->minimal->vtable->start_cert(&x->minimal->vtable, length);
+}
+
+static void tls_append(const br_x509_class **c, const unsigned char *p,
+                       size_t n)
+{
+    struct tls_check *x = (void *)c;
+    struct str s = { (const char *)p, n };
+
+    if (x->seen == 1) {
+        buf_add(&x->first, s);
+        br_x509_decoder_push(&x->decoder, p, n);
+    }
+    x->minimal->vtable->append(&x->minimal->vtable, p, n);
+}
+
+static void tls_end_cert(const br_x509_class **c)
+{
+    struct tls_check *x = (void *)c;
+
+    x->minimal->vtable->end_cert(&x->minimal->vtable);
+}
+
+/* Says more about a certificate that is refused: for which names it is, or
+ * since when it is not valid. */
+static void tls_explain(struct tls_check *x, const struct tls_facts *f)
+{
+    struct buf from = { .max = 0 }, to = { .max = 0 }, now = { .max = 0 };
+    struct buf text = { .max = 0 };
+    bool late;
+
+    tls_time(f->from, &from);
+    tls_time(f->to, &to);
+    os_clock(&now);
+    late = str_cmp(buf_str(&to), buf_str(&now)) < 0;
+    if (x->error == BR_ERR_X509_BAD_SERVER_NAME) {
+        err_set(&x->why, "the certificate is not for %.*s but for %.*s%s",
+                PUT(x->name),
+                PUT(f->names.n > 0 ? buf_str(&f->names)
+                                   : STR("no name (subjectAltName)")),
+                f->names.bad ? " ..." : "");
+    } else if (x->error == BR_ERR_X509_EXPIRED &&
+               (late || str_cmp(buf_str(&now), buf_str(&from)) < 0)) {
+        buf_lit(&text, late ? "the certificate expired on "
+                            : "the certificate is not valid before ");
+        tls_put_time(&text, buf_str(late ? &to : &from));
+        buf_lit(&text, ", and the clock says ");
+        tls_put_time(&text, buf_str(&now));
+        err_set(&x->why, "%.*s", PUT(buf_str(&text)));
+    } else if (x->error == BR_ERR_X509_FORBIDDEN_KEY_USAGE && f->eku) {
+        err_set(&x->why, "the certificate is not for servers "
+                         "(extendedKeyUsage)");
+    }
+    buf_free(&from);
+    buf_free(&to);
+    buf_free(&now);
+    buf_free(&text);
+}
+
+/* The verdict: x509_minimal's, then ours.  Fails closed. */
+static unsigned tls_end_chain(const br_x509_class **c)
+{
+    struct tls_check *x = (void *)c;
+    struct str ip = { (const char *)x->ip, x->ip_n };
+    struct tls_facts f;
+    bool read = tls_look(buf_str(&x->first), ip, &f) && !x->first.bad;
+
+    x->error = x->minimal->vtable->end_chain(&x->minimal->vtable);
+    if (x->blind)
+        x->error = br_x509_decoder_get_pkey(&x->decoder) != NULL
+                       ? 0 : BR_ERR_X509_UNSUPPORTED;
+    else if (x->error == 0 && !read)
+        x->error = BR_ERR_X509_UNEXPECTED;
+    else if (x->error == 0 && (x->ip_n > 0 ? !f.ip : !f.san))
+        x->error = BR_ERR_X509_BAD_SERVER_NAME; /* no common name instead */
+    else if (x->error == 0 && f.eku && !f.server)
+        x->error = BR_ERR_X509_FORBIDDEN_KEY_USAGE;
+    if (read)
+        tls_explain(x, &f);
+    buf_free(&f.names);
+    buf_free(&x->first);
+    return x->error;
+}
+
+static const br_x509_pkey *tls_get_pkey(const br_x509_class *const *c,
+                                        unsigned *usages)
+{
+    const struct tls_check *x = (const void *)c;
+
+    if (x->error != 0)
+        return NULL;
+    if (!x->blind)
+        return x->minimal->vtable->get_pkey(&x->minimal->vtable, usages);
+    if (usages != NULL)
+        *usages = BR_KEYTYPE_KEYX | BR_KEYTYPE_SIGN;
+    return br_x509_decoder_get_pkey((br_x509_decoder_context *)(uintptr_t)
+                                    &x->decoder);
+}
+
+static const br_x509_class tls_check_class = {
+    sizeof(struct tls_check), tls_start_chain, tls_start_cert, tls_append,
+    tls_end_cert, tls_end_chain, tls_get_pkey
+};
+
+/* ---- Files: PEM (RFC 7468) ---- */
+
+static void tls_collect(void *to, const void *p, size_t n)
+{
+    struct str s = { p, n };
+
+    buf_add(to, s);
+}
+
+/* Reads a file as BearSSL's decoder wants it: lines that end in LF, the last
+ * one too. */
+static int tls_read(const char *path, struct buf *b, struct err *e)
+{
+    size_t i, k = 0;
+
+    b->max = 8 * 1024 * 1024;           /* a bundle of all CAs has 220 kB */
+    if (os_file(path, b, e) != 0)
+        return -1;
+    for (i = 0; i < b->n; i++)
+        if (b->p[i] != '\r')
+            b->p[k++] = b->p[i];
+    b->n = k;
+    buf_byte(b, '\n');
+    return 0;
+}
+
+/* What is done with each object of a PEM text; -1 and the reason. */
+typedef int tls_use(struct tls_trust *, struct str name, struct str der,
+                    const char *path, struct err *);
+
+/* Calls `use` for every object of the file. */
+static int tls_each(struct tls_trust *t, const char *path, tls_use *use,
+                    struct err *e)
+{
+    struct buf text = { .max = 0 }, der = { .max = 0 };
+    br_pem_decoder_context pem;
+    char name[128] = "";
+    size_t at = 0;
+    bool inside = false;
+    int result = tls_read(path, &text, e), event;
+
+    br_pem_decoder_init(&pem);
+    while (result == 0 && at < text.n) {
+        at += br_pem_decoder_push(&pem, text.p + at, text.n - at);
+        event = br_pem_decoder_event(&pem);
+        if (event == BR_PEM_BEGIN_OBJ) {
+            memcpy(name, br_pem_decoder_name(&pem), sizeof name);
+            der.n = 0;
+            br_pem_decoder_setdest(&pem, tls_collect, &der);
+            inside = true;
+        } else if (event == BR_PEM_END_OBJ) {
+            inside = false;
+            result = use(t, str_of(name), buf_str(&der), path, e);
+        } else if (event == BR_PEM_ERROR) {
+            bool locked = str_find(buf_str(&text), STR("ENCRYPTED")) < text.n;
+
+            result = err_set(e, "%s: %s", path,
+                             locked ? "an encrypted private key (only "
+                                      "unencrypted ones work)"
+                                    : "malformed PEM");
+        }
+    }
+    if (result == 0 && inside)
+        result = err_set(e, "%s: PEM that ends early", path);
+    buf_wipe(&der);
+    buf_wipe(&text);
+    return result;
+}
+
+static bool tls_is_cert(struct str name)
+{
+    return str_eq(name, STR("CERTIFICATE")) ||
+           str_eq(name, STR("X509 CERTIFICATE"));
+}
+
+static unsigned char *tls_bytes(struct arena *a, const void *p, size_t n)
+{
+    return memcpy(mem_get(a, n), p, n);
+}
+
+/* Adds a CA.  One with a kind of key that BearSSL lacks is passed over, so
+ * that a mixed bundle works. */
+static int tls_add_anchor(struct tls_trust *t, struct str name, struct str der,
+                          const char *path, struct err *e)
+{
+    br_x509_decoder_context decoder;
+    br_x509_trust_anchor *a;
+    br_x509_pkey *key;
+    struct buf dn = { .max = 0 };
+
+    if (!tls_is_cert(name))
+        return 0;
+    br_x509_decoder_init(&decoder, tls_collect, &dn);
+    br_x509_decoder_push(&decoder, der.p, der.n);
+    key = br_x509_decoder_get_pkey(&decoder);
+    if (key == NULL) {
+        buf_free(&dn);
+        if (br_x509_decoder_last_error(&decoder) != BR_ERR_X509_UNSUPPORTED)
+            return err_set(e, "%s: malformed certificate", path);
+        log_at(LOG_WARN, "%s: a CA with a kind of key that is not supported "
+                         "is passed over", path);
+        return 0;
+    }
+    if (t->anchors % 32 == 0) {         /* full: the old list stays behind */
+        a = mem_get(&t->arena, (t->anchors + 32) * sizeof *a);
+        if (t->anchors > 0)
+            memcpy(a, t->anchor, t->anchors * sizeof *a);
+        t->anchor = a;
+    }
+    a = &t->anchor[t->anchors++];
+    memset(a, 0, sizeof *a);
+    a->dn.data = tls_bytes(&t->arena, dn.p, dn.n);
+    a->dn.len = dn.n;
+    a->flags = br_x509_decoder_isCA(&decoder) ? BR_X509_TA_CA : 0;
+    a->pkey = *key;                     /* its bytes are the decoder's */
+    if (key->key_type == BR_KEYTYPE_RSA) {
+        a->pkey.key.rsa.n =
+            tls_bytes(&t->arena, key->key.rsa.n, key->key.rsa.nlen);
+        a->pkey.key.rsa.e =
+            tls_bytes(&t->arena, key->key.rsa.e, key->key.rsa.elen);
+    } else {
+        a->pkey.key.ec.q =
+            tls_bytes(&t->arena, key->key.ec.q, key->key.ec.qlen);
+    }
+    buf_free(&dn);
+    return 0;
+}
+
+/* Adds a certificate to our own chain. */
+static int tls_add_cert(struct tls_trust *t, struct str name, struct str der,
+                        const char *path, struct err *e)
+{
+    enum { MOST = 10 };
+
+    if (!tls_is_cert(name))
+        return 0;
+    if (t->chain_n == MOST)
+        return err_set(e, "%s: more than %d certificates", path, MOST);
+    if (t->chain == NULL)
+        t->chain = mem_get(&t->arena, MOST * sizeof *t->chain);
+    t->chain[t->chain_n].data = tls_bytes(&t->arena, der.p, der.n);
+    t->chain[t->chain_n++].data_len = der.n;
+    return 0;
+}
+
+/* Takes our private key: PKCS#1, PKCS#8 or SEC1. */
+static int tls_add_key(struct tls_trust *t, struct str name, struct str der,
+                       const char *path, struct err *e)
+{
+    int error;
+
+    if (str_eq(name, STR("ENCRYPTED PRIVATE KEY")))
+        return err_set(e, "%s: an encrypted private key (only unencrypted "
+                          "ones work)", path);
+    if (!str_suffix(name, STR("PRIVATE KEY")))
+        return 0;               /* EC PARAMETERS, certificates */
+    if (br_skey_decoder_key_type(&t->key) != 0)
+        return err_set(e, "%s: more than one private key", path);
+    br_skey_decoder_init(&t->key);
+    br_skey_decoder_push(&t->key, der.p, der.n);
+    error = br_skey_decoder_last_error(&t->key);
+    if (error == BR_ERR_X509_UNSUPPORTED)
+        return err_set(e, "%s: a kind of key that is not supported (RSA and "
+                          "EC P-256, P-384, P-521 are)", path);
+    return error == 0 ? 0 : err_set(e, "%s: malformed private key", path);
+}
+
+/* Whether the key is that of our certificate: what it signs, that verifies.
+ * (br_rsa_compute_modulus would compare, but overruns its buffer in 0.6.) */
+static bool tls_key_fits(const struct tls_trust *t)
+{
+    static const unsigned char hash[33] = "any thirty-two bytes will do her";
+    const unsigned char *oid = BR_HASH_OID_SHA256;
+    const br_rsa_private_key *rsa = br_skey_decoder_get_rsa(&t->key);
+    const br_ec_private_key *ec = br_skey_decoder_get_ec(&t->key);
+    unsigned char sig[512], got[32];
+    br_x509_decoder_context decoder;
+    const br_x509_pkey *key;
+    size_t n;
+
+    br_x509_decoder_init(&decoder, NULL, NULL);
+    br_x509_decoder_push(&decoder, t->chain[0].data, t->chain[0].data_len);
+    key = br_x509_decoder_get_pkey(&decoder);
+    if (key == NULL)
+        return false;
+    n = key->key_type == BR_KEYTYPE_RSA ? key->key.rsa.nlen : 0;
+    if (rsa != NULL && n > 0)
+        return (rsa->n_bitlen + 7) / 8 == n && n <= sizeof sig &&
+               br_rsa_i31_pkcs1_sign(oid, hash, 32, rsa, sig) &&
+               br_rsa_i31_pkcs1_vrfy(sig, n, oid, 32, &key->key.rsa, got) &&
+               memcmp(hash, got, 32) == 0;
+    if (ec == NULL || n > 0 || ec->curve != key->key.ec.curve ||
+        ec->xlen > 66)
+        return false;
+    n = br_ecdsa_i31_sign_asn1(&br_ec_prime_i31, &br_sha256_vtable, hash, ec,
+                               sig);
+    return n > 0 && br_ecdsa_i31_vrfy_asn1(&br_ec_prime_i31, hash, 32,
+                                           &key->key.ec, sig, n);
+}
+
+/* Ends the use of files that newer ones have replaced. */
+static void tls_free_trust(struct tls_trust *t)
+{
+    if (t != NULL && t->retired && t->users == 0) {
+        mem_drop(&t->arena);
+        mem_wipe(t, sizeof *t);
+        free(t);
+    }
+}
+
+/* Every file of a directory of CAs; one that is no PEM has none. */
+static int tls_ca_dir(struct tls_trust *t, const char *path, struct err *e)
+{
+    struct buf files = { .max = 0 };
+    int result = os_directory(path, &files, e);
+    struct str rest = buf_str(&files);
+
+    while (result == 0 && rest.n > 0) {
+        result = tls_each(t, rest.p, tls_add_anchor, e);
+        (void)str_cut(&rest, '\0');
+    }
+    buf_free(&files);
+    if (result == 0 && t->anchors == 0)
+        result = err_set(e, "%s: no certificate in it", path);
+    return result;
+}
+
+/* The CAs: of the file or directory given, else the system's. */
+static int tls_load_ca(struct tls_trust *t, const struct tls_config *cfg,
+                       struct err *e)
+{
+    static const char *const bundle[] = {
+        "/etc/ssl/certs/ca-certificates.crt",
+        "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/ca-bundle.pem",
+        "/etc/ssl/cert.pem"
+    };
+    const char *file = cfg->ca_file;
+    size_t i;
+
+    if (cfg->blind)
+        return 0;
+    if (file == NULL && cfg->ca_path != NULL)
+        return tls_ca_dir(t, cfg->ca_path, e);
+    for (i = 0; file == NULL && i < LENGTH(bundle); i++)
+        if (os_exists(bundle[i]))
+            file = bundle[i];
+    if (file == NULL)
+        return err_set(e, "TLS: no CA is given, and this system has no bundle "
+                          "of them (as %s)", bundle[0]);
+    if (tls_each(t, file, tls_add_anchor, e) != 0)
+        return -1;
+    return t->anchors > 0 ? 0 : err_set(e, "%s: no certificate in it", file);
+}
+
+/* Our own certificate with its key. */
+static int tls_load_cert(struct tls_trust *t, const char *cert,
+                         const char *key, struct err *e)
+{
+    br_skey_decoder_init(&t->key);
+    if (tls_each(t, cert, tls_add_cert, e) != 0)
+        return -1;
+    if (t->chain_n == 0)
+        return err_set(e, "%s: no certificate in it", cert);
+    if (tls_each(t, key, tls_add_key, e) != 0)
+        return -1;
+    if (br_skey_decoder_key_type(&t->key) == 0)
+        return err_set(e, "%s: no private key in it", key);
+    return tls_key_fits(t)
+        ? 0 : err_set(e, "%s: not the key of the certificate in %s", key,
+                      cert);
+}
+
+/* Reads all files of the configuration; if they are good, they replace those
+ * that were read before. */
+static int tls_load(struct tls_config *cfg, struct err *e)
+{
+    struct tls_trust *t = mem_zero(sizeof *t);
+
+    if (tls_load_ca(t, cfg, e) != 0 ||
+        (cfg->cert_file != NULL &&
+         tls_load_cert(t, cfg->cert_file, cfg->key_file, e) != 0)) {
+        t->retired = true;
+        tls_free_trust(t);
+        return -1;
+    }
+    if (cfg->trust != NULL)
+        cfg->trust->retired = true;
+    tls_free_trust(cfg->trust);
+    cfg->trust = t;
+    return 0;
+}
+
+/* ---- The engine ---- */
+
+/* What we offer, the best first; what is not named here is not linked. */
+static void tls_profile(struct tls *t, const struct tls_config *cfg)
+{
+    static const uint16_t suite[] = {
+        BR_TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256,
+        BR_TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256,
+        BR_TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384,
+        BR_TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384,
+    };
+    static const br_hash_class *const hash[] = {
+        &br_sha256_vtable, &br_sha384_vtable, &br_sha512_vtable
+    };
+    static const int hash_id[] = { br_sha256_ID, br_sha384_ID, br_sha512_ID };
+    br_ssl_engine_context *e = &t->client.eng;
+    br_x509_minimal_context *x = &t->minimal;
+    size_t i;
+
+    br_ssl_client_zero(&t->client);
+    br_ssl_engine_set_versions(e, BR_TLS12, BR_TLS12);
+    br_ssl_engine_set_suites(e, suite, LENGTH(suite));
+    br_ssl_engine_set_ec(e, &br_ec_prime_i31);
+    br_ssl_engine_set_ecdsa(e, br_ecdsa_i31_vrfy_asn1);
+    br_ssl_engine_set_rsavrfy(e, br_rsa_i31_pkcs1_vrfy);
+    br_ssl_engine_set_prf_sha256(e, br_tls12_sha256_prf);
+    br_ssl_engine_set_prf_sha384(e, br_tls12_sha384_prf);
+    br_ssl_engine_set_default_aes_gcm(e);
+    br_x509_minimal_init(x, &br_sha256_vtable, cfg->trust->anchor,
+                         cfg->trust->anchors);
+    br_x509_minimal_set_rsa(x, br_rsa_i31_pkcs1_vrfy);
+    br_x509_minimal_set_ecdsa(x, &br_ec_prime_i31, br_ecdsa_i31_vrfy_asn1);
+    br_x509_minimal_set_minrsa(x, 256);         /* bytes: 2048 bits */
+    for (i = 0; i < LENGTH(hash); i++) {
+        br_ssl_engine_set_hash(e, hash_id[i], hash[i]);
+        br_x509_minimal_set_hash(x, hash_id[i], hash[i]);
+    }
+    br_ssl_engine_add_flags(e, BR_OPT_NO_RENEGOTIATION);
+}
+
+/* Has our certificate at hand for a server that asks for it. */
+static void tls_show_cert(struct tls *t, const struct tls_trust *trust)
+{
+    const br_rsa_private_key *rsa = br_skey_decoder_get_rsa(&trust->key);
+    const br_ec_private_key *ec = br_skey_decoder_get_ec(&trust->key);
+
+    if (trust->chain_n > 0 && rsa != NULL)
+        br_ssl_client_set_single_rsa(&t->client, trust->chain, trust->chain_n,
+                                     rsa, br_rsa_i31_pkcs1_sign);
+    else if (trust->chain_n > 0 && ec != NULL)
+        br_ssl_client_set_single_ec(&t->client, trust->chain, trust->chain_n,
+                                    ec, BR_KEYTYPE_SIGN, 0, &br_ec_prime_i31,
+                                    br_ecdsa_i31_sign_asn1);
+}
+
+static void tls_free(struct tls *t)
+{
+    if (t != NULL) {
+        buf_free(&t->check.first);
+        t->trust->users--;
+        tls_free_trust(t->trust);
+        mem_wipe(t, sizeof *t);
+        free(t);
+    }
+}
+
+/* Begins a connection.  A name that is an address is checked by us, and not
+ * sent as SNI (RFC 6066 section 3); an empty one would be checked by nobody.
+ * NULL: why, in e. */
+static struct tls *tls_open(struct tls_config *cfg, struct err *e)
+{
+    unsigned char seed[32];
+    struct tls *t;
+    char *name;
+
+    if (cfg->stale && tls_load(cfg, e) != 0)
+        return NULL;
+    cfg->stale = false;
+    CHECK(cfg->name.n > 0 && cfg->trust != NULL);
+    if (!os_random(seed, sizeof seed)) {
+        err_set(e, "TLS: no source of randomness");
+        return NULL;
+    }
+    t = mem_zero(sizeof *t);
+    t->trust = cfg->trust;
+    t->trust->users++;
+    tls_profile(t, cfg);
+    tls_show_cert(t, cfg->trust);
+    t->check.vtable = &tls_check_class;
+    t->check.minimal = &t->minimal;
+    t->check.blind = cfg->blind;
+    t->check.name = cfg->name;
+    t->check.ip_n = os_ip(cfg->name, t->check.ip);
+    br_ssl_engine_set_x509(&t->client.eng, &t->check.vtable);
+    br_ssl_engine_set_buffers_bidi(&t->client.eng, t->in, sizeof t->in, t->out,
+                                   sizeof t->out);
+    br_ssl_engine_inject_entropy(&t->client.eng, seed, sizeof seed);
+    name = t->check.ip_n > 0 ? NULL : str_dup(cfg->name);
+    (void)br_ssl_client_reset(&t->client, name, 0);     /* the engine tells */
+    free(name);
+    return t;
+}
+
+/* Whether the handshake is done. */
+static bool tls_ready(const struct tls *t)
+{
+    unsigned state = br_ssl_engine_current_state(&t->client.eng);
+
+    return (state & (BR_SSL_SENDAPP | BR_SSL_RECVAPP)) != 0;
+}
+
+struct tls_word {
+    int error;
+    const char *words;
+};
+
+static const struct tls_word tls_errors[] = {
+    { BR_ERR_BAD_PARAM, "malformed message" },
+    { BR_ERR_UNSUPPORTED_VERSION, "no common version (TLS 1.2 is needed), or "
+                                  "the server does not speak TLS" },
+    { BR_ERR_BAD_VERSION, "a record of another version than agreed on" },
+    { BR_ERR_BAD_LENGTH, "a record of impossible length, or the server does "
+                         "not speak TLS" },
+    { BR_ERR_TOO_LARGE, "a record that is too large" },
+    { BR_ERR_BAD_MAC, "a record that is not authentic" },
+    { BR_ERR_NO_RANDOM, "no source of randomness" },
+    { BR_ERR_UNEXPECTED, "unexpected message, or the server does not speak "
+                         "TLS" },
+    { BR_ERR_BAD_CIPHER_SUITE, "the server chose what was not offered" },
+    { BR_ERR_INVALID_ALGORITHM, "a curve or signature that is not supported" },
+    { BR_ERR_BAD_SIGNATURE, "bad signature in the handshake" },
+    { BR_ERR_WRONG_KEY_USAGE, "the certificate's key may not be used so "
+                              "(keyUsage)" },
+    { BR_ERR_X509_UNSUPPORTED, "the certificates have a key or signature that "
+        "is not supported (RSA PKCS#1 and ECDSA P-256, P-384, P-521 with "
+        "SHA-2 are)" },
+    { BR_ERR_X509_LIMIT_EXCEEDED, "the certificate is too large, or its RSA "
+                                  "key has over 4096 bits" },
+    { BR_ERR_X509_BAD_SIGNATURE, "bad signature in the certificates" },
+    { BR_ERR_X509_EXPIRED, "a certificate of the server's chain has expired "
+                           "or is not yet valid" },
+    { BR_ERR_X509_DN_MISMATCH, "the certificates are out of order" },
+    { BR_ERR_X509_BAD_SERVER_NAME, "the certificate is for another name" },
+    { BR_ERR_X509_CRITICAL_EXTENSION, "the certificate has a critical "
+                                      "extension that is not supported" },
+    { BR_ERR_X509_NOT_CA, "an intermediate certificate is not a CA's" },
+    { BR_ERR_X509_FORBIDDEN_KEY_USAGE, "the certificate may not be used so "
+                                       "(keyUsage)" },
+    { BR_ERR_X509_WEAK_PUBLIC_KEY, "the certificate's RSA key has less than "
+                                   "2048 bits" },
+    { BR_ERR_X509_NOT_TRUSTED, "the certificate is not signed by a CA that is "
+                               "trusted" },
+}, tls_alerts[] = {
+    { 40, "handshake_failure (it wants a client certificate, or there is "
+          "nothing in common: TLS 1.2 with ECDHE on P-256, P-384 or P-521 "
+          "and AES-GCM is needed)" },
+    { 42, "bad_certificate (our client certificate is missing or refused)" },
+    { 43, "unsupported_certificate" }, { 44, "certificate_revoked" },
+    { 45, "certificate_expired" }, { 46, "certificate_unknown" },
+    { 47, "illegal_parameter" },
+    { 48, "unknown_ca (it does not know who signed our client "
+          "certificate)" },
+    { 49, "access_denied" }, { 50, "decode_error" }, { 51, "decrypt_error" },
+    { 70, "protocol_version (TLS 1.2 is needed)" },
+    { 71, "insufficient_security" }, { 80, "internal_error" },
+    { 112, "unrecognized_name" },
+    { 116, "certificate_required (it wants a client certificate)" },
+};
+
+/* Why the engine has failed: a sentence that a person can act on. */
+static int tls_why(const struct tls *t, struct err *e)
+{
+    int error = br_ssl_engine_last_error(&t->client.eng);
+    bool alert = error >= BR_ERR_RECV_FATAL_ALERT &&
+                 error < BR_ERR_SEND_FATAL_ALERT;
+    const struct tls_word *w = alert ? tls_alerts : tls_errors;
+    size_t n = alert ? LENGTH(tls_alerts) : LENGTH(tls_errors);
+
+    if (*t->check.why.text != '\0')
+        return err_set(e, "TLS: %s", t->check.why.text);
+    if (t->heard == 4 && memcmp(t->hello, "HTTP", 4) == 0)
+        return err_set(e, "TLS: the server speaks plain HTTP on this port");
+    error -= alert ? BR_ERR_RECV_FATAL_ALERT : 0;
+    for (; n > 0; n--, w++)
+        if (w->error == error)
+            return err_set(e, "TLS: %s%s", alert ? "the server refuses: " : "",
+                           w->words);
+    return err_set(e, "TLS: %s %d", alert ? "the server refuses: alert"
+                                          : "error of BearSSL", error);
+}
+
+/* Moves one piece between the engine and its peers, in the order in which
+ * that helps most.  IO_OK: something has moved. */
+static enum io tls_move(struct tls *t, int fd, struct str *out, int *error)
+{
+    br_ssl_engine_context *e = &t->client.eng;
+    unsigned state = br_ssl_engine_current_state(e);
+    enum io io = IO_WAIT;
+    unsigned char *p;
+    struct str s;
+    size_t n, i;
+
+    if ((state & BR_SSL_SENDAPP) != 0 && out->n > 0) {
+        p = br_ssl_engine_sendapp_buf(e, &n);
+        n = n < out->n ? n : out->n;
+        memcpy(p, out->p, n);
+        *out = str_from(*out, n);
+        br_ssl_engine_sendapp_ack(e, n);
+        br_ssl_engine_flush(e, 0);
+        return IO_OK;
+    }
+    t->wants_write = false;
+    if ((state & BR_SSL_SENDREC) != 0 && !t->dead) {
+        s.p = (const char *)br_ssl_engine_sendrec_buf(e, &n);
+        s.n = n;
+        io = os_write(fd, &s, error);
+        if (io == IO_OK)
+            br_ssl_engine_sendrec_ack(e, n - s.n);
+        if (io == IO_OK)
+            return IO_OK;
+        t->dead = io == IO_FAILED;
+        t->wants_write = io == IO_WAIT;
+    }
+    if ((state & BR_SSL_RECVREC) != 0) {
+        p = br_ssl_engine_recvrec_buf(e, &n);
+        io = os_read_into(fd, p, &n, error);
+        if (io == IO_OK) {
+            for (i = 0; i < n && t->heard < sizeof t->hello; i++)
+                t->hello[t->heard++] = (char)p[i];
+            br_ssl_engine_recvrec_ack(e, n);
+        }
+    }
+    return io;
+}
+
+/* Does what the engine and the socket allow: sends what is in *out, adds
+ * what has come to `in`.  IO_OK: something has come; IO_WAIT: more has
+ * to, or t->wants_write; IO_END: the peer has said goodbye, or merely closed
+ * (*error is then EPIPE); IO_FAILED: tls_why tells, unless *error does.
+ * After a write that failed it goes on to read: an alert may be there that
+ * says why. */
+static enum io tls_step(struct tls *t, int fd, struct buf *in,
+                        struct str *out, int *error)
+{
+    br_ssl_engine_context *e = &t->client.eng;
+    enum io io = IO_OK;
+
+    *error = 0;
+    while (io == IO_OK) {
+        unsigned state = br_ssl_engine_current_state(e);
+        struct str s;
+        size_t n;
+
+        if ((state & BR_SSL_CLOSED) != 0)
+            return br_ssl_engine_last_error(e) != 0 ? IO_FAILED : IO_END;
+        if ((state & BR_SSL_RECVAPP) != 0) {
+            s.p = (const char *)br_ssl_engine_recvapp_buf(e, &n);
+            s.n = n;
+            buf_add(in, s);
+            br_ssl_engine_recvapp_ack(e, n);
+            return IO_OK;
+        }
+        io = tls_move(t, fd, out, error);
+    }
+    if (io == IO_END)
+        *error = EPIPE;
+    return io;
+}
+
+/* Says goodbye, once, if that can be said at once.  0.6 never reaches its
+ * closed state with data unread, so nothing waits for it. */
+static void tls_close(struct tls *t, int fd)
+{
+    br_ssl_engine_context *e = &t->client.eng;
+    struct str s;
+    size_t n;
+    int error;
+
+    if (t->dead || !tls_ready(t))
+        return;
+    br_ssl_engine_close(e);
+    if ((br_ssl_engine_current_state(e) & BR_SSL_SENDREC) != 0) {
+        s.p = (const char *)br_ssl_engine_sendrec_buf(e, &n);
+        s.n = n;
+        (void)os_write(fd, &s, &error);
     }
 }
 
@@ -2002,7 +3162,7 @@ static void http_request(struct buf *b, const char *method, struct str path,
  * event stream, which may be silent for ever; after a failure a connection
  * is only closed.
  *
- * Calls: str_ buf_ mem_ list_ err_ os_ url_ http_.
+ * Calls: str_ buf_ mem_ list_ err_ os_ url_ tls_ http_.
  */
 
 /* The answer to a request, gone when the function that takes it returns. */
@@ -2028,9 +3188,10 @@ struct request {
 };
 
 struct conn {
-    enum { CONN_FREE, CONN_CONNECT, CONN_OPEN } state;
+    enum { CONN_FREE, CONN_CONNECT, CONN_GREET, CONN_OPEN } state;
     struct endpoint *peer;
     int fd;
+    struct tls *tls;            /* NULL: in the clear, or not yet */
     size_t address;             /* which of the peer's is being tried */
     struct link sent;           /* requests in the order of their answers */
     size_t sent_n;
@@ -2053,6 +3214,7 @@ struct endpoint {
     unsigned port;
     struct buf host_header;
     struct buf headers;         /* token, user and password */
+    struct tls_config tls;
     size_t conns_max;           /* connections, without streams */
     size_t depth;               /* requests under way on one of them */
     struct os_addr address[ADDRS_MAX];
@@ -2148,6 +3310,11 @@ static void conn_give_back(struct conn *c, size_t keep)
 
 static void conn_close(struct conn *c)
 {
+    if (c->tls != NULL) {
+        tls_close(c->tls, c->fd);
+        tls_free(c->tls);
+        c->tls = NULL;
+    }
     os_close(c->fd);
     c->fd = -1;
     c->state = CONN_FREE;
@@ -2203,11 +3370,19 @@ static void conn_add(struct conn *c, struct request *r, uint64_t now)
     buf_add(&c->out, buf_str(&r->bytes));
 }
 
+/* The connection is there: goes on with the handshake, if there is one. */
 static void conn_opened(struct conn *c, uint64_t now)
 {
-    /* A TLS handshake would be the state between CONN_CONNECT and this. */
-    c->state = CONN_OPEN;
+    struct err e;
+
     c->deadline = now + CALL_MS;
+    c->state = CONN_OPEN;
+    if (!c->peer->tls.on)
+        return;
+    c->state = CONN_GREET;
+    c->tls = tls_open(&c->peer->tls, &e);
+    if (c->tls == NULL)
+        conn_fail(c, &e);
 }
 
 /* Says why the peer cannot be reached. */
@@ -2398,19 +3573,22 @@ static void conn_parse(struct conn *c, uint64_t now)
         conn_fail(c, &e);
 }
 
-/* The peer has closed the connection, or it has broken. */
-static void conn_ended(struct conn *c, int error, uint64_t now)
+/* The peer has closed the connection, or it has broken.  Not clean: it has
+ * not said so in TLS, and somebody may have cut it. */
+static void conn_ended(struct conn *c, int error, bool clean, uint64_t now)
 {
     struct err e;
 
-    if (error == 0 && conn_head(c) != NULL && http_ends(&c->http)) {
+    if (error == 0 && clean && conn_head(c) != NULL && http_ends(&c->http)) {
         c->last = true;
         conn_answer(c, now);
         return;
     }
     if (c->answered || conn_head(c) == NULL)
         c->peer->dropped = true;
-    if (error != 0)
+    if (c->state == CONN_GREET)
+        err_set(&e, "TLS: the server closed the connection in the handshake");
+    else if (error != 0)
         err_set(&e, "the connection broke: %s", strerror(error));
     else if (c->began)
         err_set(&e, "the connection was closed in the middle of an answer");
@@ -2427,7 +3605,36 @@ static void conn_read(struct conn *c, uint64_t now)
     if (io == IO_OK)
         conn_parse(c, now);
     else if (io == IO_END || io == IO_FAILED)
-        conn_ended(c, error, now);
+        conn_ended(c, error, true, now);
+}
+
+/* The same, and writing, through TLS. */
+static void conn_secure(struct conn *c, uint64_t now)
+{
+    struct str rest = str_from(buf_str(&c->out), c->out_at);
+    struct err e;
+    enum io io;
+    int error;
+
+    do {
+        io = tls_step(c->tls, c->fd, &c->in, &rest, &error);
+        c->out_at = c->out.n - rest.n;
+        if (c->state == CONN_GREET && tls_ready(c->tls)) {
+            c->state = CONN_OPEN;
+            c->deadline = now + CALL_MS;
+        }
+        if (io == IO_OK)
+            conn_parse(c, now);
+    } while (io == IO_OK && c->state == CONN_OPEN);
+    if (c->state == CONN_FREE || io == IO_WAIT || io == IO_OK)
+        return;
+    c->peer->tls.stale = c->peer->tls.stale || c->state == CONN_GREET;
+    if (io == IO_END || error != 0) {
+        conn_ended(c, io == IO_END ? 0 : error, error == 0, now);
+    } else {
+        tls_why(c->tls, &e);
+        conn_fail(c, &e);
+    }
 }
 
 /* A failed write is left to the read that follows: it may find an answer
@@ -2456,6 +3663,10 @@ static void conn_handle(struct conn *c, short events, uint64_t now)
             return;
         }
         conn_opened(c, now);
+    }
+    if (c->tls != NULL) {
+        conn_secure(c, now);
+        return;
     }
     if (c->state == CONN_OPEN && c->out.n > c->out_at)
         conn_write(c);
@@ -2489,7 +3700,8 @@ static void conn_overdue(struct conn *c, uint64_t now)
         c->address++;
         conn_connect(c, ETIMEDOUT, now);
     } else if (now >= c->deadline) {
-        err_set(&e, "no answer within %d s", CALL_MS / 1000);
+        err_set(&e, "%sno answer within %d s",
+                c->state == CONN_GREET ? "TLS: " : "", CALL_MS / 1000);
         conn_fail(c, &e);
     } else {
         conn_give_back(c, 1);
@@ -2526,10 +3738,12 @@ static void conn_wants(const struct endpoint *p, struct pollfd *fd)
 
     for (i = 0; i < CONNS_MAX; i++) {
         const struct conn *c = &p->conn[i];
-        bool out = c->state == CONN_CONNECT || c->out.n > c->out_at;
+        bool out = c->state == CONN_CONNECT ||
+                   (c->state == CONN_OPEN && c->out.n > c->out_at) ||
+                   (c->tls != NULL && c->tls->wants_write);
 
         fd[i].fd = c->state == CONN_FREE ? -1 : c->fd;  /* -1: skipped */
-        fd[i].events = (short)((c->state == CONN_OPEN ? POLLIN : 0) |
+        fd[i].events = (short)((c->state != CONN_CONNECT ? POLLIN : 0) |
                                (out ? POLLOUT : 0));
         fd[i].revents = 0;
     }
@@ -4188,15 +5402,8 @@ static const struct reg_kind consul_kind = {
 
 static void print_line(struct buf *b)
 {
-    size_t done = 0;
-    ssize_t n;
-
     buf_byte(b, '\n');
-    while (done < b->n &&
-           ((n = write(STDOUT_FILENO, b->p + done, b->n - done)) > 0 ||
-            (n < 0 && errno == EINTR)))
-        done += n > 0 ? (size_t)n : 0;
-    if (done < b->n)
+    if (!os_print(STDOUT_FILENO, buf_str(b)))
         log_at(LOG_ERROR, "stdout: %s", strerror(errno));
     buf_free(b);
 }
@@ -5947,7 +7154,7 @@ static void bridge_init(struct bridge *b)
  *
  * Options and environment in, exit codes out; between them, the bridge.
  *
- * Calls: str_ buf_ list_ err_ log_ url_ os_ conn_ svc_ reg_ bridge_.
+ * Calls: str_ buf_ list_ err_ log_ url_ os_ tls_ conn_ svc_ reg_ bridge_.
  */
 
 enum opt_type { OPT_BOOL, OPT_TEXT, OPT_NUMBER };
@@ -6000,17 +7207,26 @@ static const struct opt opt_table[] = {
     { "help", OPT_BOOL, FLAG(help), 0, 0, "", "print this text (also -h)" },
 };
 
-static void opt_usage(FILE *to)
+/* Adds how the program is used to b, prints it, and returns the code. */
+static int opt_usage(struct buf *b, int fd, int code)
 {
     size_t i;
 
-    fprintf(to, "Usage of registrator:\n"
-                "  registrator [options] <registry URI>\n\n"
-                "  <registry URI> is one of consul://[host[:port]],\n"
-                "  consul-unix:///path, print:\n\n");
-    for (i = 0; i < LENGTH(opt_table); i++)
-        fprintf(to, "  -%s%s\n        %s\n", opt_table[i].name,
-                opt_table[i].argument, opt_table[i].help);
+    buf_lit(b, "Usage of registrator:\n"
+               "  registrator [options] <registry URI>\n\n"
+               "  <registry URI> is one of consul://[host[:port]],\n"
+               "  consul-tls://host[:port], consul-unix:///path, print:\n\n");
+    for (i = 0; i < LENGTH(opt_table); i++) {
+        buf_lit(b, "  -");
+        buf_lit(b, opt_table[i].name);
+        buf_lit(b, opt_table[i].argument);
+        buf_lit(b, "\n        ");
+        buf_lit(b, opt_table[i].help);
+        buf_lit(b, "\n");
+    }
+    code = os_print(fd, buf_str(b)) ? code : 1;
+    buf_free(b);
+    return code;
 }
 
 /* As Go's strconv.ParseBool. */
@@ -6060,22 +7276,26 @@ static int opt_set(struct flags *f, const struct opt *o, struct str value,
             : err_set(e, "-%s is true or false, not \"%.*s\"", o->name,
                       PUT(value));
     return opt_number(value, o, field) ? 0
-        : err_set(e, "-%s is a whole number from %lld to %lld, not \"%.*s\"",
-                  o->name, (long long)o->min, (long long)o->max, PUT(value));
+        : err_set(e, "-%s is a whole number from %d to %d, not \"%.*s\"",
+                  o->name, (int)o->min, (int)o->max, PUT(value));
 }
 
 /* Says what is wrong with the command line, and how it is used: exit 2. */
 static int opt_wrong(const char *what, struct str word)
 {
-    fprintf(stderr, "%s%.*s\n", what, PUT(word));
-    opt_usage(stderr);
-    return 2;
+    struct buf b = { 0 };
+
+    buf_lit(&b, what);
+    buf_add(&b, word);
+    buf_lit(&b, "\n");
+    return opt_usage(&b, STDERR_FILENO, 2);
 }
 
 /* Reads the command line as Go's flag package does.  The exit code, or -1 to
  * go on. */
 static int opt_read(int argc, char **argv, struct flags *f)
 {
+    struct buf text = { 0 };
     struct err e;
     size_t k;
     int i;
@@ -6109,11 +7329,9 @@ static int opt_read(int argc, char **argv, struct flags *f)
         f->attempts_given |= opt_table[k].field == FLAG(retry_attempts);
     }
     if (f->version)
-        return printf("%s\n", VERSION) > 0 ? 0 : 1;
-    if (f->help) {
-        opt_usage(stdout);
-        return 0;
-    }
+        return os_print(STDOUT_FILENO, STR(VERSION "\n")) ? 0 : 1;
+    if (f->help)
+        return opt_usage(&text, STDOUT_FILENO, 0);
     if (i == argc)
         return opt_wrong("Missing required argument for registry URI.",
                          STR("\n"));
@@ -6209,6 +7427,44 @@ static int opt_check_path(struct str path, const char *what, struct err *e)
     return err_set(e, "%s: %s", what, why.text);
 }
 
+/* Turns TLS on, for a certificate of that name.  The files are read, so that
+ * what is wrong with them is known at once. */
+static int opt_tls(struct endpoint *p, struct str name, struct err *e)
+{
+    p->tls.on = true;
+    p->tls.name = str_suffix(name, STR(".")) ? str_upto(name, name.n - 1)
+                                             : name;
+    return tls_load(&p->tls, e);
+}
+
+/* DOCKER_CERT_PATH, or ~/.docker, with ca.pem, cert.pem and key.pem; without
+ * a CA there, the system's. */
+static int opt_engine_tls(struct endpoint *p, struct err *e)
+{
+    static const char *const file[] = { "/ca.pem", "/cert.pem", "/key.pem" };
+    static struct buf path[3];  /* for as long as the program runs */
+    struct str folder = opt_env("DOCKER_CERT_PATH"), home = opt_env("HOME");
+    const char *found[3];
+    size_t i;
+
+    for (i = 0; i < 3; i++) {
+        buf_add(&path[i], folder.n > 0 ? folder : home);
+        buf_lit(&path[i], folder.n > 0 ? "" : "/.docker");
+        buf_lit(&path[i], file[i]);
+        buf_byte(&path[i], '\0');
+        found[i] = os_exists(path[i].p) ? path[i].p : NULL;
+    }
+    if (folder.n > 0 && found[0] == NULL)
+        return err_set(e, "%s: no such file", path[0].p);
+    if ((found[1] == NULL) != (found[2] == NULL))
+        return err_set(e, "%s: no such file, and a client certificate needs "
+                          "its key", path[found[1] == NULL ? 1 : 2].p);
+    p->tls.ca_file = found[0];
+    p->tls.cert_file = found[1];
+    p->tls.key_file = found[2];
+    return opt_tls(p, p->host, e);
+}
+
 /* DOCKER_HOST: unix:///path, tcp://host:port, http://, https://. */
 static int opt_engine(struct bridge *b, struct err *e)
 {
@@ -6234,12 +7490,10 @@ static int opt_engine(struct bridge *b, struct err *e)
         return err_set(e, "DOCKER_HOST is unix:///path, tcp://host:port, "
                           "http:// or https://, not %.*s:",
                        PUT(str_first(u.scheme, 40)));
-    if (tls)
-        return err_set(e, "DOCKER_HOST: TLS is not built into this version");
     if (u.host.n == 0)
         return err_set(e, "DOCKER_HOST names no host");
-    opt_place(&b->engine, &u, 2375, STR(""));
-    return 0;
+    opt_place(&b->engine, &u, tls ? 2376 : 2375, STR(""));
+    return tls ? opt_engine_tls(&b->engine, e) : 0;
 }
 
 /* A Go bool in the environment; what is none counts as false, with a
@@ -6253,6 +7507,38 @@ static bool opt_env_bool(const char *name)
         log_at(LOG_WARN, "%s is true or false, not \"%.*s\": it counts as "
                          "false", name, PUT(value));
     return on;
+}
+
+/* The file that the first of two variables names that is set; NULL: none. */
+static const char *opt_env_file(const char *name, const char *older)
+{
+    if (opt_env(name).n > 0)
+        return opt_env(name).p;
+    return opt_env(older).n > 0 ? opt_env(older).p : NULL;
+}
+
+/* TLS to Consul, with the files that its own tool takes. */
+static int opt_consul_tls(struct endpoint *p, struct err *e)
+{
+    struct str verify = opt_env("CONSUL_HTTP_SSL_VERIFY");
+    struct str name = opt_env("CONSUL_TLS_SERVER_NAME");
+    bool on = true;
+
+    if (verify.n > 0 && !opt_bool(verify, &on))
+        return err_set(e, "CONSUL_HTTP_SSL_VERIFY is true or false, not "
+                          "\"%.*s\"", PUT(verify));
+    p->tls.blind = !on;
+    if (!on)
+        log_at(LOG_WARN, "CONSUL_HTTP_SSL_VERIFY=false: ANYBODY between here "
+                         "and Consul can read and change everything");
+    p->tls.ca_file = opt_env_file("CONSUL_CACERT", "CONSUL_CACERT");
+    p->tls.ca_path = opt_env_file("CONSUL_CAPATH", "CONSUL_CAPATH");
+    p->tls.cert_file = opt_env_file("CONSUL_CLIENT_CERT", "CONSUL_TLSCERT");
+    p->tls.key_file = opt_env_file("CONSUL_CLIENT_KEY", "CONSUL_TLSKEY");
+    if ((p->tls.cert_file == NULL) != (p->tls.key_file == NULL))
+        return err_set(e, "of CONSUL_CLIENT_CERT and CONSUL_CLIENT_KEY only "
+                          "one is set: a client certificate needs its key");
+    return opt_tls(p, name.n > 0 ? name : p->host, e);
 }
 
 /* CONSUL_HTTP_ADDR: [http://|https://]host[:port], or unix:///path. */
@@ -6361,9 +7647,9 @@ static int opt_registry(struct bridge *b, struct str uri, struct err *e)
         return -1;
     }
     tls = tls || (path.n == 0 && opt_env_bool("CONSUL_HTTP_SSL"));
-    if (tls)
-        return err_set(e, "TLS to Consul is not built into this version");
     opt_place(&r->peer, &u, s->port, path);
+    if (tls && opt_consul_tls(&r->peer, e) != 0)
+        return -1;
     return opt_consul_access(r, user.n > 0 ? user : u.user, e);
 }
 
@@ -6458,7 +7744,10 @@ int main(int argc, char **argv)
         log_at(LOG_INFO, "Starting registrator %s ...", VERSION);
         if (opt_registry(b, f.uri, &e) == 0 && opt_engine(b, &e) == 0) {
             bridge_init(b);
-            return opt_run(b);
+            code = opt_run(b);
+            conn_reset(&b->engine);     /* in TLS: says goodbye */
+            conn_reset(&b->reg.peer);
+            return code;
         }
     }
     log_at(LOG_ERROR, "%s", e.text);

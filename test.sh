@@ -2,7 +2,7 @@
 # Runs every test of registrator and ends with "N passed, N failed".
 #
 #     ./test.sh            all suites
-#     ./test.sh SUITE...   only these: build lint unit fuzz parity peers e2e
+#     ./test.sh SUITE...   only these: build lint unit fuzz parity peers tls e2e
 #     ./test.sh demo       a walk to watch: a container comes and goes
 #
 # On Debian, as root, it installs what is missing.  A suite is a program that
@@ -13,7 +13,7 @@ set -u
 cd "$(dirname "$0")" || exit 1
 unset MAKEFLAGS MFLAGS MAKELEVEL        # "make test" may have called us
 export LC_ALL=C.UTF-8
-suites=(build lint unit fuzz parity peers e2e)
+suites=(build lint unit fuzz parity peers tls e2e)
 passed=0 failed=0 child='' child_signal=TERM
 tmp=$(mktemp -d) || exit 1
 
@@ -67,8 +67,10 @@ suite_build() {
         more="$more -Wjump-misses-init"
         [ "$cc" != clang ] || more=-Wno-unused-command-line-argument
         for level in -O0 -O2 -Os; do
-            try "build $cc $level -Werror" make -B -C "$tmp/strict" \
-                CC="$cc" CFLAGS="$level -Werror $more"
+            rm -f "$tmp/strict/registrator"
+            try "build $cc $level -Werror" make -C "$tmp/strict" CC="$cc" \
+                BEARSSL="$(echo "$PWD"/bearssl-0.6*)" \
+                CFLAGS="$level -Werror $more"
         done
     done
 }
@@ -80,8 +82,13 @@ suite_lint() {
 }
 
 suite_unit() {
-    cc -std=c99 -g -O1 -fsanitize=address,undefined -fno-sanitize-recover=all \
-        -o "$tmp/unit" tests/unit.c >"$tmp/cc" 2>&1 ||
+    local source
+    source=$(dirname bearssl-0.6*/inc)
+    { make -s CC=cc bearssl &&
+        cc -std=c99 -g -O1 -fsanitize=address,undefined \
+            -fno-sanitize-recover=all -fno-pie -no-pie \
+            -isystem "$source/inc" -o "$tmp/unit" \
+            tests/unit.c "$source/build-cc/libbearssl.a"; } >"$tmp/cc" 2>&1 ||
         { sed 's/^/  /' "$tmp/cc"; return 1; }
     exec "$tmp/unit"
 }
@@ -100,6 +107,10 @@ suite_peers() {
 
 suite_options() {                       # a part of peers
     exec python3 tests/peers.py ./registrator '^option'
+}
+
+suite_tls() {
+    exec python3 tests/tls.py ./registrator
 }
 
 suite_e2e() {
@@ -164,6 +175,7 @@ done
 
 install_missing
 find_consul
+find_bearssl
 if [ "${wanted[*]}" = demo ]; then
     build
     demo

@@ -2,7 +2,7 @@
 # What the tests need and how it comes here: sourced by test.sh, Debian only.
 # A tool that is there is not touched; a machine that has all is left alone.
 
-consul_cache=/var/cache/registrator-test
+cache=/var/cache/registrator-test
 : "${tmp:?}"                            # the folder for temporary files
 
 # Prints the Debian packages of what is missing, by the tool or the file.
@@ -22,6 +22,8 @@ missing_packages() {
     has python3                           || echo python3
     has curl                              || echo curl
     has jq                                || echo jq
+    has openssl                           || echo openssl
+    has xz                                || echo xz-utils
     has dig                               || echo bind9-dnsutils
     [ -e /etc/ssl/certs/ca-certificates.crt ] || echo ca-certificates
     # The fuzzer's library belongs to the clang that is here.
@@ -65,31 +67,51 @@ update_lists() {
 }
 
 # Puts a Consul agent on PATH. Debian 12 has no package of it, Debian 11 has:
-# taken from the mirror this machine uses anyhow, beside the machine's own
-# lists, unpacked into a cache folder and installed nowhere.
+# unpacked into a cache folder and installed nowhere.
 find_consul() {
     command -v consul >/dev/null && return 0
-    PATH=$consul_cache:$PATH
+    PATH=$cache:$PATH
     command -v consul >/dev/null && return 0
     echo "# fetching consul from Debian 11"
-    local mirror dir=$tmp/consul
+    fetch deb bullseye download consul
+    dpkg -x "$tmp"/fetch/consul_*.deb "$tmp/fetch/tree"
+    install -D "$tmp/fetch/tree/usr/bin/consul" "$cache/consul"
+    hash -r
+}
+
+# Puts the source of BearSSL where the Makefile looks for it.
+find_bearssl() {
+    compgen -G "bearssl-0.6*/inc/bearssl.h" >/dev/null && return 0
+    if [ ! -e "$cache/bearssl.tar.xz" ]; then
+        echo "# fetching the source of BearSSL"
+        fetch deb-src bookworm source --download-only bearssl
+        install -D -m 644 "$tmp"/fetch/bearssl_*.orig.tar.xz \
+            "$cache/bearssl.tar.xz"
+    fi
+    tar xf "$cache/bearssl.tar.xz" || die "no source of BearSSL"
+}
+
+# fetch deb|deb-src SUITE COMMAND...: apt-get for something of another suite,
+# into $tmp/fetch, from the mirror this machine uses anyhow and beside its own
+# lists; apt checks the signatures.
+fetch() {
+    local mirror dir=$tmp/fetch kind=$1 suite=$2
     local keys=/usr/share/keyrings/debian-archive-keyring.gpg
+    shift 2
     mirror=$(debian_mirror)
     [ -n "$mirror" ] || { update_lists; mirror=$(debian_mirror); }
+    rm -rf "$dir"
     mkdir -p "$dir/lists/partial" "$dir/cache/archives/partial" "$dir/tree"
-    echo "deb [signed-by=$keys] $mirror bullseye main" >"$dir/sources.list"
+    echo "$kind [signed-by=$keys] $mirror $suite main" >"$dir/sources.list"
     local apt=(apt-get -q
         -o "Dir::Etc::sourcelist=$dir/sources.list"
         -o "Dir::Etc::sourceparts=/dev/null"
         -o "Dir::State::lists=$dir/lists"
         -o "Dir::Cache=$dir/cache"
         -o "APT::Sandbox::User=root")
-    { "${apt[@]}" update &&
-        (cd "$dir" && "${apt[@]}" download consul) &&
-        dpkg -x "$dir"/consul_*.deb "$dir/tree"; } >"$tmp/apt.log" 2>&1 ||
-        { tail -n 20 "$tmp/apt.log"; die "no consul: put one on PATH"; }
-    install -D "$dir/tree/usr/bin/consul" "$consul_cache/consul"
-    hash -r
+    { "${apt[@]}" update && (cd "$dir" && "${apt[@]}" "$@"); } \
+        >"$tmp/apt.log" 2>&1 ||
+        { tail -n 20 "$tmp/apt.log"; die "apt-get $* failed"; }
 }
 
 debian_mirror() {

@@ -1,6 +1,7 @@
 /* Unit tests: the program itself, included whole, section by section.
  *
- *     cc -std=c99 -g -fsanitize=address,undefined -o unit tests/unit.c
+ *     cc -std=c99 -g -fsanitize=address,undefined -o unit tests/unit.c \
+ *         -lbearssl
  *     ./unit [NAME...]
  *
  * Prints a line a case.  Inputs of parsers lie right before a page that
@@ -11,6 +12,7 @@ int registrator_main(int, char **);
 #include "../registrator.c"
 #undef main
 
+#include <stdio.h>
 #include <sys/mman.h>
 #include <sys/wait.h>
 
