@@ -7653,6 +7653,17 @@ static int opt_registry(struct bridge *b, struct str uri, struct err *e)
     return opt_consul_access(r, user.n > 0 ? user : u.user, e);
 }
 
+/* Blots out user and password of the URI, which anybody can read in the list
+ * of processes. */
+static void opt_hide(char *uri)
+{
+    size_t at = str_find(str_of(uri), STR("://")) + 3;
+    size_t end = strlen(uri) - str_after(str_of(uri), '@').n;
+
+    while (at + 1 < end)
+        uri[at++] = '*';
+}
+
 /* The first part of service IDs. */
 static int opt_hostname(struct bridge *b, struct str given, struct err *e)
 {
@@ -7743,6 +7754,7 @@ int main(int argc, char **argv)
         opt_hostname(b, f.hostname, &e) == 0) {
         log_at(LOG_INFO, "Starting registrator %s ...", VERSION);
         if (opt_registry(b, f.uri, &e) == 0 && opt_engine(b, &e) == 0) {
+            opt_hide(argv[argc - 1]);
             bridge_init(b);
             code = opt_run(b);
             conn_reset(&b->engine);     /* in TLS: says goodbye */

@@ -391,22 +391,9 @@ def address_cases():
             ["CONSUL_HTTP_ADDR"])
 
 
-def tls_refused_cases():
-    """Until TLS is there."""
-    for name, uri, env in [
-            ("consul-tls://", "consul-tls://127.0.0.1:8501", {}),
-            ("CONSUL_HTTP_ADDR", "consul:", {"CONSUL_HTTP_ADDR": "https://127.0.0.1:8501"}),
-            ("CONSUL_HTTP_SSL", "consul:", {"CONSUL_HTTP_SSL": "true"}),
-            ("CONSUL_HTTP_SSL and an address", "consul://127.0.0.1:8500", {"CONSUL_HTTP_SSL": "1"}),
-            ("DOCKER_TLS_VERIFY", "print:", {"DOCKER_HOST": "tcp://127.0.0.1:2376", "DOCKER_TLS_VERIFY": "1"}),
-            ("DOCKER_HOST https", "print:", {"DOCKER_HOST": "https://127.0.0.1:2376"})]:
-        add("TLS refused: " + name, refused, [uri], env, 1, ["TLS"])
-
-
 option_cases()
 accepted_cases()
 address_cases()
-tls_refused_cases()
 
 
 # ==== B. Environment: section 2 =================================================================
