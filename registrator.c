@@ -5578,8 +5578,8 @@ struct session {
     unsigned failures;          /* in a row: the pause grows with them */
     uint64_t due;               /* AWAY: the end of the pause */
     uint64_t since;             /* LIVE: from when */
-    uint64_t said;              /* fingerprint of why it is away; 0: it is not,
-                                   or nothing has been said of it */
+    uint64_t said[4];           /* fingerprints of why it is away, */
+    size_t said_n;              /* and how often something was said */
     bool ever;                  /* it has been LIVE before */
 };
 
@@ -5957,6 +5957,7 @@ static void bridge_away(struct bridge *b, struct session *s,
                         const struct endpoint *p, const struct err *e)
 {
     struct str where = p->path.n > 0 ? p->path : buf_str(&p->host_header);
+    size_t i;
 
     if (bridge_live(s) && b->now - s->since > PAUSE_PEER_MS)
         s->failures = 0;
@@ -5964,19 +5965,21 @@ static void bridge_away(struct bridge *b, struct session *s,
     s->failures++;
     s->due = b->now + bridge_pause(b, s->failures, PAUSE_MIN_MS,
                                    PAUSE_PEER_MS);
-    if (s->said != str_hash(1, str_of(e->text)))
-        log_at(LOG_ERROR, "%s: %.*s: %s: trying again", p->name, PUT(where),
-               e->text);
-    s->said = str_hash(1, str_of(e->text));
+    for (i = 0; i < s->said_n && i < LENGTH(s->said); i++)
+        if (s->said[i] == str_hash(1, str_of(e->text)))
+            return;
+    log_at(LOG_ERROR, "%s: %.*s: %s: trying again", p->name, PUT(where),
+           e->text);
+    s->said[s->said_n++ % LENGTH(s->said)] = str_hash(1, str_of(e->text));
 }
 
 static void bridge_back(struct bridge *b, struct session *s, const char *name)
 {
-    if (s->said != 0)
+    if (s->said_n > 0)
         log_at(LOG_INFO, "%s: reached%s", name, s->ever ? " again" : "");
     s->state = LIVE;
     s->since = b->now;
-    s->said = 0;
+    s->said_n = 0;
     s->ever = true;
 }
 

@@ -78,6 +78,7 @@ suite_build() {
 suite_lint() {
     try "lint gate" awk -f tests/gate.awk registrator.c
     try "lint layers" awk -f tests/layers.awk registrator.c registrator.c
+    try "lint figures of the README" python3 tests/readme.py check
     try "lint shellcheck" shellcheck -x test.sh .ci/run tests/*.sh
 }
 
