@@ -3608,6 +3608,14 @@ static void conn_read(struct conn *c, uint64_t now)
         conn_ended(c, error, true, now);
 }
 
+/* All but the last `left` bytes of `out` have been sent. */
+static void conn_sent(struct conn *c, size_t left)
+{
+    c->out_at = c->out.n - left;
+    if (left == 0)
+        c->out.n = c->out_at = 0;
+}
+
 /* The same, and writing, through TLS. */
 static void conn_secure(struct conn *c, uint64_t now)
 {
@@ -3618,7 +3626,7 @@ static void conn_secure(struct conn *c, uint64_t now)
 
     do {
         io = tls_step(c->tls, c->fd, &c->in, &rest, &error);
-        c->out_at = c->out.n - rest.n;
+        conn_sent(c, rest.n);
         if (c->state == CONN_GREET && tls_ready(c->tls)) {
             c->state = CONN_OPEN;
             c->deadline = now + CALL_MS;
@@ -3646,9 +3654,7 @@ static void conn_write(struct conn *c)
 
     while (rest.n > 0 && os_write(c->fd, &rest, &error) == IO_OK)
         continue;
-    c->out_at = c->out.n - rest.n;
-    if (rest.n == 0)
-        c->out.n = c->out_at = 0;
+    conn_sent(c, rest.n);
 }
 
 /* Does what the connection can do now. */

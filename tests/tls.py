@@ -824,6 +824,28 @@ async def _(w):
     equal("connections to the engine", engine.came < 24, True)
 
 
+@scripted("accepted: a long life does not grow")
+async def _(w):
+    """10 MB of requests over a few connections: what was sent is not kept."""
+    front = before_consul(w, Server("ip"))
+    c = a(labels={"SERVICE_TAGS": "x" * 100000})
+    w.has(c)
+    await w.run(uri="consul-tls://127.0.0.1:%d" % front.port, CONSUL_CACERT=pem("ca"))
+    for number in range(110):
+        await w.until_services(**{"a": {"Tags": ["x" * 100000]}})
+        w.engine.die(c)
+        await w.until_services()
+        w.engine.start(c)
+        if number == 10:
+            before = resident_kb(w.proc.pid)
+    grown = resident_kb(w.proc.pid) - before
+    demand(grown < 1000, "grew by %d kB" % grown)
+
+
+def resident_kb(pid):
+    return int(re.search(r"VmRSS:\s*(\d+)", read("/proc/%d/status" % pid)).group(1))
+
+
 @scripted("accepted: TLS connections that are cut are opened again")
 async def _(w):
     front, engine = before_consul(w, Server("ip")), before_engine(w, Server("ip", clients="ca"))
