@@ -28,6 +28,9 @@ LINK = -static -no-pie -s -Wl,--gc-sections -Wl,-z,noexecstack \
 # has a clock of 64 bits on 32-bit machines, and needs no stand-ins for the
 # checked functions of glibc that the archive was compiled with.
 BEARSSL = $(firstword $(wildcard bearssl-0.6*) bearssl-0.6)
+# AES is that in portable C alone: the instructions that x86 has for it would
+# be 4 kB, and save 14 ms of processor time a megabyte.
+LIB_FLAGS = -Os $(CODE) -DBR_AES_X86NI=0
 LIB = $(BEARSSL)/build-$(notdir $(firstword $(CC)))/libbearssl.a
 
 all: registrator
@@ -39,10 +42,10 @@ registrator: registrator.c Makefile $(LIB)
 		{ echo '$@ is not static, or has an executable stack' >&2; \
 		rm -f $@; exit 1; }
 
-$(LIB): | $(BEARSSL)/inc/bearssl.h
-	+@echo "BearSSL, for $(CC): $@"; log=$$(mktemp) && \
+$(LIB): Makefile | $(BEARSSL)/inc/bearssl.h
+	+@echo "BearSSL, for $(CC): $@"; rm -rf $(@D); log=$$(mktemp) && \
 	$(MAKE) -j2 -C $(BEARSSL) lib CC='$(CC)' BUILD=$(patsubst \
-		$(BEARSSL)/%/libbearssl.a,%,$@) CFLAGS='-Os $(CODE)' \
+		$(BEARSSL)/%/libbearssl.a,%,$@) CFLAGS='$(LIB_FLAGS)' \
 		>"$$log" 2>&1 || { cat "$$log"; rm -f "$$log" $@; exit 1; }; \
 	rm -f "$$log"
 

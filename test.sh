@@ -61,7 +61,7 @@ suite_build() {
     local cc level more
     try "build make" make
     mkdir "$tmp/strict"
-    cp Makefile registrator.c "$tmp/strict"
+    cp -p Makefile registrator.c "$tmp/strict"
     for cc in musl-gcc gcc clang; do
         more="-Wlogical-op -Wduplicated-cond -Wduplicated-branches"
         more="$more -Wjump-misses-init"
