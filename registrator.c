@@ -1701,6 +1701,12 @@ static bool os_print(int fd, struct str s)
     return s.n == 0;
 }
 
+/* Whether people see what is written there. */
+static bool os_terminal(int fd)
+{
+    return isatty(fd) == 1;
+}
+
 /* Writes what there is room for off the front of *s. */
 static enum io os_write(int fd, struct str *s, int *error)
 {
@@ -4912,6 +4918,7 @@ struct registry {
     struct buf host;            /* this host's address, as it knows it */
     bool no_host;               /* it has none that others could use */
     struct buf leader;          /* the last that was logged */
+    bool table;                 /* print: what it writes is for people */
 };
 
 /* An entry as the registry lists it. */
@@ -4948,6 +4955,8 @@ struct reg_kind {
     struct request *(*put)(struct registry *, const struct service *,
                            struct str mark, bool other_checks);
     struct request *(*drop)(struct registry *, struct str id);
+    /* Why a port is no service; NULL: the log will do. */
+    void (*ignored)(struct registry *, struct str container, struct str why);
     enum reg_verdict (*verdict)(enum reg_call, const struct answer *);
     /* All entries, as an object of objects; NULL: it cannot tell. */
     struct request *(*list)(struct registry *);
@@ -5400,11 +5409,12 @@ static bool consul_row(const struct json *j, struct arena *a,
 
 static const struct reg_kind consul_kind = {
     "consul", 63, consul_attr_refused, consul_greet, consul_greeted,
-    consul_checks, consul_body, consul_put, consul_drop, consul_verdict,
+    consul_checks, consul_body, consul_put, consul_drop, NULL, consul_verdict,
     consul_list, consul_row
 };
 
-/* No registry: each change is a line of JSON on stdout. */
+/* No registry: each change is a line on stdout, of JSON, or, for people at a
+ * terminal, of a table. */
 
 static void print_line(struct buf *b)
 {
@@ -5422,7 +5432,14 @@ static struct request *print_greet(struct registry *r, unsigned step)
     struct err e;
     size_t n, i;
 
+    struct buf title = { 0 };
+
     (void)step;
+    if (r->table) {
+        buf_lit(&title, "ACTION     CONTAINER    PORT      SERVICE           "
+                        "   ADDRESS               TAGS             CHECK");
+        print_line(&title);
+    }
     if (r->ip_given)
         return NULL;            /* a look-up may take seconds */
     r->host.n = 0;
@@ -5439,38 +5456,109 @@ static struct request *print_greet(struct registry *r, unsigned step)
     return NULL;
 }
 
+/* Adds the cell to the row, and empties it.  One that is longer than its
+ * column pushes the rest. */
+static void print_cell(struct buf *row, struct buf *cell, size_t width)
+{
+    size_t end = row->n + width;
+
+    log_escape(row, buf_str(cell));
+    while (row->n < end)
+        buf_byte(row, ' ');
+    buf_byte(row, ' ');
+    buf_free(cell);
+}
+
+static void print_words(struct buf *row, const char *action,
+                        struct str container)
+{
+    struct buf cell = { 0 };
+
+    buf_lit(&cell, action);
+    print_cell(row, &cell, 10);
+    buf_add(&cell, container);
+    print_cell(row, &cell, 12);
+}
+
+static void print_row(struct buf *row, const struct service *s)
+{
+    struct buf cell = { 0 };
+    size_t i;
+
+    print_words(row, "register", s->container);
+    buf_u64(&cell, s->exposed);
+    buf_lit(&cell, s->udp ? "/udp" : "/tcp");
+    print_cell(row, &cell, 9);
+    buf_add(&cell, s->name);
+    print_cell(row, &cell, 20);
+    url_put(&cell, s->address, s->port);
+    print_cell(row, &cell, 21);
+    for (i = 0; i < s->tags; i++) {
+        buf_lit(&cell, i > 0 ? "," : "");
+        buf_add(&cell, s->tag[i]);
+    }
+    print_cell(row, &cell, 16);
+    consul_checks(&cell, s);
+    print_cell(row, &cell, 0);
+}
+
 static struct request *print_put(struct registry *r, const struct service *s,
                                  struct str mark, bool other_checks)
 {
     struct buf b = { 0 };
 
-    (void)r;
     (void)mark;
     (void)other_checks;
-    buf_lit(&b, "{\"action\":\"register\",\"container\":");
-    buf_json(&b, s->container);
-    buf_lit(&b, ",\"service\":");
-    consul_body(&b, s, STR(""));
-    buf_byte(&b, '}');
+    if (r->table) {
+        print_row(&b, s);
+    } else {
+        buf_lit(&b, "{\"action\":\"register\",\"container\":");
+        buf_json(&b, s->container);
+        buf_lit(&b, ",\"service\":");
+        consul_body(&b, s, STR(""));
+        buf_byte(&b, '}');
+    }
     print_line(&b);
     return NULL;
+}
+
+static void print_ignored(struct registry *r, struct str container,
+                          struct str why)
+{
+    struct buf b = { 0 };
+
+    if (r->table) {
+        print_words(&b, "ignore", container);
+        log_escape(&b, why);
+    } else {
+        buf_lit(&b, "{\"action\":\"ignore\",\"container\":");
+        buf_json(&b, container);
+        buf_lit(&b, ",\"reason\":");
+        buf_json(&b, why);
+        buf_byte(&b, '}');
+    }
+    print_line(&b);
 }
 
 static struct request *print_drop(struct registry *r, struct str id)
 {
     struct buf b = { 0 };
 
-    (void)r;
-    buf_lit(&b, "{\"action\":\"deregister\",\"service\":{\"ID\":");
-    buf_json(&b, id);
-    buf_lit(&b, "}}");
+    if (r->table) {
+        buf_lit(&b, "deregister ");
+        log_escape(&b, id);
+    } else {
+        buf_lit(&b, "{\"action\":\"deregister\",\"service\":{\"ID\":");
+        buf_json(&b, id);
+        buf_lit(&b, "}}");
+    }
     print_line(&b);
     return NULL;
 }
 
 static const struct reg_kind print_kind = {
     "print", 0, NULL, print_greet, NULL, consul_checks, consul_body,
-    print_put, print_drop, NULL, NULL, NULL
+    print_put, print_drop, print_ignored, NULL, NULL, NULL
 };
 
 /* The registries by the scheme of their URI. */
@@ -6398,19 +6486,24 @@ static void bridge_look_failed(struct bridge *b, struct container *c,
         bridge_queue(&b->containers, &c->it, b->now);
 }
 
-/* Logs what is to be said of the container, if it is anything new. */
-static void bridge_say(struct container *c, struct svc_notes *notes)
+/* Says what is to be said of the container, if it is anything new. */
+static void bridge_say(struct bridge *b, struct container *c,
+                       struct svc_notes *notes)
 {
-    struct str text = buf_str(&notes->text);
+    struct str text = buf_str(&notes->text), ignored = STR("ignored: ");
     uint64_t print = str_hash(0, text);
 
-    if (print != c->said)
-        while (text.n > 0) {
-            struct str line = str_cut(&text, '\0');
+    while (print != c->said && text.n > 0) {
+        struct str line = str_cut(&text, '\0');
+        enum log_level level = (enum log_level)(*line.p - '0');
 
-            log_at((enum log_level)(*line.p - '0'), "%.*s",
-                   PUT(str_from(line, 1)));
+        line = str_from(line, 1);
+        log_at(level, "%.*s", PUT(line));
+        if (b->reg.kind->ignored != NULL && str_prefix(line, ignored)) {
+            line = str_from(line, ignored.n + 12 + 1);  /* its ID */
+            b->reg.kind->ignored(&b->reg, str_first(c->it.id, 12), line);
         }
+    }
     c->said = print;
     buf_free(&notes->text);
 }
@@ -6434,7 +6527,7 @@ static void bridge_derive(struct bridge *b, struct container *c,
     c->ended = !facts->runs;
     if (facts->runs) {
         bridge_want(b, c, svc_derive(&b->cfg, facts, peer, &notes));
-        bridge_say(c, &notes);
+        bridge_say(b, c, &notes);
     } else if (bridge_keeps(b, facts->exit_code)) {
         if (c->set == NULL)
             bridge_want(b, c, svc_derive(&b->cfg, facts, NULL, &notes));
@@ -7366,6 +7459,8 @@ static int opt_log_level(struct str value, struct err *e)
     static const char *const level[] = { "error", "warn", "info", "debug" };
     size_t i;
 
+    if (value.p == NULL)
+        return 0;               /* it is LOG_INFO */
     for (i = 0; i < LENGTH(level); i++)
         if (str_eq(value, str_of(level[i]))) {
             log_limit = (enum log_level)i;
@@ -7643,8 +7738,12 @@ static int opt_registry(struct bridge *b, struct str uri, struct err *e)
            u.user.n > 0 ? "://" : "",
            PUT(u.user.n > 0 ? str_after(uri, '@') : uri));
     conn_init(&r->peer, s->kind->name, 4, 1);
-    if (r->kind == &print_kind)
+    if (r->kind == &print_kind) {
+        r->table = os_terminal(STDOUT_FILENO);
+        if (r->table && b->opt.log_level.p == NULL)
+            log_limit = LOG_WARN;       /* the table tells the rest */
         return 0;
+    }
     user = u.user;
     tls = s->tls;
     if (s->port == 0) {
@@ -7751,8 +7850,8 @@ int main(int argc, char **argv)
     struct bridge *b = &bridge;
     struct flags f = { .deregister = STR_INIT("always"),
                        .on_exit = STR_INIT("keep"),
-                       .log_level = STR_INIT("info"), .resync = 60,
-                       .retry_attempts = -1, .retry_interval = 2000 };
+                       .resync = 60, .retry_attempts = -1,
+                       .retry_interval = 2000 };
     int code = opt_read(argc, argv, &f);
     struct err e;
 

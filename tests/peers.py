@@ -94,14 +94,14 @@ class World:
 
     # -- the program
 
-    async def spawn(self, *argv, **env):
+    async def spawn(self, *argv, stdout=None, **env):
         clean = {k: v for k, v in os.environ.items() if not k.startswith(("DOCKER_", "CONSUL_", "SERVICE_"))}
         env = {"DOCKER_HOST": "unix://" + self.docker, **env}
         self.runs.append([self.path("out-%d" % len(self.runs)), self.path("err-%d" % len(self.runs))])
         with open(self.runs[-1][0], "wb") as out, open(self.runs[-1][1], "wb") as err:
             self.proc = await asyncio.create_subprocess_exec(
-                self.binary, *argv, env={**clean, **env}, user=self.user, stdin=asyncio.subprocess.DEVNULL, stdout=out,
-                stderr=err)
+                self.binary, *argv, env={**clean, **env}, user=self.user, stdin=asyncio.subprocess.DEVNULL,
+                stdout=stdout or out, stderr=err)
         self.began = asyncio.get_running_loop().time()
         self.may_end = False
 
@@ -334,6 +334,52 @@ def accepted_cases():
         add("option forms: -%s %s" % (option, value), accepted, option, value, more, stdout, stderr)
 
 
+@case("print: what is no service, and why, in JSON")
+async def _(w):
+    c = box("c", {80: 8080, 81: None})
+    w.has(c, box("d", {}))
+    await w.spawn("-hostname", "h", "-once", "-ip", "10.0.0.1", "print:")
+    equal("exit status", await w.exit(), 0)
+    said = [json.loads(line) for line in w.out.splitlines()]
+    equal("actions", sorted((one["action"], one.get("reason", "")) for one in said),
+          [("ignore", "no published ports"), ("ignore", "port 81 not published on host"), ("register", "")])
+    equal("container", {one["container"] for one in said if "81" in one.get("reason", "")}, {c["Id"][:12]})
+
+
+@case("print: a table on a terminal")
+async def _(w):
+    c = box("c", {80: 8080, 81: None}, env=["SERVICE_TAGS=a,b\x1b[2J", "SERVICE_80_CHECK_TCP=true"])
+    w.has(c)
+    leader, follower = os.openpty()
+    await w.spawn("-hostname", "h", "-ip", "10.0.0.1", "-resync", "1", "print:", stdout=follower)
+    os.close(follower)
+    os.set_blocking(leader, False)
+    said = bytearray()
+
+    def shows(words):
+        try:
+            said.extend(os.read(leader, 65536))
+        except BlockingIOError:
+            pass
+        return words in said.decode()
+
+    await w.until(lambda: shows("register"), "a row", lambda: said)
+    await w.until(lambda: shows("not published"), "the port that is no service", lambda: said)
+    w.engine.die(c)
+    await w.until(lambda: shows("deregister h:c:80"), "the service going", lambda: said)
+    os.close(leader)
+    rows = said.decode().split("\r\n")
+    equal("title", rows[0].split(), "ACTION CONTAINER PORT SERVICE ADDRESS TAGS CHECK".split())
+    row = [row for row in rows if row.startswith("register ")][0]
+    equal("cells", row.split(), ["register", c["Id"][:12], "80/tcp", "app", "10.0.0.1:8080", "a,b\\x1b[2J",
+                                 '{"TCP":"10.0.0.1:8080","Interval":"10s"}'])
+    equal("where cells begin", [row.index(cell) for cell in ("80/tcp", "app", "10.0", "a,b", "{")],
+          [rows[0].index(title) for title in ("PORT", "SERVICE", "ADDRESS", "TAGS", "CHECK")])
+    equal("the port that is none", [row for row in rows if row.startswith("ignore ")],
+          ["ignore     %s port 81 not published on host" % c["Id"][:12]])
+    equal("log", w.log, "")
+
+
 @case("options: booleans in all forms")
 async def _(w):
     w.has(box("c", {80: 8080}))
@@ -342,7 +388,7 @@ async def _(w):
     for form in on + off:
         await w.spawn("-once", "-ip", "10.0.0.1", form, "print:")
         equal("exit status of " + form, await w.exit(), 0)
-        equal("services with " + form, len(w.out.splitlines()), int(form in off))
+        equal("services with " + form, w.out.count('"register"'), int(form in off))
     for form in ["-cleanup", "-cleanup=false", "-internal=F", "-once=0", "--once=true"]:
         await w.spawn(form, "-ip", "10.0.0.1", "-once", "print:")
         equal("exit status of " + form, await w.exit(), 0)
