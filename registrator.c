@@ -51,6 +51,29 @@
  * It opens no listening socket, writes no file, starts no program, keeps
  * nothing that it could not ask for again, and logs no secret.
  *
+ * It leaves no core, and its memory is not to be read by others of its user.
+ * Once started it gives up for good what it does not need (os_confine; not
+ * with -confine=false).  By Landlock: files are read only in the directories
+ * of those above; none is written, made or run anywhere; no TCP port is bound;
+ * no signal reaches others.  By seccomp: only these system calls do anything,
+ *
+ *     bind brk clock_gettime close connect exit_group fcntl getdents64
+ *     getrandom getsockname getsockopt ioctl madvise mmap mprotect munmap
+ *     open poll read recvfrom recvmsg restart_syscall rt_sigprocmask
+ *     rt_sigreturn sendmsg sendto setsockopt socket stat tkill uname write
+ *     writev
+ *     arm64: newfstatat openat ppoll
+ *     arm: clock_gettime32 clock_gettime64 fcntl64 mmap2 sigreturn stat64
+ *     statx
+ *
+ * and of these open only to read, mmap and mprotect without execution, tkill
+ * for itself alone (abort), socket for unix, IPv4 and IPv6; netlink sockets
+ * and ioctl (getifaddrs) only with -ip.  To get there it also calls
+ *
+ *     arch_prctl execve fstat getpid landlock_add_rule
+ *     landlock_create_ruleset landlock_restrict_self openat pipe prctl
+ *     prlimit64 readlinkat rt_sigaction set_tid_address
+ *
  * The sections, each of which uses only what stands above it:
  *
  *     1 Base         the platform, limits, CHECK
@@ -94,6 +117,7 @@
 #include <stdint.h>
 #include <stdlib.h>             /* malloc, free, qsort, getenv, exit */
 #include <string.h>             /* memcpy, memcmp, memchr, memmove, strlen */
+#include <sys/resource.h>       /* setrlimit */
 #include <sys/socket.h>
 #include <sys/stat.h>           /* stat: whose group the engine's socket has */
 #include <sys/un.h>             /* sockaddr_un */
@@ -1482,7 +1506,7 @@ static void url_base64(struct buf *b, struct str s)
  * Calls: str_ buf_ err_.
  * Kernel: socket connect read poll open close pipe fcntl sigaction
  * clock_gettime getaddrinfo getifaddrs gethostname getsockopt setsockopt
- * stat getrandom opendir readdir closedir.
+ * stat getrandom opendir readdir closedir isatty setrlimit syscall.
  */
 
 enum io { IO_OK, IO_WAIT, IO_END, IO_FAILED };
@@ -1759,8 +1783,16 @@ static int os_advice(const char *path, int error, struct err *e)
     return err_set(e, "%s", strerror(error));
 }
 
-/* The files of a directory, each as a path with a NUL behind it; hidden ones
- * do not count. */
+/* Adds a path to a list of them, each with a NUL behind it; NULL is none. */
+static void os_name(struct buf *list, const char *path)
+{
+    if (path != NULL) {
+        buf_lit(list, path);
+        buf_byte(list, '\0');
+    }
+}
+
+/* The files of a directory, as such a list; hidden ones do not count. */
 static int os_directory(const char *path, struct buf *b, struct err *e)
 {
     DIR *d = opendir(path);
@@ -1933,6 +1965,253 @@ static void os_hostname(struct buf *b)
         name[sizeof name - 1] = '\0';
         buf_lit(b, name);
     }
+}
+
+/* What this program gives up for good, so that whoever comes to rule it can
+ * do no more with it than it does itself: on Linux and with musl 1.2.3 or
+ * later, since what other C libraries call, and read to look up a name, is
+ * theirs to change. */
+#ifdef __linux__
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+
+long syscall(long, ...);        /* _XOPEN_SOURCE hides it */
+
+#if !defined __GLIBC__ && defined SYS_landlock_create_ruleset
+#if defined __x86_64__ && defined __LP64__
+#define OS_ARCH 0xc000003e      /* AUDIT_ARCH_X86_64 */
+#elif defined __AARCH64EL__ && defined __LP64__
+#define OS_ARCH 0xc00000b7      /* AUDIT_ARCH_AARCH64 */
+#elif defined __ARMEL__ && defined __ARM_EABI__
+#define OS_ARCH 0x40000028      /* AUDIT_ARCH_ARM */
+#endif
+#endif
+#endif
+
+#ifdef OS_ARCH
+#include <sys/ioctl.h>          /* SIOCGIFINDEX */
+#include <sys/mman.h>           /* PROT_EXEC */
+
+/* All that is left, and the same in the head of this file. */
+static const uint16_t os_calls[] = {
+    SYS_bind, SYS_brk, SYS_close, SYS_connect, SYS_exit_group,
+    SYS_getdents64, SYS_getrandom, SYS_getsockname, SYS_getsockopt,
+    SYS_madvise, SYS_munmap, SYS_read, SYS_recvfrom, SYS_recvmsg,
+    SYS_restart_syscall, SYS_rt_sigprocmask, SYS_rt_sigreturn, SYS_sendmsg,
+    SYS_sendto, SYS_setsockopt, SYS_uname, SYS_write, SYS_writev,
+    /* recvmsg, sendmsg: musl 1.2.4 and later */
+#if defined __x86_64__
+    SYS_clock_gettime, SYS_poll, SYS_stat,
+#elif defined __aarch64__
+    SYS_clock_gettime, SYS_ppoll, SYS_newfstatat,
+#else
+    SYS_clock_gettime32, SYS_clock_gettime64, SYS_poll, SYS_sigreturn,
+    SYS_stat64, SYS_statx,
+#endif
+};
+
+/* And these, if an argument (0 is the first) has this value under a mask. */
+static const struct os_rule {
+    uint16_t call, argument;
+    uint32_t mask, value;
+} os_rules[] = {
+    { SYS_socket, 0, UINT32_MAX, AF_UNIX },
+    { SYS_socket, 0, UINT32_MAX, AF_INET },
+    { SYS_socket, 0, UINT32_MAX, AF_INET6 },
+    { SYS_mprotect, 2, PROT_EXEC, 0 },
+    { SYS_tkill, 0, UINT32_MAX, 0 },    /* the value is our own number */
+#if defined __aarch64__
+    { SYS_openat, 2, O_WRONLY | O_RDWR | O_CREAT | O_TRUNC, 0 },
+#else
+    { SYS_open, 1, O_WRONLY | O_RDWR | O_CREAT | O_TRUNC, 0 },
+#endif
+#if defined __arm__
+    { SYS_mmap2, 2, PROT_EXEC, 0 },
+    { SYS_fcntl64, 1, ~7u, 0 },         /* below F_SETOWN, which signals */
+#else
+    { SYS_mmap, 2, PROT_EXEC, 0 },
+    { SYS_fcntl, 1, ~7u, 0 },
+#endif
+    { SYS_socket, 0, UINT32_MAX, AF_NETLINK },  /* the last two: for -ip */
+    { SYS_ioctl, 1, UINT32_MAX, SIOCGIFINDEX },
+};
+
+/* What stands in linux/filter.h, linux/seccomp.h and linux/landlock.h, where
+ * musl-gcc does not look. */
+struct os_step {                /* sock_filter */
+    uint16_t code;
+    uint8_t yes, no;            /* steps to skip */
+    uint32_t k;
+};
+
+struct os_filter {              /* sock_fprog */
+    unsigned short n;
+    struct os_step *step;
+};
+
+struct os_rights {              /* landlock_ruleset_attr */
+    uint64_t files, net, scoped;
+};
+
+struct os_below {               /* landlock_path_beneath_attr */
+    uint64_t rights;
+    int32_t fd;
+};
+
+enum {
+    OS_LOAD = 0x20,             /* BPF_LD | BPF_W | BPF_ABS */
+    OS_AND = 0x54,              /* BPF_ALU | BPF_AND | BPF_K */
+    OS_IS = 0x15,               /* BPF_JMP | BPF_JEQ | BPF_K */
+    OS_ANSWER = 0x06,           /* BPF_RET | BPF_K */
+    OS_ALLOW = 0x7fff0000,      /* SECCOMP_RET_ALLOW */
+    OS_REFUSE = 0x00050000 | ENOSYS, /* SECCOMP_RET_ERRNO */
+    OS_CALL_AT = 0, OS_ARCH_AT = 4, OS_ARGUMENTS_AT = 16, /* seccomp_data */
+    OS_READ_FILE = 1 << 2, OS_READ_DIR = 1 << 3,
+    OS_LINKS_MAX = 8            /* as short as anybody's chain of links */
+};
+
+/* Refuses every system call but the above: 0, or why that cannot be. */
+static int os_seccomp(bool interface)
+{
+    static const struct os_step
+        begin[] = { { OS_LOAD, 0, 0, OS_ARCH_AT },
+                    { OS_IS, 1, 0, OS_ARCH },
+                    { OS_ANSWER, 0, 0, OS_REFUSE } },
+        call[] = { { OS_LOAD, 0, 0, OS_CALL_AT }, { OS_IS, 0, 1, 0 },
+                   { OS_ANSWER, 0, 0, OS_ALLOW } },
+        rule[] = { { OS_LOAD, 0, 0, OS_CALL_AT }, { OS_IS, 0, 4, 0 },
+                   { OS_LOAD, 0, 0, 0 }, { OS_AND, 0, 0, 0 },
+                   { OS_IS, 0, 1, 0 }, { OS_ANSWER, 0, 0, OS_ALLOW } };
+    struct os_step step[LENGTH(begin) + LENGTH(os_calls) * LENGTH(call) +
+                        LENGTH(os_rules) * LENGTH(rule) + 1], *at = step;
+    const struct os_rule *r = os_rules;
+    const struct os_rule *end = r + LENGTH(os_rules) - (interface ? 0 : 2);
+    struct os_filter filter = { 0, step };
+    size_t i;
+
+    memcpy(at, begin, sizeof begin);
+    at += LENGTH(begin);
+    for (i = 0; i < LENGTH(os_calls); i++, at += LENGTH(call)) {
+        memcpy(at, call, sizeof call);
+        at[1].k = os_calls[i];
+    }
+    for (; r < end; r++, at += LENGTH(rule)) {
+        memcpy(at, rule, sizeof rule);
+        at[1].k = r->call;
+        at[2].k = OS_ARGUMENTS_AT + 8u * r->argument;
+        at[3].k = r->mask;
+        at[4].k = r->call == SYS_tkill ? (uint32_t)getpid() : r->value;
+    }
+    *at++ = begin[2];
+    filter.n = (unsigned short)(at - step);
+    return syscall(SYS_prctl, (long)PR_SET_SECCOMP, 2L, &filter) == 0
+        ? 0 : errno;            /* 2 is SECCOMP_MODE_FILTER */
+}
+
+/* Lets be read what is in the directory of this file, so also what replaces
+ * it, and where it leads if it is a link; and if that directory is a link
+ * itself, what is beside it, so also where it may lead tomorrow.  The file
+ * alone, if its directory is the root or the current one.  What ends in a
+ * slash is a directory. */
+static void os_readable(int ruleset, const char *path)
+{
+    struct str s = str_of(path);
+    char link[PATH_MAX];
+    long n = 1, at = AT_FDCWD;
+    int i;
+
+    for (i = 0; i < OS_LINKS_MAX && n > 0; i++) {
+        struct str dir = str_upto(s, s.n - str_after(s, '/').n);
+        char *whole = str_dup(s), *z = str_dup(dir.n > 1 ? dir : s);
+        struct os_below below = { OS_READ_FILE, 0 };
+
+        below.rights |= dir.n > 1 ? OS_READ_DIR : 0;
+        below.fd = (int)syscall(SYS_openat, at, z, (long)O_PATH);
+        if (i == 0 && dir.n > 1 && dir.n < s.n) {
+            z[dir.n - 1] = '\0';
+            if (syscall(SYS_readlinkat, at, z, link, sizeof link) > 0)
+                os_readable(ruleset, z);
+        }
+        n = syscall(SYS_readlinkat, at, whole, link, sizeof link);
+        free(whole);
+        free(z);
+        os_close((int)at);
+        at = below.fd;
+        (void)syscall(SYS_landlock_add_rule, (long)ruleset, 1L, &below, 0L);
+        s.p = link;
+        s.n = (size_t)n;
+    }
+    os_close((int)at);
+}
+
+/* Refuses all that Landlock can, but to read these files (each path with a
+ * NUL behind it): 0, or why it cannot. */
+static int os_landlock(struct str files)
+{
+    static const uint16_t rights[] = {  /* of the ABI 1, 2, 3, 4, 5 */
+        0x1fff, 0x3fff, 0x7fff, 0x7fff, 0xffff
+    };
+    struct os_rights all = { 0, 0, 0 };
+    long abi = syscall(SYS_landlock_create_ruleset, NULL, 0L, 1L);
+    int ruleset, error;
+
+    if (abi < 1)
+        return errno;
+    all.files = rights[abi > 5 ? 4 : abi - 1];
+    all.net = abi > 3;                  /* to bind a TCP port */
+    all.scoped = abi > 5 ? 3 : 0;       /* abstract sockets, signals */
+    ruleset = (int)syscall(SYS_landlock_create_ruleset, &all, sizeof all, 0L);
+    if (ruleset < 0)
+        return errno;
+    while (files.n > 0) {
+        os_readable(ruleset, files.p);
+        (void)str_cut(&files, '\0');
+    }
+    error = syscall(SYS_landlock_restrict_self, (long)ruleset, 0L) == 0
+        ? 0 : errno;
+    os_close(ruleset);
+    return error;
+}
+#endif
+
+/* Keeps secrets in memory: no core, no reading by others of the same user. */
+static void os_hide(void)
+{
+#ifdef __linux__
+    static const uint64_t none[2];      /* musl's setrlimit is 2 kB more */
+
+    (void)syscall(SYS_prlimit64, 0L, (long)RLIMIT_CORE, none, NULL);
+    (void)syscall(SYS_prctl, (long)PR_SET_DUMPABLE, 0L, 0L, 0L, 0L);
+    (void)syscall(SYS_prctl, (long)PR_SET_NO_NEW_PRIVS, 1L, 0L, 0L, 0L);
+#else
+    static const struct rlimit none;
+
+    (void)setrlimit(RLIMIT_CORE, &none);
+#endif
+}
+
+/* From here on only these files can be read (each path with a NUL behind it),
+ * and what their directories hold; and interfaces asked for only if that is
+ * said.  -1: not all of that can be had here; what can be is in force. */
+static int os_confine(struct str files, bool interface, struct err *e)
+{
+#ifdef OS_ARCH
+    int landlock, seccomp;
+
+    tzset();                    /* reads the time zone for the last time */
+    landlock = os_landlock(files);
+    seccomp = os_seccomp(interface);
+    if (landlock == 0 && seccomp == 0)
+        return 0;
+    return err_set(e, "Landlock: %s; seccomp: %s",
+                   landlock == 0 ? "on" : strerror(landlock),
+                   seccomp == 0 ? "on" : strerror(seccomp));
+#else
+    (void)files;
+    (void)interface;
+    return err_set(e, "Landlock, seccomp: not in a build for this system "
+                      "and C library");
+#endif
 }
 
 /* ==== 7. TLS ================================================ tls_ ====
@@ -2525,15 +2804,16 @@ static int tls_ca_dir(struct tls_trust *t, const char *path, struct err *e)
     return result;
 }
 
+/* Where systems keep all CAs. */
+static const char *const tls_bundle[] = {
+    "/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/ssl/ca-bundle.pem", "/etc/ssl/cert.pem"
+};
+
 /* The CAs: of the file or directory given, else the system's. */
 static int tls_load_ca(struct tls_trust *t, const struct tls_config *cfg,
                        struct err *e)
 {
-    static const char *const bundle[] = {
-        "/etc/ssl/certs/ca-certificates.crt",
-        "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/ca-bundle.pem",
-        "/etc/ssl/cert.pem"
-    };
     const char *file = cfg->ca_file;
     size_t i;
 
@@ -2541,12 +2821,12 @@ static int tls_load_ca(struct tls_trust *t, const struct tls_config *cfg,
         return 0;
     if (file == NULL && cfg->ca_path != NULL)
         return tls_ca_dir(t, cfg->ca_path, e);
-    for (i = 0; file == NULL && i < LENGTH(bundle); i++)
-        if (os_exists(bundle[i]))
-            file = bundle[i];
+    for (i = 0; file == NULL && i < LENGTH(tls_bundle); i++)
+        if (os_exists(tls_bundle[i]))
+            file = tls_bundle[i];
     if (file == NULL)
         return err_set(e, "TLS: no CA is given, and this system has no bundle "
-                          "of them (as %s)", bundle[0]);
+                          "of them (as %s)", tls_bundle[0]);
     if (tls_each(t, file, tls_add_anchor, e) != 0)
         return -1;
     return t->anchors > 0 ? 0 : err_set(e, "%s: no certificate in it", file);
@@ -2588,6 +2868,25 @@ static int tls_load(struct tls_config *cfg, struct err *e)
     tls_free_trust(cfg->trust);
     cfg->trust = t;
     return 0;
+}
+
+/* Adds the names of all files that tls_load may read. */
+static void tls_names(const struct tls_config *cfg, struct buf *list)
+{
+    bool system = cfg->on && cfg->ca_file == NULL && cfg->ca_path == NULL;
+    struct err e;
+    size_t i;
+
+    os_name(list, cfg->ca_file);
+    os_name(list, cfg->cert_file);
+    os_name(list, cfg->key_file);
+    for (i = 0; system && i < LENGTH(tls_bundle); i++)
+        os_name(list, tls_bundle[i]);
+    if (cfg->ca_path != NULL) {
+        buf_lit(list, cfg->ca_path);
+        os_name(list, "/");             /* itself, also while it is empty */
+        (void)os_directory(cfg->ca_path, list, &e);
+    }
 }
 
 /* ---- The engine ---- */
@@ -5679,7 +5978,7 @@ struct session {
 
 /* What the command line says. */
 struct flags {
-    bool cleanup, only_named, internal, once, version, help;
+    bool cleanup, confine, only_named, internal, once, version, help;
     bool attempts_given;
     struct str deregister, hostname, ip, on_exit, tags, label, log_level;
     int64_t resync, retry_attempts, retry_interval, ttl, ttl_refresh;
@@ -7275,6 +7574,8 @@ struct opt {
 static const struct opt opt_table[] = {
     { "cleanup", OPT_BOOL, FLAG(cleanup), 0, 0, "",
       "also remove entries of this host that no container explains" },
+    { "confine", OPT_BOOL, FLAG(confine), 0, 0, "",
+      "give up what is not needed once started (default: true)" },
     { "deregister", OPT_TEXT, FLAG(deregister), 0, 0, " always|on-success",
       "on-success: keep the services of a container that failed" },
     { "explicit", OPT_BOOL, FLAG(only_named), 0, 0, "",
@@ -7815,6 +8116,24 @@ static void opt_leave(struct bridge *b)
         log_at(LOG_WARN, "not all services could be deregistered");
 }
 
+/* Gives up what the bridge does not need. */
+static void opt_confine(const struct bridge *b)
+{
+    struct buf files = { 0 };
+    struct err e;
+
+    if (!b->opt.confine)
+        return;
+    os_name(&files, "/etc/hosts");
+    os_name(&files, "/etc/resolv.conf");
+    os_name(&files, b->reg.token_file);
+    tls_names(&b->engine.tls, &files);
+    tls_names(&b->reg.peer.tls, &files);
+    if (os_confine(buf_str(&files), b->opt.ip.n > 0, &e) != 0)
+        log_at(LOG_WARN, "not as confined as it could be: %s", e.text);
+    buf_free(&files);
+}
+
 /* Until something ends the program; returns its exit code. */
 static int opt_run(struct bridge *b)
 {
@@ -7849,7 +8168,7 @@ int main(int argc, char **argv)
     static struct bridge bridge;        /* zero, and not on the stack */
     struct bridge *b = &bridge;
     struct flags f = { .deregister = STR_INIT("always"),
-                       .on_exit = STR_INIT("keep"),
+                       .on_exit = STR_INIT("keep"), .confine = true,
                        .resync = 60, .retry_attempts = -1,
                        .retry_interval = 2000 };
     int code = opt_read(argc, argv, &f);
@@ -7858,12 +8177,14 @@ int main(int argc, char **argv)
     if (code >= 0)
         return code;
     b->opt = f;
+    os_hide();
     if (os_signals(&e) == 0 && opt_check(b, &e) == 0 &&
         opt_hostname(b, f.hostname, &e) == 0) {
         log_at(LOG_INFO, "Starting registrator %s ...", VERSION);
         if (opt_registry(b, f.uri, &e) == 0 && opt_engine(b, &e) == 0) {
             opt_hide(argv[argc - 1]);
             bridge_init(b);
+            opt_confine(b);
             code = opt_run(b);
             conn_reset(&b->engine);     /* in TLS: says goodbye */
             conn_reset(&b->reg.peer);

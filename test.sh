@@ -3,6 +3,7 @@
 #
 #     ./test.sh            all suites
 #     ./test.sh SUITE...   only these: build lint unit fuzz parity peers tls e2e
+#                          power
 #     ./test.sh demo       a walk to watch: a container comes and goes
 #
 # On Debian, as root, it installs what is missing.  A suite is a program that
@@ -13,7 +14,7 @@ set -u
 cd "$(dirname "$0")" || exit 1
 unset MAKEFLAGS MFLAGS MAKELEVEL        # "make test" may have called us
 export LC_ALL=C.UTF-8
-suites=(build lint unit fuzz parity peers tls e2e)
+suites=(build lint unit fuzz parity peers tls e2e power)
 passed=0 failed=0 child='' child_signal=TERM
 tmp=$(mktemp -d) || exit 1
 
@@ -116,6 +117,10 @@ suite_tls() {
 
 suite_e2e() {
     exec python3 tests/e2e.py ./registrator
+}
+
+suite_power() {
+    exec python3 tests/power.py ./registrator
 }
 
 # ---- running and counting

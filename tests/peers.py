@@ -110,7 +110,8 @@ class World:
 
     def read(self, which):
         with open(self.runs[-1][which], "rb") as f:
-            return f.read().decode("utf-8", "replace")
+            text = f.read().decode("utf-8", "replace")
+        return re.sub(r"(?m)^.* not as confined as .*\n", "", text)     # this machine's matter: see power.py
 
     out = property(lambda self: self.read(0))
     log = property(lambda self: self.read(1))

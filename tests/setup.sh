@@ -14,6 +14,7 @@ missing_packages() {
     [ -e /usr/include/stdio.h ]           || echo libc6-dev
     has musl-gcc                          || echo musl-tools
     has clang                             || echo clang
+    has strace                            || echo strace
     has shellcheck                        || echo shellcheck
     has dockerd && has docker             || echo docker.io
     has iptables                          || echo iptables
