@@ -65,7 +65,8 @@ demo:
 
 # Inputs that fail are left here as fuzz-NAME-...
 FUZZ_SECONDS = 60
-FUZZERS = json split http docker services url consul text
+FUZZERS = json split http docker services url options consul text \
+	pem der chain key
 FUZZ_LIB = $(BEARSSL)/build-clang/libbearssl.a
 fuzz:
 	@$(MAKE) -s CC=clang bearssl

@@ -336,7 +336,8 @@ static bool str_eq(struct str a, struct str b)
 
 static int str_cmp(struct str a, struct str b)
 {
-    int d = memcmp(a.p, b.p, a.n < b.n ? a.n : b.n);
+    size_t n = a.n < b.n ? a.n : b.n;
+    int d = n > 0 ? memcmp(a.p, b.p, n) : 0;
 
     return d != 0 ? d : (a.n > b.n) - (a.n < b.n);
 }
@@ -609,7 +610,7 @@ static struct str buf_done(struct buf *b, struct arena *a)
 /* The same for a secret: what it held before it grew is not wiped. */
 static void buf_wipe(struct buf *b)
 {
-    mem_wipe(b->p, b->n);
+    mem_wipe(b->p, b->room);    /* beyond n, too: it may have been longer */
     buf_free(b);
 }
 
@@ -1859,11 +1860,18 @@ static void os_put_group(struct buf *b, unsigned v)
 }
 
 /* Adds an address of 4 or 16 bytes in digits, as RFC 5952 has them: of the
- * longest row of zero groups, the first, if it has two or more, is "::". */
+ * longest row of zero groups, the first, if it has two or more, is "::"; an
+ * IPv4 address in IPv6 is ::ffff:10.0.0.1 (section 5). */
 static void os_put_ip(struct buf *b, const unsigned char *ip, size_t n)
 {
+    static const unsigned char mapped[12] = { [10] = 0xff, [11] = 0xff };
     size_t i, k, row = 0, rows = 1;
 
+    if (n == 16 && memcmp(ip, mapped, sizeof mapped) == 0) {
+        buf_lit(b, "::ffff:");
+        ip += 12;
+        n = 4;
+    }
     for (i = 0; n == 4 && i < 4; i++) {
         buf_u64(b, ip[i]);
         buf_lit(b, i < 3 ? "." : "");
@@ -2247,6 +2255,7 @@ struct tls_config {
     const char *cert_file, *key_file;   /* NULL: none */
     struct tls_trust *trust;
     bool stale;                 /* a handshake failed: read the files again */
+    struct err unread;          /* why that could not be; empty: it could */
 };
 
 /* What x509_minimal does not look at.  It gets all certificates first and
@@ -2272,6 +2281,7 @@ struct tls {
     struct tls_trust *trust;
     char hello[4];              /* the first bytes of the server, */
     size_t heard;               /* and how many they are */
+    bool ready;                 /* the handshake is done */
     bool dead;                  /* nothing can be sent: read out the alert */
     bool wants_write;           /* a record waits for room to be sent */
     unsigned char in[BR_SSL_BUFSIZE_INPUT];
@@ -2435,10 +2445,11 @@ static bool tls_look(struct str cert, struct str ip, struct tls_facts *f)
  * UTCTime, 50 is 1950 (RFC 5280 4.1.2.5.1). */
 static void tls_time(struct str t, struct buf *b)
 {
+    if ((t.n != 13 && t.n != 15) || !str_all(str_upto(t, t.n - 1), str_digit))
+        return;                         /* fractions of a second, say */
     if (t.n == 13)
         buf_lit(b, *t.p >= '5' ? "19" : "20");
-    if (t.n == 13 || t.n == 15)
-        buf_add(b, str_upto(t, t.n - 1));
+    buf_add(b, str_upto(t, t.n - 1));
 }
 
 /* The same for people: 2026-11-22 18:05 UTC. */
@@ -2461,11 +2472,11 @@ static void tls_start_chain(const br_x509_class **c, const char *name)
     struct tls_check *x = (void *)c;
 
     x->seen = 0;
-    x->error = 0;
+    x->error = BR_ERR_X509_NOT_TRUSTED; /* until the verdict */
+    *x->why.text = '\0';
     x->first.n = 0;
     x->first.max = 65536;
     x->minimal->vtable->start_chain(&x->minimal->vtable, name);
-    br_x509_decoder_init(&x->decoder, NULL, NULL);
 }
 
 static void tls_start_cert(const br_x509_class **c, uint32_t length)
@@ -2482,10 +2493,8 @@ static void tls_append(const br_x509_class **c, const unsigned char *p,
     struct tls_check *x = (void *)c;
     struct str s = { (const char *)p, n };
 
-    if (x->seen == 1) {
+    if (x->seen == 1)
         buf_add(&x->first, s);
-        br_x509_decoder_push(&x->decoder, p, n);
-    }
     x->minimal->vtable->append(&x->minimal->vtable, p, n);
 }
 
@@ -2507,7 +2516,7 @@ static void tls_explain(struct tls_check *x, const struct tls_facts *f)
     tls_time(f->from, &from);
     tls_time(f->to, &to);
     os_clock(&now);
-    late = str_cmp(buf_str(&to), buf_str(&now)) < 0;
+    late = to.n > 0 && str_cmp(buf_str(&to), buf_str(&now)) < 0;
     if (x->error == BR_ERR_X509_BAD_SERVER_NAME) {
         err_set(&x->why, "the certificate is not for %.*s but for %.*s%s",
                 PUT(x->name),
@@ -2532,6 +2541,17 @@ static void tls_explain(struct tls_check *x, const struct tls_facts *f)
     buf_free(&text);
 }
 
+/* The verdict of the blind: whether there is a key.  The decoder of 0.6 gets
+ * the certificate in one piece, since whatever follows what it has found an
+ * error in makes it run on, into nowhere. */
+static unsigned tls_blindly(struct tls_check *x)
+{
+    br_x509_decoder_init(&x->decoder, NULL, NULL);
+    br_x509_decoder_push(&x->decoder, x->first.p, x->first.n);
+    return br_x509_decoder_get_pkey(&x->decoder) != NULL
+        ? 0 : BR_ERR_X509_UNSUPPORTED;
+}
+
 /* The verdict: x509_minimal's, then ours.  Fails closed. */
 static unsigned tls_end_chain(const br_x509_class **c)
 {
@@ -2542,8 +2562,7 @@ static unsigned tls_end_chain(const br_x509_class **c)
 
     x->error = x->minimal->vtable->end_chain(&x->minimal->vtable);
     if (x->blind)
-        x->error = br_x509_decoder_get_pkey(&x->decoder) != NULL
-                       ? 0 : BR_ERR_X509_UNSUPPORTED;
+        x->error = tls_blindly(x);
     else if (x->error == 0 && !read)
         x->error = BR_ERR_X509_UNEXPECTED;
     else if (x->error == 0 && (x->ip_n > 0 ? !f.ip : !f.san))
@@ -2587,12 +2606,14 @@ static void tls_collect(void *to, const void *p, size_t n)
 }
 
 /* Reads a file as BearSSL's decoder wants it: lines that end in LF, the last
- * one too. */
+ * one too.  There is room for any key from the start, since of what grows a
+ * copy stays behind. */
 static int tls_read(const char *path, struct buf *b, struct err *e)
 {
     size_t i, k = 0;
 
     b->max = 8 * 1024 * 1024;           /* a bundle of all CAs has 220 kB */
+    (void)buf_need(b, 2 * READ_MAX);
     if (os_file(path, b, e) != 0)
         return -1;
     for (i = 0; i < b->n; i++)
@@ -2619,6 +2640,7 @@ static int tls_each(struct tls_trust *t, const char *path, tls_use *use,
     int result = tls_read(path, &text, e), event;
 
     br_pem_decoder_init(&pem);
+    (void)buf_need(&der, text.n);       /* so that it does not grow either */
     while (result == 0 && at < text.n) {
         at += br_pem_decoder_push(&pem, text.p + at, text.n - at);
         event = br_pem_decoder_event(&pem);
@@ -2641,6 +2663,7 @@ static int tls_each(struct tls_trust *t, const char *path, tls_use *use,
     }
     if (result == 0 && inside)
         result = err_set(e, "%s: PEM that ends early", path);
+    mem_wipe(&pem, sizeof pem);
     buf_wipe(&der);
     buf_wipe(&text);
     return result;
@@ -2955,6 +2978,18 @@ static void tls_free(struct tls *t)
     }
 }
 
+/* Reads the files again; those that are no good leave the ones before them in
+ * force, and that is said once. */
+static void tls_reload(struct tls_config *cfg)
+{
+    struct err e = { "" };
+
+    if (tls_load(cfg, &e) != 0 && strcmp(e.text, cfg->unread.text) != 0)
+        log_at(LOG_ERROR, "TLS: %s: going on with what it was", e.text);
+    cfg->unread = e;
+    cfg->stale = false;
+}
+
 /* Begins a connection.  A name that is an address is checked by us, and not
  * sent as SNI (RFC 6066 section 3); an empty one would be checked by nobody.
  * NULL: why, in e. */
@@ -2964,9 +2999,8 @@ static struct tls *tls_open(struct tls_config *cfg, struct err *e)
     struct tls *t;
     char *name;
 
-    if (cfg->stale && tls_load(cfg, e) != 0)
-        return NULL;
-    cfg->stale = false;
+    if (cfg->stale)
+        tls_reload(cfg);
     CHECK(cfg->name.n > 0 && cfg->trust != NULL);
     if (!os_random(seed, sizeof seed)) {
         err_set(e, "TLS: no source of randomness");
@@ -2986,18 +3020,11 @@ static struct tls *tls_open(struct tls_config *cfg, struct err *e)
     br_ssl_engine_set_buffers_bidi(&t->client.eng, t->in, sizeof t->in, t->out,
                                    sizeof t->out);
     br_ssl_engine_inject_entropy(&t->client.eng, seed, sizeof seed);
+    mem_wipe(seed, sizeof seed);
     name = t->check.ip_n > 0 ? NULL : str_dup(cfg->name);
     (void)br_ssl_client_reset(&t->client, name, 0);     /* the engine tells */
     free(name);
     return t;
-}
-
-/* Whether the handshake is done. */
-static bool tls_ready(const struct tls *t)
-{
-    unsigned state = br_ssl_engine_current_state(&t->client.eng);
-
-    return (state & (BR_SSL_SENDAPP | BR_SSL_RECVAPP)) != 0;
 }
 
 struct tls_word {
@@ -3142,6 +3169,9 @@ static enum io tls_step(struct tls *t, int fd, struct buf *in,
         struct str s;
         size_t n;
 
+        /* noted, since neither is set while a record is being sent */
+        if ((state & (BR_SSL_SENDAPP | BR_SSL_RECVAPP)) != 0)
+            t->ready = true;
         if ((state & BR_SSL_CLOSED) != 0)
             return br_ssl_engine_last_error(e) != 0 ? IO_FAILED : IO_END;
         if ((state & BR_SSL_RECVAPP) != 0) {
@@ -3149,7 +3179,10 @@ static enum io tls_step(struct tls *t, int fd, struct buf *in,
             s.n = n;
             buf_add(in, s);
             br_ssl_engine_recvapp_ack(e, n);
-            return IO_OK;
+            if (!in->bad)
+                return IO_OK;
+            *error = ENOBUFS;           /* with a gap, it is not the same */
+            return IO_FAILED;
         }
         io = tls_move(t, fd, out, error);
     }
@@ -3167,7 +3200,7 @@ static void tls_close(struct tls *t, int fd)
     size_t n;
     int error;
 
-    if (t->dead || !tls_ready(t))
+    if (t->dead || !t->ready)
         return;
     br_ssl_engine_close(e);
     if ((br_ssl_engine_current_state(e) & BR_SSL_SENDREC) != 0) {
@@ -3925,6 +3958,7 @@ static void conn_sent(struct conn *c, size_t left)
 static void conn_secure(struct conn *c, uint64_t now)
 {
     struct str rest = str_from(buf_str(&c->out), c->out_at);
+    unsigned steps = 16;        /* then it is the others' turn */
     struct err e;
     enum io io;
     int error;
@@ -3932,13 +3966,13 @@ static void conn_secure(struct conn *c, uint64_t now)
     do {
         io = tls_step(c->tls, c->fd, &c->in, &rest, &error);
         conn_sent(c, rest.n);
-        if (c->state == CONN_GREET && tls_ready(c->tls)) {
+        if (c->state == CONN_GREET && c->tls->ready) {
             c->state = CONN_OPEN;
             c->deadline = now + CALL_MS;
         }
         if (io == IO_OK)
             conn_parse(c, now);
-    } while (io == IO_OK && c->state == CONN_OPEN);
+    } while (io == IO_OK && c->state == CONN_OPEN && --steps > 0);
     if (c->state == CONN_FREE || io == IO_WAIT || io == IO_OK)
         return;
     c->peer->tls.stale = c->peer->tls.stale || c->state == CONN_GREET;
@@ -7832,13 +7866,21 @@ static int opt_check_path(struct str path, const char *what, struct err *e)
     return err_set(e, "%s: %s", what, why.text);
 }
 
-/* Turns TLS on, for a certificate of that name.  The files are read, so that
- * what is wrong with them is known at once. */
+/* Turns TLS on, for a certificate of that name: without the dot at its end,
+ * or the zone of an address (fe80::1%eth0), which no certificate has.  The
+ * files are read, so that what is wrong with them is known at once. */
 static int opt_tls(struct endpoint *p, struct str name, struct err *e)
 {
+    struct str rest = name;
+
+    if (str_has(name, ':'))
+        name = str_cut(&rest, '%');
+    if (str_suffix(name, STR(".")))
+        name.n--;
+    if (name.n < 1 || name.n > 253)     /* RFC 1035 2.3.4, without the root */
+        return err_set(e, "TLS: the name of a server has 1 to 253 characters");
     p->tls.on = true;
-    p->tls.name = str_suffix(name, STR(".")) ? str_upto(name, name.n - 1)
-                                             : name;
+    p->tls.name = name;
     return tls_load(&p->tls, e);
 }
 

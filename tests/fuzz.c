@@ -255,26 +255,17 @@ static void fuzz_services(struct str in)
     docker_free(c[1]);
 }
 
-static bool fuzz_inside(struct str piece, struct str in)
-{
-    return piece.n == 0 ||
-           (piece.p >= in.p && piece.p + piece.n <= in.p + in.n);
-}
-
-/* The first line as a URI; the words of the second as a command line. */
+/* A URI: its parts are in it, and what is written of them is read again. */
 static void fuzz_url(struct str in)
 {
-    struct str text = edge(str_cut(&in, '\n')), s;
+    struct str text = edge(in), s;
     struct buf b = { .max = 0 };
     struct url u, v;
-    struct flags f = { .resync = 0 };
-    char *word[34] = { NULL };
     struct err e;
-    int argc = 1, i, code;
 
     if (url_parse(text, &u, &e) == 0) {
-        CHECK(fuzz_inside(u.scheme, text) && fuzz_inside(u.user, text) &&
-              fuzz_inside(u.host, text) && fuzz_inside(u.path, text));
+        CHECK(within(u.scheme, text) && within(u.user, text) &&
+              within(u.host, text) && within(u.path, text));
         CHECK(u.port < 65536 && u.scheme.n > 0);
         for (s = text; s.n > 0; s = str_from(s, 1))
             CHECK((unsigned char)*s.p > 0x20 && *s.p != 0x7f);
@@ -288,16 +279,83 @@ static void fuzz_url(struct str in)
             CHECK(str_eq(u.host, v.host) && u.port == v.port);
         }
     }
-    word[0] = str_dup(STR("registrator"));
-    while (in.n > 0 && argc < 33)
-        word[argc++] = str_dup(str_cut(&in, ' '));
-    quiet(true);
-    code = opt_read(argc, word, &f);
-    quiet(false);
-    CHECK(code >= 0 || (f.resync >= 0 && f.retry_attempts >= -1));
-    for (i = 0; i < argc; i++)
-        free(word[i]);
     buf_free(&b);
+}
+
+/* Writes every option out as the words of a command line, with NULs. */
+static void fuzz_flags(struct buf *b, const struct flags *f)
+{
+    size_t k;
+
+    for (k = 0; k < LENGTH(opt_table); k++) {
+        const struct opt *o = &opt_table[k];
+        const void *field = (const char *)f + o->field;
+
+        if (o->type == OPT_TEXT && ((const struct str *)field)->p == NULL)
+            continue;
+        buf_lit(b, "--");
+        buf_lit(b, o->name);
+        buf_byte(b, '=');
+        if (o->type == OPT_TEXT) {
+            buf_add(b, *(const struct str *)field);
+        } else if (o->type == OPT_BOOL) {
+            buf_lit(b, *(const bool *)field ? "true" : "F");
+        } else {
+            int64_t v = *(const int64_t *)field;
+
+            CHECK(v >= o->min && v <= o->max);
+            buf_lit(b, v < 0 ? "-" : "");
+            buf_u64(b, (uint64_t)(v < 0 ? -v : v));
+        }
+        buf_byte(b, '\0');
+    }
+    buf_lit(b, "--");
+    buf_byte(b, '\0');
+    buf_add(b, f->uri);
+    buf_byte(b, '\0');
+}
+
+/* Words with NULs behind them as a command line; the code. */
+static int fuzz_words(struct str in, struct flags *f)
+{
+    static const struct flags usual = { .resync = 60, .retry_interval = 1 };
+    char *word[66] = { NULL }, name[] = "registrator";
+    int argc = 1, code;
+
+    *f = usual;
+    word[0] = name;
+    while (in.n > 0 && argc < 65)
+        word[argc++] = (char *)(uintptr_t)str_cut(&in, '\0').p;
+    quiet(true);
+    code = opt_read(argc, word, f);
+    quiet(false);
+    return code;
+}
+
+/* The words of a command line, a word a line: what is understood of it, when
+ * it is written out, is understood the same. */
+static void fuzz_options(struct str in)
+{
+    struct buf all = { .max = 0 }, once = { .max = 0 }, twice = { .max = 0 };
+    struct flags f, g;
+    int code;
+    size_t i;
+
+    buf_add(&all, in);
+    buf_byte(&all, '\n');
+    for (i = 0; i < all.n; i++)
+        all.p[i] = all.p[i] == '\n' ? '\0' : all.p[i];
+    code = fuzz_words(edge(buf_str(&all)), &f);
+    if (code < 0) {
+        fuzz_flags(&once, &f);
+        CHECK(fuzz_words(buf_str(&once), &g) < 0);
+        fuzz_flags(&twice, &g);
+        CHECK(str_eq(buf_str(&once), buf_str(&twice)));
+    }
+    CHECK(fuzz_words(edge(buf_str(&all)), &g) == code);
+    buf_free(&all);
+    buf_free(&once);
+    buf_free(&twice);
 }
 
 /* Any JSON as an entry that Consul lists, and as its answers to a greeting. */
@@ -360,6 +418,228 @@ static void fuzz_text(struct str in)
     buf_free(&utf8);
 }
 
+/* What the objects of a PEM file are, and how it ended. */
+static struct buf fuzz_seen;
+
+static int fuzz_see(struct tls_trust *t, struct str name, struct str der,
+                    const char *path, struct err *e)
+{
+    (void)t;
+    (void)path;
+    (void)e;
+    buf_add(&fuzz_seen, name);
+    buf_byte(&fuzz_seen, '\n');
+    buf_add(&fuzz_seen, der);
+    return 0;
+}
+
+/* Uses a file as CAs, as our certificates, as a key, or as it is. */
+static struct str fuzz_pem_used(struct buf *b, unsigned how, struct str in)
+{
+    static tls_use *const use[] = {
+        tls_add_anchor, tls_add_cert, tls_add_key, fuzz_see
+    };
+    const char *path = spill(0, in);
+    struct tls_trust *t = mem_zero(sizeof *t);
+    struct err e = { "" };
+    struct str s;
+    size_t i;
+    int result;
+
+    b->n = fuzz_seen.n = 0;
+    result = tls_each(t, path, use[how % 4], &e);
+    CHECK(result == 0 ? *e.text == '\0'
+                      : str_prefix(str_of(e.text), str_of(path)));
+    CHECK(t->chain_n <= 10 && t->users == 0 && !t->retired);
+    buf_lit(b, e.text);
+    for (i = 0; i < t->anchors; i++) {
+        s.p = (const char *)t->anchor[i].dn.data;
+        s.n = t->anchor[i].dn.len;
+        buf_add(b, s);
+    }
+    for (i = 0; i < t->chain_n; i++) {
+        s.p = (const char *)t->chain[i].data;
+        s.n = t->chain[i].data_len;
+        buf_add(b, s);
+    }
+    buf_u64(b, (uint64_t)br_skey_decoder_key_type(&t->key));
+    mem_drop(&t->arena);
+    free(t);
+    buf_add(b, buf_str(&fuzz_seen));
+    return buf_str(b);
+}
+
+/* A PEM file, after a byte that says how it is used: the same twice, and with
+ * CR LF; and bytes that are encoded come back. */
+static void fuzz_pem(struct str in)
+{
+    struct buf once = { .max = 0 }, twice = { .max = 0 }, b = { .max = 0 };
+    struct str rest, line;
+    struct err e;
+    unsigned how;
+    size_t i;
+
+    if (in.n < 1)
+        return;
+    how = (unsigned char)*in.p;
+    rest = in = str_from(in, 1);
+    (void)fuzz_pem_used(&once, how, in);
+    CHECK(str_eq(fuzz_pem_used(&twice, how, in), buf_str(&once)));
+    for (i = 0; i < in.n; i++) {
+        buf_lit(&b, in.p[i] == '\n' ? "\r" : "");
+        buf_byte(&b, in.p[i]);
+    }
+    CHECK(str_eq(fuzz_pem_used(&twice, how, buf_str(&b)), buf_str(&once)));
+    b.n = fuzz_seen.n = 0;
+    buf_lit(&b, "-----BEGIN X-----\n");
+    while (rest.n > 0) {
+        line = str_first(rest, 48);
+        url_base64(&b, line);
+        buf_byte(&b, '\n');
+        rest = str_from(rest, line.n);
+    }
+    buf_lit(&b, "-----END X-----");
+    CHECK(tls_each(NULL, spill(0, buf_str(&b)), fuzz_see, &e) == 0);
+    CHECK(str_prefix(buf_str(&fuzz_seen), STR("X\n")) &&
+          str_eq(str_from(buf_str(&fuzz_seen), 2), in));
+    buf_free(&once);
+    buf_free(&twice);
+    buf_free(&b);
+}
+
+/* A certificate, after 16 bytes that are an address: what is found is in it,
+ * and in a copy of it; and without its last byte it is none. */
+static void fuzz_der(struct str in)
+{
+    struct str ip = { in.p, 16 }, der, rest, text;
+    struct tls_facts f, g;
+    unsigned tag;
+    size_t n;
+    bool ok;
+
+    if (in.n < 16)
+        return;
+    in = str_from(in, 16);
+    ip.n = (unsigned char)*ip.p % 3 == 0 ? 4 : 16;
+    ok = tls_look(in, ip, &f);
+    CHECK(within(f.from, in) && within(f.to, in));
+    CHECK(f.names.n <= ERR_MAX / 2 && (f.san || f.names.n == 0));
+    CHECK((f.san || !f.ip) && (f.eku || !f.server));
+    der = edge(in);
+    CHECK(tls_look(der, ip, &g) == ok && within(g.from, der));
+    CHECK(f.san == g.san && f.ip == g.ip && f.eku == g.eku &&
+          f.server == g.server && str_eq(f.from, g.from) &&
+          str_eq(f.to, g.to) && str_eq(buf_str(&f.names), buf_str(&g.names)));
+    buf_free(&g.names);
+    f.names.n = 0;
+    f.names.bad = false;
+    tls_time(f.from, &f.names);
+    tls_put_time(&f.names, buf_str(&f.names).n > 0 ? f.to : f.from);
+    text = STR("");
+    if (ok) {
+        rest = in;
+        CHECK(tls_enter(&rest, 0x30, &text) && within(text, in));
+        n = in.n - rest.n;
+        CHECK(!tls_look(edge(str_upto(in, n - 1)), ip, &g));
+        buf_free(&g.names);
+    }
+    buf_free(&f.names);
+    for (rest = edge(in); tls_der(&rest, &tag, &n);)
+        rest = str_from(rest, n);
+}
+
+/* Certificates, each after two bytes that are its length, judged whole and in
+ * pieces: the verdict is the same.  Without a CA none is good, and with one
+ * none but for the name that is asked for.  The first byte says how. */
+static void fuzz_chain(struct str in)
+{
+    static const char *const name[] = {
+        "a.example.test", "10.1.2.3", "2001:db8::7", "b.example.test"
+    };
+    static struct tls_config cfg, none;
+    struct str cert[4], ip;
+    struct tls_facts f;
+    struct err why, again;
+    unsigned char bytes[16];
+    unsigned how, error;
+    size_t n = 0, piece;
+
+    if (cfg.trust == NULL) {
+        cfg = trusting(PEM_CA PEM_RSA, "x");
+        none = trusting(NULL, "x");
+    }
+    if (in.n < 2)
+        return;
+    how = (unsigned char)in.p[0];
+    piece = (unsigned char)in.p[1] + 1u;
+    for (in = str_from(in, 2); n < 4 && in.n > 2; n++) {
+        size_t most = (size_t)(unsigned char)in.p[0] << 8 |
+                      (unsigned char)in.p[1];
+
+        in = str_from(in, 2);
+        cert[n] = str_first(in, most);
+        in = str_from(in, cert[n].n);
+    }
+    none.name = cfg.name = str_of(name[how & 3]);
+    cfg.blind = how & 4;
+    error = verdict(&cfg, cert, n, SIZE_MAX, &why);
+    CHECK(verdict(&cfg, cert, n, piece, &again) == error);
+    CHECK((*why.text == '\0') == (*again.text == '\0'));
+    CHECK(verdict(&cfg, cert, n, 1, &again) == error);
+    CHECK(verdict(&none, cert, n, SIZE_MAX, &again) != 0);
+    if (error == 0 && !cfg.blind) {
+        ip = ip_of(name[how & 3], bytes);
+        CHECK(n > 0 && tls_look(cert[0], ip, &f) && f.san);
+        CHECK((ip.n == 0 || f.ip) && (!f.eku || f.server));
+        buf_free(&f.names);
+        cfg.name = STR("c.example.test");
+        CHECK(verdict(&cfg, cert, n, SIZE_MAX, &again) ==
+              BR_ERR_X509_BAD_SERVER_NAME);
+    }
+}
+
+/* A private key: the same twice, nothing past the room that is left for it,
+ * and it fits a certificate or not.  The first byte says which. */
+static void fuzz_key(struct str in)
+{
+    static struct arena a;
+    static br_x509_certificate cert[2];
+    struct tls_trust *t = mem_new(sizeof *t);
+    struct err e[2] = { { "" }, { "" } };
+    struct str name, der;
+    int result[2], k;
+    bool fits[2];
+    size_t i;
+
+    for (k = 0; a.last == NULL || (k < 2 && cert[k].data == NULL); k++) {
+        der = der_of(k == 0 ? PEM_SERVER : PEM_RSA, &a);
+        cert[k].data = (unsigned char *)(uintptr_t)der.p;
+        cert[k].data_len = der.n;
+    }
+    if (in.n < 1) {
+        free(t);
+        return;
+    }
+    name = (*in.p & 2) != 0 ? STR("EC PRIVATE KEY") : STR("PRIVATE KEY");
+    for (k = 0; k < 2; k++) {
+        memset(t, 0, sizeof *t);
+        br_skey_decoder_init(&t->key);
+        t->chain = &cert[*in.p & 1];
+        t->chain_n = 1;
+        t->users = SIZE_MAX;
+        result[k] = tls_add_key(t, name, edge(str_from(in, 1)), "f", &e[k]);
+        CHECK(result[k] == 0 ? br_skey_decoder_key_type(&t->key) != 0
+                             : str_prefix(str_of(e[k].text), STR("f: ")));
+        CHECK(t->users == SIZE_MAX && !t->retired);
+        for (i = 24; i < sizeof t->slack; i++)
+            CHECK(t->slack[i] == 0);
+        fits[k] = result[k] == 0 && tls_key_fits(t);
+    }
+    CHECK(result[0] == result[1] && fits[0] == fits[1] &&
+          strcmp(e[0].text, e[1].text) == 0);
+    free(t);
+}
+
 int LLVMFuzzerTestOneInput(const unsigned char *, size_t);
 int LLVMFuzzerTestOneInput(const unsigned char *p, size_t n)
 {
@@ -370,6 +650,8 @@ int LLVMFuzzerTestOneInput(const unsigned char *p, size_t n)
         { "json", fuzz_json }, { "split", fuzz_split }, { "http", fuzz_http },
         { "docker", fuzz_docker }, { "services", fuzz_services },
         { "url", fuzz_url }, { "consul", fuzz_consul }, { "text", fuzz_text },
+        { "options", fuzz_options }, { "pem", fuzz_pem }, { "der", fuzz_der },
+        { "chain", fuzz_chain }, { "key", fuzz_key },
     };
     static size_t chosen = SIZE_MAX;
     const char *name = getenv("FUZZ");

@@ -12,6 +12,7 @@ int registrator_main(int, char **);
 #include "../registrator.c"
 #undef main
 
+#include "certs.h"
 #include <stdio.h>
 #include <sys/mman.h>
 #include <sys/wait.h>
@@ -2766,6 +2767,1215 @@ static void conn_arrows(void)
 
 /* ---- All of it ---- */
 
+/* ---- Words, addresses and files ---- */
+
+#ifdef __GNUC__
+__attribute__((format(printf, 2, 3)))
+#endif
+static struct str words(struct buf *b, const char *format, ...)
+{
+    va_list args;
+
+    b->n = 0;
+    va_start(args, format);
+    log_words(b, format, args);
+    va_end(args);
+    return buf_str(b);
+}
+
+/* What snprintf makes of it. */
+#define WORDS(...) do { \
+        (void)snprintf(text, sizeof text, __VA_ARGS__); \
+        SAME(words(&b, __VA_ARGS__), str_of(text), text); \
+    } while (0)
+
+static void log_formats(void)
+{
+    static const int d[] = { 0, 9, -9, 10, 2147483647, -2147483647, INT_MIN };
+    struct str twelve = edge(STR("0123456789ab"));
+    struct buf b = { .max = 0 };
+    char text[256];
+    size_t i;
+
+    WORDS("words: %s", "");
+    WORDS("%s%s, %s", "a", "", "b c");
+    WORDS("%.12s|", twelve.p);          /* it is not terminated */
+    WORDS("%.12s|%.12s", "short", "0123456789abcdef");
+    WORDS("%.0s%.1s|", "a", "bc");
+    WORDS("%.*s|%.*s|%.*s", PUT(twelve), 0, "x", 2, "xyz");
+    for (i = 0; i < LENGTH(d); i++)
+        WORDS("%d %d%u", d[i], -1, (unsigned)d[i]);
+    WORDS("%u %u", 0u, UINT_MAX);
+    WORDS("%zu %zu %s", (size_t)0, SIZE_MAX, "end");
+    SAME(words(&b, "%s", ""), STR(""), "nothing");
+    SAME(words(&b, "<%.*s>", PUT(STR("a\0b\0"))), STR("<a\0b\0>"), "NULs");
+    buf_free(&b);
+}
+
+static void log_errors(void)
+{
+    static char large[2 * ERR_MAX];
+    struct str cut = { large, ERR_MAX - 1 };
+    struct err e;
+    size_t n;
+
+    memset(large, 'x', sizeof large);
+    for (n = ERR_MAX - 2; n < ERR_MAX + 2; n++) {
+        WANT(err_set(&e, "%.*s", (int)n, large) == -1);
+        SAME(str_of(e.text), str_first(cut, n), "cut");
+    }
+    WANT(err_set(&e, "%s!", e.text) == -1);         /* of itself */
+    SAME(str_of(e.text), cut, "its own");
+    err_set(&e, "a%.*sz", PUT(STR("\0b\0")));
+    SAME(str_of(e.text), STR("a b z"), "NUL");
+    err_set(&e, "%s", "");
+    SAME(str_of(e.text), STR(""), "empty");
+}
+
+static void text_digits(void)
+{
+    static const struct {
+        int v;
+        unsigned digits;
+        const char *z, *out;
+    } row[] = {
+        { 7, 1, "", "7" }, { 7, 2, "/", "07/" }, { 0, 4, ":", "0000:" },
+        { 2026, 4, "", "2026" }, { 12345, 4, "", "2345" },
+        { INT_MAX, 12, " ", "002147483647 " },
+    };
+    struct buf b = { .max = 0 };
+    char date[2][32];
+    time_t now;
+    size_t i;
+
+    for (i = 0; i < LENGTH(row); i++) {
+        b.n = 0;
+        buf_digits(&b, row[i].v, row[i].digits, row[i].z);
+        SAME(buf_str(&b), str_of(row[i].out), row[i].out);
+    }
+    for (i = b.n = 0; i < 2; i++) {     /* the clock stands in between */
+        now = time(NULL);
+        (void)strftime(date[i], sizeof date[i], "%Y%m%d%H%M%S", gmtime(&now));
+        if (i == 0)
+            os_clock(&b);
+    }
+    WANT(b.n == 14 && str_cmp(str_of(date[0]), buf_str(&b)) <= 0 &&
+         str_cmp(str_of(date[1]), buf_str(&b)) >= 0);
+    buf_free(&b);
+}
+
+/* A path at which the text can be read; there are four such files, all in
+ * memory. */
+static const char *spill(size_t i, struct str text)
+{
+    static char path[4][32];
+    static int file[4];
+
+    if (*path[i] == '\0') {
+        char name[64];
+
+        (void)snprintf(name, sizeof name, "/registrator-unit-%d",
+                       (int)getpid());
+        file[i] = shm_open(name, O_RDWR | O_CREAT | O_EXCL, 0600);
+        CHECK(file[i] >= 0 && shm_unlink(name) == 0);
+        (void)snprintf(path[i], sizeof path[i], "/proc/self/fd/%d", file[i]);
+    }
+    CHECK(ftruncate(file[i], 0) == 0 &&
+          pwrite(file[i], text.p, text.n, 0) == (ssize_t)text.n);
+    return path[i];
+}
+
+/* Lines in the log: dated, of one level or a graver one, and cut. */
+static void log_lines(void)
+{
+    enum { N = LOG_LINE_MAX };
+    static char large[N + 1];
+    const char *path = spill(0, STR(""));
+    enum log_level limit = log_limit;
+    struct buf b = { .max = 0 };
+    int saved = dup(STDERR_FILENO), fd = open(path, O_WRONLY | O_APPEND), i;
+    struct str rest, line;
+    struct err e;
+
+    memset(large, 'x', sizeof large);
+    CHECK(saved >= 0 && fd >= 0 && dup2(fd, STDERR_FILENO) >= 0);
+    log_limit = LOG_WARN;
+    log_at(LOG_INFO, "not %s", "this");
+    log_at(LOG_WARN, "one\n%d", -1);
+    for (i = 0; i < 2; i++)
+        log_at(LOG_ERROR, "%.*s", N + i, large);
+    log_limit = limit;
+    CHECK(dup2(saved, STDERR_FILENO) >= 0);
+    (void)close(saved);
+    (void)close(fd);
+    CHECK(os_file(path, &b, &e) == 0);
+    for (rest = buf_str(&b), i = 0; i < 3; i++) {
+        line = str_cut(&rest, '\n');
+        WANT(line.n > 33 && line.p[4] == '/' && line.p[7] == '/' &&
+             line.p[10] == ' ' && line.p[13] == ':' && line.p[16] == ':');
+        SAME(str_first(str_from(line, 19), 14), STR(" registrator: "), "log");
+        line = str_from(line, 33);
+        if (i == 0)
+            SAME(line, STR("one\\n-1"), "log");
+        else
+            WANT(line.n == N + (i == 2 ? 3 : 0) &&
+                 str_suffix(line, i == 2 ? STR("x...") : STR("xx")));
+    }
+    WANT(rest.n == 0);
+    buf_free(&b);
+}
+
+/* Ours is what the C library says, but for ::1.2.3.4, which is gone since
+ * RFC 4291 2.5.5.1; and it can be read again. */
+static void address_holds(const unsigned char *ip, size_t n)
+{
+    static const unsigned char zero[12];
+    unsigned char back[16];
+    struct buf b = { .max = 0 };
+    char text[64] = "";
+
+    if (n == 16 && memcmp(ip, zero, 12) == 0 && (ip[12] | ip[13]) != 0)
+        (void)snprintf(text, sizeof text, "::%x:%x", ip[12] << 8 | ip[13],
+                       ip[14] << 8 | ip[15]);
+    else
+        CHECK(inet_ntop(n == 4 ? AF_INET : AF_INET6, ip, text, sizeof text));
+    os_put_ip(&b, ip, n);
+    SAME(buf_str(&b), str_of(text), text);
+    want(os_ip(buf_str(&b), back) == n && memcmp(back, ip, n) == 0, __LINE__,
+         "%s is not read again", text);
+    buf_free(&b);
+}
+
+static void os_addresses(void)
+{
+    static const unsigned group[] = { 1, 0xf, 0x10, 0xabc, 0xffff, 0x100 };
+    static const char *const name[] = {
+        "", "a", "1", "1.2.3", "1.2.3.4.", "1.2.3.4.5", "256.1.1.1", "1.2.3.x",
+        " 1.2.3.4", ":", ":::", "[::1]", "::1%lo", "1:2:3:4:5:6:7", "::g",
+        "::1.2.3", "12345::", "localhost",
+    };
+    static const size_t none[] = { 0, 3, 5, 15, 17 };
+    unsigned char ip[17] = { 0 };
+    struct buf b = { .max = 0 };
+    size_t pattern, i, k;
+    uint32_t x = 1;
+
+    for (pattern = 0; pattern < 256; pattern++)
+        for (i = 0; i < LENGTH(group); i++) {
+            for (k = 0; k < 8; k++) {
+                unsigned v = (pattern >> k & 1) != 0 ? group[i] : 0;
+
+                ip[2 * k] = (unsigned char)(v >> 8);
+                ip[2 * k + 1] = (unsigned char)v;
+            }
+            address_holds(ip, 16);
+            if (pattern < 16)
+                address_holds(ip, 4);
+        }
+    for (i = 0; i < 100000; i++) {
+        for (k = 0; k < 16; k++) {
+            x = x * 1664525 + 1013904223;
+            ip[k] = x >> 30 == 0 ? (unsigned char)(x >> 16) : 0;
+            if (i % 3 == 0 && k >= 10)      /* 1/3: IPv4, mapped */
+                ip[k] = k < 12 ? 0xff : (unsigned char)(x >> 20);
+            else if (i % 3 == 1)
+                ip[k] = (unsigned char)(x >> 24);
+            if (i % 3 == 0 && k < 10)
+                ip[k] = 0;
+        }
+        address_holds(ip, i % 5 == 0 ? 4 : 16);
+    }
+    for (i = 0; i < LENGTH(name); i++)
+        ROW(os_ip(edge(str_of(name[i])), ip) == 0, name[i]);
+    for (i = 0; i < LENGTH(none); i++)
+        os_put_ip(&b, ip, none[i]);
+    WANT(b.n == 0);
+    WANT(os_local(STR("::ffff:127.0.0.1")));
+    WANT(!os_local(STR("::ffff:1.2.3.4")));
+    buf_free(&b);
+}
+
+/* ---- TLS: certificates ---- */
+
+/* The first certificate of a PEM text. */
+static struct str der_of(const char *pem, struct arena *a)
+{
+    struct tls_trust t = { .anchors = 0 };
+    struct str der = STR("");
+    struct err e;
+
+    CHECK(tls_each(&t, spill(3, str_of(pem)), tls_add_cert, &e) == 0);
+    if (t.chain_n > 0) {
+        der.p = (const char *)t.chain->data;
+        der.n = t.chain->data_len;
+    }
+    der = str_copy(a, der);
+    mem_drop(&t.arena);
+    return der;
+}
+
+static struct str ip_of(const char *name, unsigned char ip[16])
+{
+    struct str s = { (const char *)ip, os_ip(str_of(name), ip) };
+
+    return s;
+}
+
+static void tls_certificates(void)
+{
+    static const struct {
+        const char *pem, *ip;
+        bool san, match, eku, server;
+        const char *names;
+    } row[] = {
+        { PEM_SERVER, "10.1.2.3", true, true, true, true,
+          "10.1.2.3, a.example.test, 2001:db8::7" },
+        { PEM_SERVER, "2001:db8::7", true, true, true, true,
+          "10.1.2.3, a.example.test, 2001:db8::7" },
+        { PEM_SERVER, "10.1.2.4", true, false, true, true,
+          "10.1.2.3, a.example.test, 2001:db8::7" },
+        { PEM_SERVER, "::ffff:10.1.2.3", true, false, true, true,
+          "10.1.2.3, a.example.test, 2001:db8::7" },
+        { PEM_SERVER, "::", true, false, true, true,
+          "10.1.2.3, a.example.test, 2001:db8::7" },
+        { PEM_SERVER, "a.example.test", true, false, true, true,
+          "10.1.2.3, a.example.test, 2001:db8::7" },
+        { PEM_CRITICAL, "10.1.2.3", true, true, true, true, "10.1.2.3" },
+        { PEM_BARE, "10.1.2.3", false, false, false, false, "" },
+        { PEM_NAMES, "10.1.2.3", true, false, false, false,
+          "b.example.test" },
+        { PEM_CLIENT, "10.1.2.3", true, false, true, false,
+          "a.example.test" },
+        { PEM_RSA, "10.1.2.3", false, false, false, false, "" },
+    };
+    struct buf time = { .max = 0 };
+    struct arena a = { NULL };
+    struct tls_facts f;
+    unsigned char ip[16];
+    size_t i;
+
+    for (i = 0; i < LENGTH(row); i++) {
+        struct str der = edge(der_of(row[i].pem, &a));
+
+        ROW(tls_look(der, ip_of(row[i].ip, ip), &f), row[i].ip);
+        ROW(f.san == row[i].san && f.ip == row[i].match, row[i].ip);
+        ROW(f.eku == row[i].eku && f.server == row[i].server, row[i].ip);
+        SAME(buf_str(&f.names), str_of(row[i].names), row[i].ip);
+        time.n = 0;
+        tls_time(f.from, &time);
+        tls_time(f.to, &time);
+        SAME(buf_str(&time), STR("2020010203040521200102030405"), "times");
+        buf_free(&f.names);
+    }
+    buf_free(&time);
+    mem_drop(&a);
+}
+
+static bool within(struct str piece, struct str in)
+{
+    return piece.n == 0 || (piece.p >= in.p && piece.n <= in.n &&
+                            (size_t)(piece.p - in.p) <= in.n - piece.n);
+}
+
+/* Every beginning of a certificate is refused; any byte may be another one
+ * without harm. */
+static void tls_damage(void)
+{
+    static const char *const pem[] = { PEM_SERVER, PEM_BARE, PEM_RSA };
+    struct arena a = { NULL };
+    struct tls_facts f;
+    unsigned char ip[16];
+    struct str at = ip_of("2001:db8::7", ip);
+    size_t i, n;
+    int v;
+
+    for (i = 0; i < LENGTH(pem); i++) {
+        struct str der = der_of(pem[i], &a), s;
+        char *bytes = mem_get(&a, der.n);
+
+        memcpy(bytes, der.p, der.n);
+        for (n = 0; n < der.n; n++) {
+            want(!tls_look(edge(str_upto(der, n)), at, &f), __LINE__,
+                 "%zu of the %zu bytes of certificate %zu", n, der.n, i);
+            buf_free(&f.names);
+            for (v = 0; v < 256; v++) {
+                bytes[n] = (char)v;
+                s.p = bytes;
+                s.n = der.n;
+                s = edge(s);
+                (void)tls_look(s, at, &f);
+                WANT(within(f.from, s) && within(f.to, s));
+                buf_free(&f.names);
+            }
+            bytes[n] = der.p[n];
+        }
+    }
+    mem_drop(&a);
+}
+
+static void tls_elements(void)
+{
+    static const struct {
+        struct str in;
+        bool ok;
+        unsigned tag;
+        size_t n, left;
+    } row[] = {
+        { STR_INIT(""), false, 0, 0, 0 }, { STR_INIT("\x30"), false, 0, 0, 0 },
+        { STR_INIT("\x30\x00"), true, 0x30, 0, 0 },
+        { STR_INIT("\xa3\x02xyz"), true, 0xa3, 2, 3 },
+        { STR_INIT("\x04\x03xy"), false, 0, 0, 0 },
+        { STR_INIT("\x04\x80xy\0\0"), false, 0, 0, 0 },     /* indefinite */
+        { STR_INIT("\x04\x81"), false, 0, 0, 0 },
+        { STR_INIT("\x04\x81\x01x"), true, 4, 1, 1 },
+        { STR_INIT("\x04\x82\x00\x01xy"), true, 4, 1, 2 },
+        { STR_INIT("\x04\x83\x00\x00\x01x"), true, 4, 1, 1 },
+        { STR_INIT("\x04\x83\xff\xff\xff"), false, 0, 0, 0 },
+        { STR_INIT("\x04\x84\x00\x00\x00\x01x"), false, 0, 0, 0 },
+        { STR_INIT("\x04\xffx"), false, 0, 0, 0 },
+        { STR_INIT("\x04\x82\x01"), false, 0, 0, 0 },
+        { STR_INIT("\x1f\x01x"), false, 0, 0, 0 },      /* a longer tag */
+        { STR_INIT("\xbf\x01x"), false, 0, 0, 0 },
+    };
+    size_t i, n;
+    unsigned tag;
+
+    for (i = 0; i < LENGTH(row); i++) {
+        struct str s = edge(row[i].in);
+        bool ok = tls_der(&s, &tag, &n);
+
+        want(ok == row[i].ok, __LINE__, "row %zu", i);
+        want(!ok || (tag == row[i].tag && n == row[i].n && s.n == row[i].left),
+             __LINE__, "row %zu: %u %zu %zu", i, tag, n, s.n);
+    }
+}
+
+/* Puts a header before what b holds from `at` on. */
+static void enclose(struct buf *b, size_t at, unsigned tag)
+{
+    char head[4] = { (char)tag, (char)0x82 };
+    size_t n = b->n - at;
+
+    CHECK(n < 65536 && buf_need(b, 4));
+    head[2] = (char)(n >> 8);
+    head[3] = (char)n;
+    memmove(b->p + at + 4, b->p + at, n);
+    memcpy(b->p + at, head, 4);
+    b->n += 4;
+}
+
+/* Names without end: the last one counts, the first ones are shown. */
+static void tls_many_names(void)
+{
+    struct buf b = { .max = 0 };
+    unsigned char ip[16];
+    struct str at = ip_of("10.0.15.160", ip);
+    struct tls_facts f;
+    unsigned i;
+
+    for (i = 1; i <= 4000; i++) {
+        buf_lit(&b, "\x87\x04\x0a");
+        buf_byte(&b, '\0');
+        buf_byte(&b, (char)(i >> 8));
+        buf_byte(&b, (char)i);
+    }
+    enclose(&b, 0, 0x30);
+    enclose(&b, 0, 4);
+    WANT(buf_need(&b, 5));
+    memmove(b.p + 5, b.p, b.n);
+    memcpy(b.p, "\x06\x03\x55\x1d\x11", 5);
+    b.n += 5;
+    for (i = 0; i < 5; i++)             /* extension, list, [3], TBS, all */
+        enclose(&b, 0, i == 2 ? 0xa3 : 0x30);
+    WANT(tls_look(edge(buf_str(&b)), at, &f) && f.san && f.ip && !f.eku);
+    WANT(f.names.bad && f.names.n <= ERR_MAX / 2 &&
+         str_prefix(buf_str(&f.names), STR("10.0.0.1, 10.0.0.2, ")));
+    buf_free(&f.names);
+    buf_free(&b);
+}
+
+static void tls_times(void)
+{
+    static const char *const row[][3] = {
+        { "200102030405Z", "20200102030405", "2020-01-02 03:04 UTC" },
+        { "491231235959Z", "20491231235959", "2049-12-31 23:59 UTC" },
+        { "500101000000Z", "19500101000000", "1950-01-01 00:00 UTC" },
+        { "20500101000000Z", "20500101000000", "2050-01-01 00:00 UTC" },
+        { "99991231235959Z", "99991231235959", "9999-12-31 23:59 UTC" },
+        { "20500101000000.5Z", "", " UTC" }, { "200102030405.Z", "", " UTC" },
+        { "2001020304Z", "", " UTC" }, { "", "", " UTC" },
+        { "200102+3040Z5", "", " UTC" }, { "Z", "", " UTC" },
+        { "200102030405.1Z", "", " UTC" },
+    };
+    struct buf b = { .max = 0 }, text = { .max = 0 };
+    size_t i;
+
+    for (i = 0; i < LENGTH(row); i++) {
+        b.n = text.n = 0;
+        tls_time(edge(str_of(row[i][0])), &b);
+        SAME(buf_str(&b), str_of(row[i][1]), row[i][0]);
+        tls_put_time(&text, buf_str(&b));
+        SAME(buf_str(&text), str_of(row[i][2]), row[i][0]);
+    }
+    buf_free(&b);
+    buf_free(&text);
+}
+
+/* ---- TLS: chains ---- */
+
+/* How the peer is to be judged: by these CAs, NULL for none at all. */
+static struct tls_config trusting(const char *ca, const char *name)
+{
+    struct tls_config cfg = { .on = true, .name = str_of(name) };
+    struct err e;
+
+    cfg.ca_file = ca == NULL ? NULL : spill(0, str_of(ca));
+    cfg.blind = ca == NULL;             /* so that nothing is read */
+    CHECK(tls_load(&cfg, &e) == 0);
+    cfg.blind = false;
+    return cfg;
+}
+
+static void distrust(struct tls_config *cfg)
+{
+    if (cfg->trust != NULL)
+        cfg->trust->retired = true;
+    tls_free_trust(cfg->trust);
+    cfg->trust = NULL;
+}
+
+/* Judges the certificates, handed over in pieces, as the engine would. */
+static unsigned verdict(struct tls_config *cfg, const struct str *cert,
+                        size_t n, size_t piece, struct err *why)
+{
+    struct tls *t = tls_open(cfg, why);
+    const br_x509_class **c;
+    unsigned error, usages;
+    size_t i;
+
+    CHECK(t != NULL);
+    c = &t->check.vtable;
+    (*c)->start_chain(c, t->client.eng.server_name);
+    CHECK((*c)->get_pkey(c, &usages) == NULL);
+    for (i = 0; i < n; i++) {
+        struct str rest = cert[i];
+
+        (*c)->start_cert(c, (uint32_t)rest.n);
+        while (rest.n > 0) {
+            struct str one = str_first(rest, piece);
+
+            (*c)->append(c, (const unsigned char *)one.p, one.n);
+            rest = str_from(rest, one.n);
+        }
+        (*c)->end_cert(c);
+    }
+    error = (*c)->end_chain(c);
+    CHECK(((*c)->get_pkey(c, &usages) != NULL) == (error == 0));
+    CHECK(error != 0 || *t->check.why.text == '\0');
+    *why = t->check.why;
+    tls_free(t);
+    return error;
+}
+
+#define SERVER_NAMES "10.1.2.3, a.example.test, 2001:db8::7"
+
+static void tls_chains(void)
+{
+    enum { NAME = BR_ERR_X509_BAD_SERVER_NAME, TRUST = BR_ERR_X509_NOT_TRUSTED,
+           LATE = BR_ERR_X509_EXPIRED, USE = BR_ERR_X509_FORBIDDEN_KEY_USAGE,
+           KIND = BR_ERR_X509_UNSUPPORTED };
+    static const struct {
+        const char *cert[2], *name, *ca;    /* ca NULL: blind */
+        unsigned error;
+        const char *why;                /* how it begins */
+    } row[] = {
+        { { PEM_SERVER }, "a.example.test", PEM_CA, 0, "" },
+        { { PEM_SERVER }, "A.example.TEST", PEM_CA, 0, "" },
+        { { PEM_SERVER, PEM_CA }, "10.1.2.3", PEM_CA, 0, "" },
+        { { PEM_SERVER }, "2001:DB8:0::7", PEM_OTHER PEM_CA, 0, "" },
+        { { PEM_SERVER }, "a.example.test", PEM_SERVER, 0, "" },
+        { { PEM_SERVER }, "10.1.2.4", PEM_CA, NAME, "the certificate is not "
+          "for 10.1.2.4 but for " SERVER_NAMES },
+        { { PEM_SERVER }, "::ffff:10.1.2.3", PEM_CA, NAME, "the certificate "
+          "is not for ::ffff:10.1.2.3 but for " SERVER_NAMES },
+        { { PEM_SERVER }, "b.example.test", PEM_CA, NAME, "the certificate "
+          "is not for b.example.test but for " SERVER_NAMES },
+        { { PEM_SERVER }, "example.test", PEM_CA, NAME, "" },
+        { { PEM_SERVER }, "b.a.example.test", PEM_CA, NAME, "" },
+        { { PEM_SERVER }, "a.example.test2", PEM_CA, NAME, "" },
+        { { PEM_SERVER }, "x@y", PEM_CA, NAME, "" },
+        { { PEM_SERVER }, "s", PEM_CA, NAME, "" },
+        { { PEM_SERVER }, "10.1.2.4", PEM_SERVER, NAME, "" },
+        { { PEM_CRITICAL }, "10.1.2.3", PEM_CA, 0, "" },
+        { { PEM_CRITICAL }, "a.example.test", PEM_CA, NAME, "" },
+        { { PEM_BARE }, "a.example.test", PEM_CA, NAME, "the certificate is "
+          "not for a.example.test but for no name (subjectAltName)" },
+        { { PEM_NAMES }, "a.example.test", PEM_CA, NAME, "the certificate is "
+          "not for a.example.test but for b.example.test" },
+        { { PEM_NAMES }, "b.example.test", PEM_CA, 0, "" },
+        { { PEM_CLIENT }, "a.example.test", PEM_CA, USE,
+          "the certificate is not for servers (extendedKeyUsage)" },
+        { { PEM_EXPIRED }, "a.example.test", PEM_CA, LATE, "the certificate "
+          "expired on 2002-03-04 05:06 UTC, and the clock says 20" },
+        { { PEM_FUTURE }, "a.example.test", PEM_CA, LATE, "the certificate "
+          "is not valid before 2096-02-03 04:05 UTC, and the clock says 20" },
+        { { PEM_SERVER }, "a.example.test", PEM_OTHER, TRUST, "" },
+        { { PEM_SERVER, PEM_CA }, "a.example.test", PEM_OTHER, TRUST, "" },
+        { { PEM_CA, PEM_SERVER }, "a.example.test", PEM_CA, NAME, "" },
+        { { PEM_SERVER, PEM_OTHER }, "a.example.test", PEM_CA, 0, "" },
+        { { PEM_RSA }, "r", PEM_CA, TRUST, "" },
+        { { NULL }, "a.example.test", PEM_CA, BR_ERR_X509_EMPTY_CHAIN, "" },
+        { { PEM_SERVER }, "b.example.test", NULL, 0, "" },
+        { { PEM_EXPIRED, PEM_OTHER }, "10.9.9.9", NULL, 0, "" },
+        { { PEM_RSA }, "b.example.test", NULL, 0, "" },
+        { { PEM_ED25519 }, "a.example.test", NULL, KIND, "" },
+        { { NULL }, "a.example.test", NULL, KIND, "" },
+    };
+    static const size_t piece[] = { SIZE_MAX, 1, 7, 256 };
+    struct arena a = { NULL };
+    size_t i, k, n;
+
+    for (i = 0; i < LENGTH(row); i++) {
+        struct tls_config cfg = trusting(row[i].ca, row[i].name);
+        struct str cert[2];
+        struct err why;
+
+        cfg.blind = row[i].ca == NULL;
+        for (n = 0; n < 2 && row[i].cert[n] != NULL; n++)
+            cert[n] = der_of(row[i].cert[n], &a);
+        for (k = 0; k < LENGTH(piece); k++) {
+            unsigned error = verdict(&cfg, cert, n, piece[k], &why);
+
+            want(error == row[i].error, __LINE__, "row %zu, %s: %u", i,
+                 row[i].name, error);
+            want(str_prefix(str_of(why.text), str_of(row[i].why)), __LINE__,
+                 "row %zu, %s: %s", i, row[i].name, why.text);
+        }
+        distrust(&cfg);
+        mem_drop(&a);
+    }
+}
+
+/* Without a CA nothing is trusted; and not one byte less or other of a
+ * certificate is, unless we are blind. */
+static void tls_forgeries(void)
+{
+    struct tls_config cfg = trusting(PEM_CA, "a.example.test");
+    struct tls_config none = trusting(NULL, "a.example.test");
+    struct arena a = { NULL };
+    struct str der = der_of(PEM_SERVER, &a), cert[2] = { der, der };
+    char *bytes = mem_get(&a, der.n);
+    struct err why;
+    size_t n;
+
+    cert[1] = der_of(PEM_CA, &a);
+    WANT(verdict(&cfg, cert, 1, SIZE_MAX, &why) == 0);
+    WANT(verdict(&none, cert, 2, SIZE_MAX, &why) != 0);
+    memcpy(bytes, der.p, der.n);
+    cert[0].p = bytes;
+    for (n = 0; n < der.n; n++) {
+        cert[0].n = n;
+        WANT(verdict(&cfg, cert, 1, 64, &why) != 0);
+        cert[0].n = der.n;
+        bytes[n] = (char)(der.p[n] ^ 1 << n % 8);
+        want(verdict(&cfg, cert, 1, n % 2 ? 16 : 256, &why) != 0, __LINE__,
+             "byte %zu may be another one", n);
+        cfg.blind = true;               /* the decoder, on what is broken */
+        (void)verdict(&cfg, cert, 1, 16, &why);
+        cfg.blind = false;
+        bytes[n] = der.p[n];
+    }
+    distrust(&cfg);
+    distrust(&none);
+    mem_drop(&a);
+}
+
+/* ---- TLS: files ---- */
+
+#define LOCKED "an encrypted private key (only unencrypted ones work)"
+#define FOREIGN "not the key of the certificate in "
+#define EMPTY_PEM(name, body) \
+    "-----BEGIN " name "-----\n" body "-----END " name "-----\n"
+
+/* Loads our certificate and key, and says what is wrong: nothing, or "1: "
+ * or "2: " and words, by the file that the message names first. */
+static struct str load_own(struct buf *out, struct str cert, struct str key)
+{
+    struct tls_config cfg = { .blind = true, .name = STR_INIT("x") };
+    struct err e;
+    struct str text;
+
+    cfg.cert_file = spill(1, cert);
+    cfg.key_file = spill(2, key);
+    out->n = 0;
+    if (tls_load(&cfg, &e) == 0) {
+        CHECK(cfg.trust->users == 0 && !cfg.trust->retired);
+    } else {
+        text = str_of(e.text);
+        if (str_prefix(text, str_of(cfg.cert_file)))
+            buf_lit(out, "1: ");
+        else if (str_prefix(text, str_of(cfg.key_file)))
+            buf_lit(out, "2: ");
+        (void)str_cut(&text, ' ');
+        buf_add(out, str_first(text, str_find(text, STR("/proc"))));
+    }
+    distrust(&cfg);
+    return buf_str(out);
+}
+
+/* The text with CR LF, or without its last line end. */
+static struct str dressed(struct buf *b, const char *text, unsigned how)
+{
+    b->n = 0;
+    for (; *text != '\0'; text++) {
+        if (*text == '\n' && how == 1)
+            buf_byte(b, '\r');
+        if (*text != '\n' || text[1] != '\0' || how != 2)
+            buf_byte(b, *text);
+    }
+    return buf_str(b);
+}
+
+static void tls_own(void)
+{
+    static const char *const row[][3] = {
+        { PEM_SERVER, KEY_EC, "" }, { PEM_SERVER, KEY_EC_SEC1, "" },
+        { PEM_RSA, KEY_RSA, "" }, { PEM_RSA, KEY_RSA_PKCS1, "" },
+        { PEM_SERVER PEM_CA, KEY_EC, "" },
+        { PEM_SERVER KEY_EC, PEM_SERVER KEY_EC, "" },
+        { KEY_EC_SEC1 PEM_SERVER, KEY_EC_SEC1 PEM_SERVER, "" },
+        { "words\n\n" PEM_SERVER "more\n", "\n" KEY_EC "-----\n", "" },
+        { PEM_SERVER, KEY_OTHER, "2: " FOREIGN },
+        { PEM_CA PEM_SERVER, KEY_EC, "2: " FOREIGN },
+        { PEM_SERVER, KEY_RSA, "2: " FOREIGN },
+        { PEM_RSA, KEY_EC, "2: " FOREIGN },
+        { PEM_ED25519, KEY_EC, "2: " FOREIGN },
+        { PEM_SERVER, KEY_EC_LOCKED8, "2: " LOCKED },
+        { PEM_SERVER, KEY_EC_LOCKED1, "2: " LOCKED },
+        { PEM_SERVER, KEY_ED25519, "2: a kind of key that is not supported "
+          "(RSA and EC P-256, P-384, P-521 are)" },
+        { PEM_SERVER, KEY_EC KEY_RSA, "2: more than one private key" },
+        { PEM_SERVER, "", "2: no private key in it" },
+        { PEM_SERVER, PEM_SERVER, "2: no private key in it" },
+        { PEM_SERVER, EMPTY_PEM("PRIVATE KEY", ""),
+          "2: malformed private key" },
+        { PEM_SERVER, EMPTY_PEM("EC PRIVATE KEY", "AAAA\n"),
+          "2: malformed private key" },
+        { PEM_SERVER, EMPTY_PEM("PRIVATE KEY", "A\n"), "2: malformed PEM" },
+        { PEM_SERVER, EMPTY_PEM("PRIVATE KEY", "====\n"),
+          "2: malformed PEM" },
+        { "", KEY_EC, "1: no certificate in it" },
+        { KEY_EC, KEY_EC, "1: no certificate in it" },
+        { EMPTY_PEM("CERTIFICATE", "!\n"), KEY_EC, "1: malformed PEM" },
+        { PEM_BARE PEM_BARE PEM_BARE PEM_BARE PEM_BARE PEM_BARE PEM_BARE
+          PEM_BARE PEM_BARE PEM_BARE, KEY_EC, "" },
+        { PEM_BARE PEM_BARE PEM_BARE PEM_BARE PEM_BARE PEM_BARE PEM_BARE
+          PEM_BARE PEM_BARE PEM_BARE PEM_BARE, KEY_EC,
+          "1: more than 10 certificates" },
+    };
+    struct buf out = { .max = 0 }, cert = { .max = 0 }, key = { .max = 0 };
+    unsigned how;
+    size_t i;
+
+    for (i = 0; i < LENGTH(row); i++)
+        for (how = 0; how < 3; how++)
+            SAME(load_own(&out, dressed(&cert, row[i][0], how),
+                          dressed(&key, row[i][1], how)),
+                 str_of(row[i][2]), row[i][2]);
+    buf_free(&out);
+    buf_free(&cert);
+    buf_free(&key);
+}
+
+/* Whatever is cut off a file, the message names it; and nothing is missing
+ * once the line of the END has begun. */
+static void tls_cut_files(void)
+{
+    static const char *const pem[][2] = {
+        { PEM_SERVER, KEY_EC }, { PEM_RSA, KEY_RSA_PKCS1 }
+    };
+    struct buf out = { .max = 0 };
+    struct arena a = { NULL };
+    struct err e;
+    size_t i, k, n;
+
+    for (i = 0; i < LENGTH(pem); i++)
+        for (k = 0; k < 2; k++) {
+            struct str text = str_of(pem[i][k]);
+            size_t end = str_find(text, STR("-----END ")) + 9;
+
+            for (n = 0; n <= text.n; n++) {
+                struct str cut = str_upto(text, n), got;
+
+                got = k == 0 ? load_own(&out, cut, str_of(pem[i][1]))
+                             : load_own(&out, str_of(pem[i][0]), cut);
+                want(n >= end ? got.n == 0
+                              : str_prefix(got, k == 0 ? STR("1: ")
+                                                       : STR("2: ")),
+                     __LINE__, "%zu of %zu bytes, file %zu: \"%.*s\"", n,
+                     text.n, k, PUT(got));
+            }
+        }
+    for (i = 0; i < LENGTH(pem); i++) {     /* the same without its PEM */
+        struct tls_trust t = { .users = 1 };
+        struct str der = der_of(pem[i][0], &a);
+
+        for (n = 0; n < der.n; n++)
+            WANT(tls_add_anchor(&t, STR("CERTIFICATE"), edge(str_upto(der, n)),
+                                "f", &e) == -1 &&
+                 str_eq(str_of(e.text), STR("f: malformed certificate")));
+        WANT(t.anchors == 0);
+        WANT(tls_add_anchor(&t, STR("CERTIFICATE"), edge(der), "f", &e) == 0 &&
+             t.anchors == 1 && t.users == 1);
+        mem_drop(&t.arena);
+    }
+    buf_free(&out);
+    mem_drop(&a);
+}
+
+/* An EC key of n bytes, as SEC 1 has it. */
+static struct str long_key(struct buf *b, size_t n)
+{
+    b->n = 0;
+    buf_lit(b, "\x02\x01\x01");
+    while (b->n < n + 3)
+        buf_byte(b, '\x5a');
+    enclose(b, 3, 4);
+    buf_lit(b, "\xa0\x0a\x06\x08\x2a\x86\x48\xce\x3d\x03\x01\x07");
+    enclose(b, 0, 0x30);
+    return buf_str(b);
+}
+
+/* Keys of any length: 0.6 writes up to 24 bytes past its own structure. */
+static void tls_long_keys(void)
+{
+    struct tls_trust *t = mem_new(sizeof *t);
+    struct buf b = { .max = 0 };
+    struct arena a = { NULL };
+    struct str der = der_of(PEM_SERVER, &a);
+    struct err e;
+    size_t n, past = 0, i;
+
+    for (n = 1; n < 2000; n++) {
+        br_x509_certificate cert = { NULL, der.n };
+        int result;
+
+        cert.data = (unsigned char *)(uintptr_t)der.p;
+        memset(t, 0, sizeof *t);
+        br_skey_decoder_init(&t->key);
+        t->users = (size_t)-1;
+        t->chain = &cert;
+        result = tls_add_key(t, STR("EC PRIVATE KEY"),
+                             edge(long_key(&b, n)), "f", &e);
+        want(result == 0 || str_prefix(str_of(e.text), STR("f: ")), __LINE__,
+             "%zu bytes: %s", n, e.text);
+        WANT(t->users == (size_t)-1 && !t->retired && t->arena.last == NULL);
+        for (i = 0; i < sizeof t->slack; i++)
+            if (t->slack[i] != 0 && i + 1 > past)
+                past = i + 1;
+        want(result != 0 || !tls_key_fits(t), __LINE__, "%zu bytes fit", n);
+    }
+    want(past > 0 && past <= 24, __LINE__, "%zu bytes past the end", past);
+    free(t);
+    buf_free(&b);
+    mem_drop(&a);
+}
+
+/* Loads CAs, and says how many they are or what is wrong. */
+static struct str load_ca(struct buf *out, const char *path, bool directory)
+{
+    struct tls_config cfg = { .name = STR_INIT("x") };
+    struct err e;
+
+    *(directory ? &cfg.ca_path : &cfg.ca_file) = path;
+    out->n = 0;
+    if (tls_load(&cfg, &e) == 0)
+        buf_u64(out, cfg.trust->anchors);
+    else
+        buf_lit(out, str_prefix(str_of(e.text), str_of(path))
+                         ? e.text + strlen(path) : e.text);
+    distrust(&cfg);
+    return buf_str(out);
+}
+
+static void tls_cas(void)
+{
+    static const char *const row[][2] = {
+        { PEM_CA, "1" }, { PEM_CA PEM_OTHER PEM_CA, "3" },
+        { PEM_ED25519 PEM_CA, "1" }, { "# a bundle\n" PEM_CA KEY_EC, "1" },
+        { PEM_ED25519, ": no certificate in it" },
+        { "", ": no certificate in it" }, { "x", ": no certificate in it" },
+        { KEY_EC, ": no certificate in it" },
+        { EMPTY_PEM("CERTIFICATE", ""), ": malformed certificate" },
+        { PEM_CA EMPTY_PEM("CERTIFICATE", "AAAA\n"),
+          ": malformed certificate" },
+        { PEM_CA "-----BEGIN CERTIFICATE-----\n", ": PEM that ends early" },
+        { PEM_CA "-----BEGIN CERTIFICATE-----\nAAAA=\n", ": malformed PEM" },
+        { EMPTY_PEM("TRUSTED CERTIFICATE", "AAAA\n"),
+          ": no certificate in it" },
+        { EMPTY_PEM("X509 CERTIFICATE", "AAAA\n"), ": malformed certificate" },
+    };
+    struct buf out = { .max = 0 }, large = { .max = 0 };
+    char folder[] = "/tmp/registrator-unit-XXXXXX", path[3][64];
+    enum log_level limit = log_limit;
+    size_t i;
+
+    log_limit = LOG_ERROR;
+    for (i = 0; i < LENGTH(row); i++)
+        SAME(load_ca(&out, spill(0, str_of(row[i][0])), false),
+             str_of(row[i][1]), row[i][1]);
+    for (i = 0; i < 200; i++)
+        buf_lit(&large, PEM_CA);
+    SAME(load_ca(&out, spill(0, buf_str(&large)), false), STR("200"), "many");
+    SAME(load_ca(&out, "/nowhere/ca", false),
+         STR(": No such file or directory"), "no file");
+    SAME(load_ca(&out, "/tmp", false), STR(": Is a directory"), "directory");
+    CHECK(mkdtemp(folder) != NULL);
+    SAME(load_ca(&out, folder, true), STR(": no certificate in it"), "empty");
+    for (i = 0; i < 3; i++) {
+        (void)snprintf(path[i], sizeof path[i], "%s/%s", folder,
+                       i == 0 ? "a.pem" : i == 1 ? "b" : ".hidden");
+        CHECK(symlink(spill(i, str_of(i == 0 ? PEM_CA PEM_OTHER
+                                      : i == 1 ? "words" : PEM_CA)),
+                      path[i]) == 0);
+    }
+    SAME(load_ca(&out, folder, true), STR("2"), "directory");
+    (void)spill(1, STR("-----BEGIN CERTIFICATE-----\n"));
+    SAME(load_ca(&out, folder, true), STR("/b: PEM that ends early"), "b");
+    for (i = 0; i < 3; i++)
+        CHECK(unlink(path[i]) == 0);
+    CHECK(rmdir(folder) == 0);
+    SAME(load_ca(&out, folder, true), STR(": No such file or directory"),
+         "no directory");
+    log_limit = limit;
+    buf_free(&out);
+    buf_free(&large);
+}
+
+/* Files of many megabytes, and objects in them. */
+static void tls_huge_files(void)
+{
+    enum { MEGA = 1024 * 1024 };
+    struct buf out = { .max = 0 }, b = { .max = 0 };
+    size_t i;
+
+    while (b.n < 8 * MEGA + 1)
+        buf_lit(&b, "################################\n");
+    SAME(load_ca(&out, spill(0, buf_str(&b)), false), STR(": File too large"),
+         "9 MB");
+    b.n = 4 * MEGA;
+    SAME(load_ca(&out, spill(0, buf_str(&b)), false),
+         STR(": no certificate in it"), "4 MB");
+    for (i = 0; i < 2; i++) {
+        b.n = 0;
+        buf_lit(&b, i == 0 ? "-----BEGIN CERTIFICATE-----\n"
+                           : "-----BEGIN PRIVATE KEY-----\n");
+        while (b.n < 4 * MEGA)
+            buf_lit(&b, "MIIBMIIBMIIBMIIB\n");
+        buf_lit(&b, "-----END x");
+        if (i == 0)
+            SAME(load_ca(&out, spill(0, buf_str(&b)), false),
+                 STR(": malformed certificate"), "a certificate of 3 MB");
+        else
+            SAME(load_own(&out, STR(PEM_SERVER), buf_str(&b)),
+                 STR("2: malformed private key"), "a key of 3 MB");
+    }
+    buf_free(&out);
+    buf_free(&b);
+}
+
+/* New files take the place of the old ones once they are good; who has begun
+ * with the old ones ends with them. */
+static void tls_rotates(void)
+{
+    struct tls_config cfg = trusting(PEM_CA, "a.example.test");
+    struct tls_trust *old = cfg.trust;
+    struct tls *t[3];
+    struct err e;
+
+    t[0] = tls_open(&cfg, &e);
+    t[1] = tls_open(&cfg, &e);
+    WANT(t[0] != NULL && t[1] != NULL && old->users == 2);
+    cfg.stale = true;
+    (void)spill(0, STR("-----BEGIN CERTIFICATE-----\n"));
+    t[2] = tls_open(&cfg, &e);          /* with what was read before */
+    WANT(t[2] != NULL && *cfg.unread.text != '\0' && cfg.trust == old);
+    WANT(!old->retired && old->users == 3);
+    tls_free(t[2]);
+    cfg.stale = true;
+    (void)spill(0, STR(PEM_OTHER PEM_CA));
+    t[2] = tls_open(&cfg, &e);
+    WANT(t[2] != NULL && !cfg.stale && cfg.trust != old);
+    WANT(old->retired && old->users == 2 && cfg.trust->users == 1);
+    WANT(t[0]->minimal.trust_anchors == old->anchor && old->anchors == 1);
+    WANT(t[2]->minimal.trust_anchors_num == 2);
+    tls_free(t[0]);
+    WANT(old->users == 1);
+    tls_free(t[1]);                     /* and with it, old */
+    tls_free(t[2]);
+    tls_free(NULL);
+    WANT(cfg.trust->users == 0 && !cfg.trust->retired);
+    distrust(&cfg);
+}
+
+static void tls_named(void)
+{
+    static char large[255];
+    static const char *const row[][2] = {   /* NULL: it is refused */
+        { "a", "a" }, { "a.", "a" }, { "A.b", "A.b" },
+        { "1.2.3.4", "1.2.3.4" },
+        { "::1", "::1" }, { "fe80::1%eth0", "fe80::1" }, { "a%b", "a%b" },
+        { "", NULL }, { ".", NULL }, { large + 1, large + 1 },
+        { large, NULL },
+    };
+    size_t i;
+
+    memset(large, 'x', sizeof large - 1);
+    for (i = 0; i < LENGTH(row); i++) {
+        static struct endpoint p;
+        struct err e;
+        struct tls *t;
+        bool ok;
+
+        conn_init(&p, "peer", 1, 1);
+        p.tls.ca_file = spill(0, STR(PEM_CA));
+        ok = opt_tls(&p, str_of(row[i][0]), &e) == 0;
+        ROW(ok == (row[i][1] != NULL), row[i][0]);
+        if (ok) {
+            SAME(p.tls.name, str_of(row[i][1]), row[i][0]);
+            t = tls_open(&p.tls, &e);
+            ROW(t != NULL && br_ssl_engine_last_error(&t->client.eng) == 0,
+                row[i][0]);
+            tls_free(t);
+            distrust(&p.tls);
+        }
+    }
+}
+
+/* ---- TLS: a server ---- */
+
+/* The other end of a connection, by BearSSL's own server. */
+struct talk {
+    int fd[2];                          /* ours, the server's */
+    struct tls_config cfg;
+    struct tls *t;
+    br_ssl_server_context server;
+    unsigned char buffer[BR_SSL_BUFSIZE_BIDI];
+    struct tls_trust own;
+    br_ec_private_key key;
+    struct str out, say;                /* of the client, of the server */
+    struct buf in, heard;
+    int spoil;                          /* xor into the next records' end */
+    bool deaf;
+};
+
+/* Lets the server do what it can. */
+static void talk_serve(struct talk *k)
+{
+    br_ssl_engine_context *e = &k->server.eng;
+    bool moved = !k->deaf;
+    unsigned char *p;
+    size_t n;
+    ssize_t done;
+
+    while (moved) {
+        unsigned state = br_ssl_engine_current_state(e);
+
+        moved = false;
+        if ((state & BR_SSL_RECVAPP) != 0) {
+            struct str s;
+
+            s.p = (const char *)br_ssl_engine_recvapp_buf(e, &s.n);
+            buf_add(&k->heard, s);
+            br_ssl_engine_recvapp_ack(e, s.n);
+            moved = true;
+        } else if ((state & BR_SSL_SENDREC) != 0) {
+            p = br_ssl_engine_sendrec_buf(e, &n);
+            p[n - 1] ^= (unsigned char)k->spoil;
+            done = write(k->fd[1], p, n);
+            if (done > 0)
+                br_ssl_engine_sendrec_ack(e, (size_t)done);
+            moved = done > 0;
+        } else if ((state & BR_SSL_SENDAPP) != 0 && k->say.n > 0) {
+            p = br_ssl_engine_sendapp_buf(e, &n);
+            n = n < k->say.n ? n : k->say.n;
+            memcpy(p, k->say.p, n);
+            k->say = str_from(k->say, n);
+            br_ssl_engine_sendapp_ack(e, n);
+            br_ssl_engine_flush(e, 0);
+            moved = true;
+        } else if ((state & BR_SSL_RECVREC) != 0) {
+            p = br_ssl_engine_recvrec_buf(e, &n);
+            done = read(k->fd[1], p, n);
+            if (done > 0)
+                br_ssl_engine_recvrec_ack(e, (size_t)done);
+            moved = done > 0;
+        }
+    }
+}
+
+/* Turn by turn, until the client has an end or nothing moves any more. */
+static enum io talk_on(struct talk *k, int *error)
+{
+    enum io io = IO_WAIT;
+    int turn;
+
+    for (turn = 0; turn < 200 && (io == IO_WAIT || io == IO_OK); turn++) {
+        io = tls_step(k->t, k->fd[0], &k->in, &k->out, error);
+        talk_serve(k);
+    }
+    return io;
+}
+
+static void talk_open(struct talk *k, const char *ca, const char *name)
+{
+    const br_ec_private_key *key;
+    struct err e;
+
+    memset(k, 0, sizeof *k);
+    CHECK(signal(SIGPIPE, SIG_IGN) != SIG_ERR);
+    CHECK(socketpair(AF_UNIX, SOCK_STREAM, 0, k->fd) == 0);
+    CHECK(os_nonblock(k->fd[0]) && os_nonblock(k->fd[1]));
+    k->cfg = trusting(ca, name);
+    CHECK(tls_load_cert(&k->own, spill(1, STR(PEM_SERVER)),
+                        spill(2, STR(KEY_EC)), &e) == 0);
+    key = br_skey_decoder_get_ec(&k->own.key);
+    br_ssl_server_init_full_ec(&k->server, k->own.chain, k->own.chain_n,
+                               BR_KEYTYPE_EC, key);
+    br_ssl_engine_set_buffer(&k->server.eng, k->buffer, sizeof k->buffer, 1);
+    CHECK(br_ssl_server_reset(&k->server));
+    k->t = tls_open(&k->cfg, &e);
+    CHECK(k->t != NULL);
+}
+
+static void talk_close(struct talk *k)
+{
+    tls_free(k->t);
+    os_close(k->fd[0]);
+    os_close(k->fd[1]);
+    distrust(&k->cfg);
+    mem_drop(&k->own.arena);
+    buf_free(&k->in);
+    buf_free(&k->heard);
+}
+
+/* An answer counts as complete only if the server has said goodbye. */
+static void tls_talks(void)
+{
+    static struct talk k;
+    static char large[300000];
+    struct str most = { large, sizeof large };
+    int error, end;
+
+    memset(large, 'x', sizeof large);
+    for (end = 0; end < 4; end++) {
+        talk_open(&k, PEM_CA, "10.1.2.3");
+        WANT(!k.t->ready);
+        k.out = STR("question");
+        WANT(talk_on(&k, &error) == IO_WAIT && k.t->ready && error != EPIPE);
+        SAME(buf_str(&k.heard), STR("question"), "heard");
+        k.say = end == 1 ? most : STR("answer");
+        k.spoil = end == 3;
+        talk_serve(&k);
+        if (end == 0)
+            br_ssl_engine_close(&k.server.eng);
+        talk_serve(&k);
+        if (end != 3)
+            WANT(shutdown(k.fd[1], SHUT_WR) == 0);
+        if (end == 0) {                 /* goodbye */
+            WANT(talk_on(&k, &error) == IO_END && error == 0);
+        } else if (end < 3) {           /* merely closed */
+            WANT(talk_on(&k, &error) == IO_END && error == EPIPE);
+        } else {                        /* not authentic */
+            WANT(talk_on(&k, &error) == IO_FAILED && error == 0);
+            WANT(br_ssl_engine_last_error(&k.t->client.eng) ==
+                 BR_ERR_BAD_MAC);
+        }
+        SAME(buf_str(&k.in), end == 3 ? STR("") : end != 1 ? STR("answer")
+             : str_upto(most, k.in.n), "answer");
+        talk_close(&k);
+    }
+}
+
+/* The client is done with the handshake while what it says is stuck; and
+ * what does not fit in the buffer is not passed over. */
+static void tls_stuck(void)
+{
+    static struct talk k;
+    static char large[4000000];
+    struct str most = { large, sizeof large };
+    int error, i;
+
+    memset(large, 'x', sizeof large);
+    talk_open(&k, PEM_CA, "a.example.test");
+    for (i = 0; i < 6 && !k.t->ready; i++) {
+        WANT(tls_step(k.t, k.fd[0], &k.in, &k.out, &error) == IO_WAIT);
+        if (!k.t->ready)
+            talk_serve(&k);
+    }
+    WANT(k.t->ready);
+    k.out = most;
+    k.deaf = true;
+    WANT(talk_on(&k, &error) == IO_WAIT && k.t->wants_write && k.t->ready);
+    WANT(k.out.n > 0);
+    k.deaf = false;
+    while (k.out.n > 0 && unit_why.n == 0)
+        WANT(talk_on(&k, &error) == IO_WAIT);
+    WANT(talk_on(&k, &error) == IO_WAIT && !k.t->wants_write);
+    SAME(buf_str(&k.heard), most, "all of it");
+    k.in.max = 10;
+    k.say = STR("0123456789a");
+    talk_serve(&k);
+    WANT(talk_on(&k, &error) == IO_FAILED && error == ENOBUFS);
+    talk_close(&k);
+}
+
+/* What a handshake that fails leaves: a sentence, and nothing said. */
+static void tls_refusals(void)
+{
+    static const char *const row[][3] = {
+        { PEM_CA, "b.example.test", "TLS: the certificate is not for "
+          "b.example.test but for " SERVER_NAMES },
+        { PEM_OTHER, "a.example.test", "TLS: the certificate is not signed by "
+          "a CA that is trusted" },
+    };
+    static struct talk k;
+    struct err e;
+    int error;
+    size_t i;
+
+    for (i = 0; i < LENGTH(row); i++) {
+        talk_open(&k, row[i][0], row[i][1]);
+        k.out = STR("secret");
+        WANT(talk_on(&k, &error) == IO_FAILED && error == 0 && !k.t->ready);
+        WANT(tls_why(k.t, &e) == -1);
+        SAME(str_of(e.text), str_of(row[i][2]), row[i][1]);
+        WANT(k.out.n == 6 && k.heard.n == 0 && k.in.n == 0);
+        WANT(talk_on(&k, &error) == IO_FAILED && k.out.n == 6);
+        tls_close(k.t, k.fd[0]);
+        talk_serve(&k);
+        WANT(k.heard.n == 0);
+        talk_close(&k);
+    }
+    talk_open(&k, PEM_CA, "a.example.test");
+    k.deaf = true;
+    CHECK(write(k.fd[1], "HTTP/1.1 400 Bad Request\r\n\r\n", 28) == 28);
+    WANT(talk_on(&k, &error) == IO_FAILED && error == 0);
+    tls_why(k.t, &e);
+    SAME(str_of(e.text), STR("TLS: the server speaks plain HTTP on this port"),
+         "HTTP");
+    talk_close(&k);
+    talk_open(&k, PEM_CA, "a.example.test");
+    k.deaf = true;
+    CHECK(write(k.fd[1], "\x15\x03\x03\x00\x02\x02\x2a", 7) == 7);
+    WANT(talk_on(&k, &error) == IO_FAILED && error == 0);
+    tls_why(k.t, &e);
+    SAME(str_of(e.text), STR("TLS: the server refuses: bad_certificate (our "
+                             "client certificate is missing or refused)"),
+         "alert");
+    talk_close(&k);
+}
+
 #ifndef UNIT_MAIN               /* tests/fuzz.c has another use for it */
 #define UNIT_MAIN main
 #endif
@@ -2800,6 +4010,18 @@ int UNIT_MAIN(int argc, char **argv)
         { "consul views", consul_views }, { "consul rows", consul_rows },
         { "consul requests", consul_requests }, { "bridge ids", bridge_ids },
         { "conn arrows", conn_arrows },
+        { "text digits", text_digits }, { "log formats", log_formats },
+        { "log errors", log_errors }, { "log lines", log_lines },
+        { "os addresses", os_addresses },
+        { "tls certificates", tls_certificates }, { "tls damage", tls_damage },
+        { "tls elements", tls_elements },
+        { "tls many names", tls_many_names }, { "tls times", tls_times },
+        { "tls chains", tls_chains }, { "tls forgeries", tls_forgeries },
+        { "tls own", tls_own }, { "tls cut files", tls_cut_files },
+        { "tls long keys", tls_long_keys }, { "tls cas", tls_cas },
+        { "tls huge files", tls_huge_files }, { "tls reload", tls_rotates },
+        { "tls names", tls_named }, { "tls talks", tls_talks },
+        { "tls stuck", tls_stuck }, { "tls refusals", tls_refusals },
     };
     size_t i;
     int failed = 0, k;
