@@ -1076,18 +1076,17 @@ static size_t json_scalar(struct json *j, size_t at)
                                        STR_INIT("false") };
     struct str s = str_from(j->text, at);
     bool string = *s.p == '"';
-    size_t n, i;
+    size_t n = string ? json_string(s) : json_number(s), i;
 
-    for (i = 0; i < LENGTH(word); i++)
-        if (str_prefix(s, word[i])) {
-            json_add(j, i == 0 ? JSON_NULL : JSON_BOOL, at, word[i].n);
-            return word[i].n;
-        }
-    n = string ? json_string(s) : json_number(s);
     if (n > 0 && string)
         json_add(j, JSON_STRING, at + 1, n - 2);
     else if (n > 0)
         json_add(j, JSON_NUMBER, at, n);
+    for (i = 0; n == 0 && i < LENGTH(word); i++)
+        if (str_prefix(s, word[i])) {
+            n = word[i].n;
+            json_add(j, i == 0 ? JSON_NULL : JSON_BOOL, at, n);
+        }
     return n;
 }
 
@@ -1181,12 +1180,13 @@ static bool json_next(const struct json *j, size_t t, size_t *i)
  * there is none or t is no object.  No peer escapes letters in names. */
 static size_t json_get(const struct json *j, size_t t, const char *name)
 {
+    struct str wanted = str_of(name);
     size_t i, found = 0;
 
     if (json_type(j, t) != JSON_OBJECT)
         return 0;
     for (i = 0; json_next(j, t, &i);)
-        if (str_eq(json_raw(j, i), str_of(name)))
+        if (str_eq(json_raw(j, i), wanted))
             found = i + 1;
     return found;
 }
@@ -3994,6 +3994,20 @@ static void conn_write(struct conn *c)
     while (rest.n > 0 && os_write(c->fd, &rest, &error) == IO_OK)
         continue;
     conn_sent(c, rest.n);
+}
+
+/* Sends what has just been asked: most often there is room for it.  What goes
+ * through TLS is left to conn_ready, since it could bring answers, too. */
+static void conn_flush(struct endpoint *p)
+{
+    size_t i;
+
+    for (i = 0; i < CONNS_MAX; i++) {
+        struct conn *c = &p->conn[i];
+
+        if (c->state == CONN_OPEN && c->tls == NULL && c->out.n > c->out_at)
+            conn_write(c);
+    }
 }
 
 /* Does what the connection can do now. */
@@ -7497,6 +7511,8 @@ static void bridge_tick(struct bridge *b)
         bridge_list_entries(b);
     conn_assign(&b->engine, b->now);
     conn_assign(&b->reg.peer, b->now);
+    conn_flush(&b->engine);
+    conn_flush(&b->reg.peer);
 }
 
 /* When the next tick is due, if nothing else happens. */
