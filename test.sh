@@ -3,8 +3,9 @@
 #
 #     ./test.sh            all suites
 #     ./test.sh SUITE...   only these: build lint unit fuzz parity peers tls e2e
-#                          power
+#                          power hosts image
 #     ./test.sh demo       a walk to watch: a container comes and goes
+#     ./test.sh demo 3     the same with three hosts and three Consul servers
 #
 # On Debian, as root, it installs what is missing.  A suite is a program that
 # prints a line a case, "ok NAME" or "not ok NAME: why", with details below
@@ -14,7 +15,7 @@ set -u
 cd "$(dirname "$0")" || exit 1
 unset MAKEFLAGS MFLAGS MAKELEVEL        # "make test" may have called us
 export LC_ALL=C.UTF-8
-suites=(build lint unit fuzz parity peers tls e2e power)
+suites=(build lint unit fuzz parity peers tls e2e power hosts image)
 passed=0 failed=0 child='' child_signal=TERM
 tmp=$(mktemp -d) || exit 1
 
@@ -123,6 +124,14 @@ suite_power() {
     exec python3 tests/power.py ./registrator
 }
 
+suite_hosts() {
+    exec python3 tests/hosts.py ./registrator
+}
+
+suite_image() {                         # three minutes, most of it Debian's
+    exec python3 tests/image.py ./registrator
+}
+
 # ---- running and counting
 
 build() {
@@ -141,6 +150,13 @@ demo() {
         child_signal=KILL
     fi
     "${command[@]}" </dev/null &
+    child=$!
+    wait "$child"
+}
+
+demo_3() {
+    as_root "the demo starts engines"
+    python3 tests/hosts.py --show ./registrator </dev/null &
     child=$!
     wait "$child"
 }
@@ -174,17 +190,23 @@ run_suite() {
 
 wanted=("$@")
 [ $# -gt 0 ] || wanted=("${suites[@]}")
-for name in "${wanted[@]}"; do
-    [ "$name" = demo ] || declare -F "suite_$name" >/dev/null ||
-        die "no suite $name; there are: ${suites[*]} demo"
-done
+walk=
+case ${wanted[*]} in
+    demo) walk=demo ;;
+    "demo 3") walk=demo_3 ;;
+    *)
+        for name in "${wanted[@]}"; do
+            declare -F "suite_$name" >/dev/null ||
+                die "no suite $name; there are: ${suites[*]} demo"
+        done ;;
+esac
 
 install_missing
 find_consul
 find_bearssl
-if [ "${wanted[*]}" = demo ]; then
+if [ -n "$walk" ]; then
     build
-    demo
+    "$walk"
     exit
 fi
 [ "${wanted[0]}" = build ] || build

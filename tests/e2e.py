@@ -34,6 +34,7 @@ LIMIT = float(os.environ.get("E2E_LIMIT", 20))
 HOST = "e2e-host"               # the host name in this namespace
 ADV = "10.99.0.1"               # what the Consul agent advertises
 DIR = "/run/e2e"
+SUITE = "e2e"
 CGROUP = "registrator-e2e"
 SOCK = "/run/docker.sock"
 CONSUL = ("127.0.0.1", 8500)
@@ -43,7 +44,7 @@ IDLE = 'trap "exit 0" TERM; trap "exit 1" USR1; sleep 9999 & wait'
 
 # ---- outside: the namespaces ----------------------------------------------
 
-def outside():
+def outside(**kw):
     if len(sys.argv) < 2:
         sys.exit(__doc__)
     if os.geteuid() != 0:
@@ -54,7 +55,7 @@ def outside():
         ["unshare", "-n", "-m", "-p", "-u", "-f", "--kill-child",
          "--mount-proc", "sh", "-c", '"$@" & wait $!', "sh", sys.executable,
          "-u", __file__, "--inside", *sys.argv[1:]],
-        stdin=subprocess.DEVNULL, start_new_session=True)
+        stdin=subprocess.DEVNULL, start_new_session=True, **kw)
 
     def end(*_):
         inner.kill()
@@ -98,6 +99,8 @@ def prepare(binary):
         raise Failure("no consul on PATH")
     sh("mount", "--make-rprivate", "/")
     sh("mount", "-t", "tmpfs", "tmpfs", "/run")
+    if os.path.isdir("/etc/docker"):    # this machine's settings and key
+        sh("mount", "-t", "tmpfs", "tmpfs", "/etc/docker")
     for d in ("bin", "images", "logs"):
         os.makedirs("%s/%s" % (DIR, d))
     shutil.copy(binary, DIR + "/registrator")
@@ -598,14 +601,14 @@ def play(words):
             continue
         try:
             function()
-            print("ok e2e " + name)
+            print("ok %s %s" % (SUITE, name))
         except Skip as e:
-            print("# skip e2e %s: %s" % (name, e))
+            print("# skip %s %s: %s" % (SUITE, name, e))
         except Exception as e:
             failed += 1
             text = str(e) if isinstance(e, Failure) else traceback.format_exc()
             first, *rest = (text or repr(e)).splitlines()
-            print("not ok e2e %s: %s" % (name, first))
+            print("not ok %s %s: %s" % (SUITE, name, first))
             for line in rest:
                 print("  " + line)
             for r in registrators:

@@ -26,6 +26,7 @@ missing_packages() {
     has openssl                           || echo openssl
     has xz                                || echo xz-utils
     has dig                               || echo bind9-dnsutils
+    has debootstrap                       || echo debootstrap
     [ -e /etc/ssl/certs/ca-certificates.crt ] || echo ca-certificates
     # The fuzzer's library belongs to the clang that is here.
     if has clang; then
