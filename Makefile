@@ -85,10 +85,15 @@ fuzz:
 		echo "ok fuzz $$name"; \
 	done
 
+# What takes longer than ./test.sh should: everything once more under
+# sanitizers, with reads and writes of one byte, the unit tests in valgrind.
+torture:
+	./test.sh valgrind asan tiny
+
 install: registrator
 	install -D -m 755 registrator $(DESTDIR)$(PREFIX)/bin/registrator
 
 clean:
 	rm -rf registrator $(BEARSSL)/build-*
 
-.PHONY: all bearssl test demo fuzz install clean
+.PHONY: all bearssl test demo fuzz torture install clean

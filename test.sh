@@ -16,6 +16,7 @@ cd "$(dirname "$0")" || exit 1
 unset MAKEFLAGS MFLAGS MAKELEVEL        # "make test" may have called us
 export LC_ALL=C.UTF-8
 suites=(build lint unit fuzz parity peers tls e2e power hosts image)
+binary=${REGISTRATOR:-./registrator}    # another build, to be tested instead
 passed=0 failed=0 child='' child_signal=TERM
 tmp=$(mktemp -d) || exit 1
 
@@ -84,16 +85,54 @@ suite_lint() {
     try "lint shellcheck" shellcheck -x test.sh .ci/run tests/*.sh
 }
 
-suite_unit() {
-    local source
+sanitizers="-O1 -fsanitize=address,undefined -fno-sanitize-recover=all"
+
+# compile OUTPUT SOURCE FLAG...: with the C library of this system.
+compile() {
+    local out=$1 from=$2 source
+    shift 2
     source=$(dirname bearssl-0.6*/inc)
     { make -s CC=cc bearssl &&
-        cc -std=c99 -g -O1 -fsanitize=address,undefined \
-            -fno-sanitize-recover=all -fno-pie -no-pie \
-            -isystem "$source/inc" -o "$tmp/unit" \
-            tests/unit.c "$source/build-cc/libbearssl.a"; } >"$tmp/cc" 2>&1 ||
-        { sed 's/^/  /' "$tmp/cc"; return 1; }
+        cc -std=c99 -g "$@" -fno-pie -no-pie -isystem "$source/inc" \
+            -o "$out" "$from" "$source/build-cc/libbearssl.a"; } \
+        >"$tmp/cc" 2>&1 || { sed 's/^/  /' "$tmp/cc"; return 1; }
+}
+
+suite_unit() {
+    # shellcheck disable=SC2086         # a list of flags
+    compile "$tmp/unit" tests/unit.c $sanitizers || return 1
     exec "$tmp/unit"
+}
+
+suite_valgrind() {                      # what sanitizers do not see
+    compile "$tmp/unit" tests/unit.c -O1 || return 1
+    valgrind -q --error-exitcode=9 --leak-check=full \
+        --errors-for-leak-kinds=definite "$tmp/unit" 2>&1 |
+        sed 's/^\(ok\|not ok\) unit /\1 valgrind /'
+    return "${PIPESTATUS[0]}"
+}
+
+# The whole, in builds that are slower and see more: make torture.
+suite_asan() {
+    # shellcheck disable=SC2086
+    compile "$tmp/asan" registrator.c $sanitizers || return 1
+    torture asan
+}
+
+suite_tiny() {                          # every read and write moves a byte
+    compile "$tmp/tiny" registrator.c -Os -DREAD_MAX=1 -DWRITE_MAX=1 ||
+        return 1
+    PEERS_CPU_S=3 torture tiny
+}
+
+torture() {
+    local name status=0
+    for name in peers hostile tls e2e faults; do
+        python3 "tests/$name.py" "$tmp/$1" 2>&1 |
+            sed "s/^\(ok\|not ok\) /\1 $1 /"
+        [ "${PIPESTATUS[0]}" = 0 ] || status=1
+    done
+    return "$status"
 }
 
 suite_fuzz() {                          # a taste: make fuzz is the meal
@@ -101,35 +140,35 @@ suite_fuzz() {                          # a taste: make fuzz is the meal
 }
 
 suite_parity() {
-    exec python3 tests/parity.py check ./registrator tests/parity.json
+    exec python3 tests/parity.py check "$binary" tests/parity.json
 }
 
 suite_peers() {
-    exec python3 tests/peers.py ./registrator
+    exec python3 tests/peers.py "$binary"
 }
 
 suite_options() {                       # a part of peers
-    exec python3 tests/peers.py ./registrator '^option'
+    exec python3 tests/peers.py "$binary" '^option'
 }
 
 suite_tls() {
-    exec python3 tests/tls.py ./registrator
+    exec python3 tests/tls.py "$binary"
 }
 
 suite_e2e() {
-    exec python3 tests/e2e.py ./registrator
+    exec python3 tests/e2e.py "$binary"
 }
 
 suite_power() {
-    exec python3 tests/power.py ./registrator
+    exec python3 tests/power.py "$binary"
 }
 
 suite_hosts() {
-    exec python3 tests/hosts.py ./registrator
+    exec python3 tests/hosts.py "$binary"
 }
 
 suite_image() {                         # three minutes, most of it Debian's
-    exec python3 tests/image.py ./registrator
+    exec python3 tests/image.py "$binary"
 }
 
 # ---- running and counting

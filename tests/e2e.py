@@ -474,6 +474,11 @@ def images():
     root = DIR + "/images/registrator"
     os.makedirs(root + "/bin")
     shutil.copy(DIR + "/registrator", root + "/bin")
+    # A build that is not static (sanitizers) takes its libraries with it.
+    linked = sh("ldd", DIR + "/registrator", check=False).stdout.decode()
+    for path in re.findall(r"(/\S+) \(", linked):
+        os.makedirs(root + os.path.dirname(path), exist_ok=True)
+        shutil.copy(path, root + path)
     import_image(root, "e2e/registrator",
                  'ENTRYPOINT ["/bin/registrator"]', idle=False)
 

@@ -23,6 +23,7 @@ missing_packages() {
     has python3                           || echo python3
     has curl                              || echo curl
     has jq                                || echo jq
+    has valgrind                          || echo valgrind
     has openssl                           || echo openssl
     has xz                                || echo xz-utils
     has dig                               || echo bind9-dnsutils
