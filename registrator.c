@@ -11,12 +11,12 @@
  * To the engine it sends these requests and no others, all GET:
  *
  *     /version                  its API version, and whether it is Podman
- *     /info                     its ID, of which the marks below are made
+ *     /info                     the same, and its ID: the marks are made of it
  *     /events                   once a session, read for as long as it lasts
- *     /containers/json[?all=1]  at start and at each resync
+ *     /containers/json[?all=1]  at start and at each resync; all of Podman
  *     /containers/ID/json       of a container that may have changed
  *     /networks/ID              of a container with ports that Docker does
- *                               not publish: is the driver macvlan or ipvlan?
+ *                               not publish (Podman: any): macvlan, ipvlan?
  *
  * To Consul's agent, with ns= and partition= where the environment says so:
  *
@@ -4125,7 +4125,7 @@ static void conn_ready(struct endpoint *p, const struct pollfd *fd,
  * container as inspect shows it.  Only the fields that are used are looked
  * at; any engine from Docker 1.3 (2014) to 29, and Podman's service.
  *
- * Calls: str_ mem_ json_.
+ * Calls: str_ buf_ mem_ json_.
  */
 
 enum docker_action {
@@ -4193,7 +4193,8 @@ static bool docker_event(const struct json *j, struct docker_event *ev)
                (str_eq(action, STR("connect")) ||
                 str_eq(action, STR("disconnect")))) {
         ev->action = DOCKER_NETWORK;
-        ev->id = json_get_raw(j, attributes, "container");
+        if (json_get(j, attributes, "container") != 0)  /* else Podman's */
+            ev->id = json_get_raw(j, attributes, "container");
     }
     return ev->action != DOCKER_OTHER && docker_id(ev->id);
 }
@@ -4508,6 +4509,22 @@ static struct docker_container *docker_inspect(const struct json *j)
     return c;
 }
 
+/* On macvlan and ipvlan nothing is published.  Podman lists ports there all
+ * the same (seen in 4.3), which is undone: what remains is as Docker has it.
+ * The drivers are known. */
+static void docker_unlist(struct docker_container *c)
+{
+    size_t i;
+
+    for (i = 0; i < c->networks; i++)
+        if (!c->network[i].direct)
+            return;
+    for (i = 0; i < c->ports; i++) {
+        c->port[i].listed = false;
+        c->port[i].host_port = 0;
+    }
+}
+
 /* Whether a 404 is the engine's own, which says that there is no such
  * container: JSON, or plain text below API 1.24.  One of a proxy is not. */
 static bool docker_says_gone(struct str body)
@@ -4527,23 +4544,30 @@ static struct str docker_asked_network(const struct docker_container *c)
     return STR("");
 }
 
-/* GET /info: who the engine is.  Podman makes up a new ID for each answer
- * (seen in 4.3), and Docker before 1.5 has none: there it is the host. */
+/* GET /info: who the engine is.  Docker before 1.5 has no ID: there it is
+ * the host.  Podman makes up a new one for each answer (seen in 4.3), and a
+ * host may have one for each user: it is the host and where its files are. */
 static struct str docker_identity(const struct json *j, bool podman,
                                   struct arena *a)
 {
     struct str id = json_get_str(j, JSON_ROOT, "ID", a);
+    struct buf b = { 0 };
 
-    if (id.n == 0 || podman)
-        id = json_get_str(j, JSON_ROOT, "Name", a);
-    return id;
+    if (id.n > 0 && !podman)
+        return id;
+    buf_add(&b, json_get_str(j, JSON_ROOT, "Name", a));
+    if (podman && b.n > 0)
+        buf_add(&b, json_get_str(j, JSON_ROOT, "DockerRootDir", a));
+    return buf_done(&b, a);
 }
 
-/* GET /version: whether this is Podman's service. */
+/* GET /version or /info: whether this is Podman's service. */
 static bool docker_is_podman(const struct json *j)
 {
     size_t list = json_get(j, JSON_ROOT, "Components"), i;
 
+    if (json_get(j, JSON_ROOT, "BuildahVersion") != 0)
+        return true;
     for (i = 0; json_next(j, list, &i);)
         if (str_prefix(json_get_raw(j, i, "Name"), STR("Podman")))
             return true;
@@ -7013,8 +7037,9 @@ static void bridge_network_answer(struct request *r, const struct answer *a)
 }
 
 /* Whether a port could be reached on a network whose driver is of interest:
- * one that is exposed, and of which Docker says nothing. */
-static bool bridge_drivers_matter(const struct docker_container *facts)
+ * one that is exposed, and of which Docker says nothing; with Podman, any. */
+static bool bridge_drivers_matter(const struct bridge *b,
+                                  const struct docker_container *facts)
 {
     size_t i;
 
@@ -7022,7 +7047,7 @@ static bool bridge_drivers_matter(const struct docker_container *facts)
         str_eq(facts->mode, STR("host")) || str_eq(facts->mode, STR("none")))
         return false;
     for (i = 0; i < facts->ports; i++)
-        if (!facts->port[i].listed)
+        if (!facts->port[i].listed || b->podman)
             return true;
     return false;
 }
@@ -7032,7 +7057,7 @@ static bool bridge_drivers_matter(const struct docker_container *facts)
 static void bridge_facts(struct bridge *b, struct container *c,
                          struct docker_container *facts)
 {
-    bool matter = bridge_drivers_matter(facts), shares = svc_shares(facts);
+    bool matter = bridge_drivers_matter(b, facts), shares = svc_shares(facts);
     size_t i;
 
     for (i = 0; matter && i < facts->networks; i++) {
@@ -7047,6 +7072,8 @@ static void bridge_facts(struct bridge *b, struct container *c,
             return;
         }
     }
+    if (matter && b->podman)
+        docker_unlist(facts);
     bridge_share(b, c, shares ? str_after(facts->mode, ':') : STR(""));
     if (shares && facts->runs) {
         c->facts = facts;
@@ -7199,11 +7226,12 @@ static void bridge_list_answer(struct request *r, const struct answer *a)
 }
 
 /* Asks for the containers that run, and with -deregister on-success for all
- * others, since of some the services stay. */
+ * others, since of some the services stay; and of Podman, whose short list
+ * lacks those that are paused (seen in 4.3). */
 static void bridge_list(struct bridge *b)
 {
-    const char *path = b->opt.on_success ? "/containers/json?all=1"
-                                         : "/containers/json";
+    const char *path = b->opt.on_success || b->podman
+                           ? "/containers/json?all=1" : "/containers/json";
     struct request *r = bridge_ask(b, NULL, path, STR(""), "",
                                    bridge_list_answer);
     struct container *c;
@@ -7279,8 +7307,10 @@ static void bridge_info_answer(struct request *r, const struct answer *a)
 
     if (a->status != 403 && !bridge_engine_said(b, a, "/info"))
         return;
-    if (a->status == 200 && json_parse(&b->json, a->body, &e) == 0)
+    if (a->status == 200 && json_parse(&b->json, a->body, &e) == 0) {
+        b->podman = b->podman || docker_is_podman(&b->json);
         id = docker_identity(&b->json, b->podman, &scratch);
+    }
     if (id.n == 0) {
         log_at(LOG_WARN, "docker: the engine does not tell its ID: entries "
                          "are marked as this host's");
@@ -7325,6 +7355,7 @@ static void bridge_engine_begin(struct bridge *b)
                              ? STR("/tmp/docker.sock")
                              : STR("/var/run/docker.sock");
     b->with_engine.state = ASKING;
+    b->podman = false;
     b->look_at_all = true;
     b->list_due = UINT64_MAX;
     bridge_ask(b, NULL, "/version", STR(""), "", bridge_version_answer);

@@ -3,7 +3,7 @@
 #
 #     ./test.sh            all suites
 #     ./test.sh SUITE...   only these: build lint unit fuzz parity peers tls e2e
-#                          power hosts image
+#                          podman power hosts image
 #     ./test.sh demo       a walk to watch: a container comes and goes
 #     ./test.sh demo 3     the same with three hosts and three Consul servers
 #
@@ -15,7 +15,7 @@ set -u
 cd "$(dirname "$0")" || exit 1
 unset MAKEFLAGS MFLAGS MAKELEVEL        # "make test" may have called us
 export LC_ALL=C.UTF-8
-suites=(build lint unit fuzz parity peers tls e2e power hosts image)
+suites=(build lint unit fuzz parity peers tls e2e podman power hosts image)
 binary=${REGISTRATOR:-./registrator}    # another build, to be tested instead
 passed=0 failed=0 child='' child_signal=TERM
 tmp=$(mktemp -d) || exit 1
@@ -157,6 +157,10 @@ suite_tls() {
 
 suite_e2e() {
     exec python3 tests/e2e.py "$binary"
+}
+
+suite_podman() {
+    exec python3 tests/podman.py "$binary"
 }
 
 suite_power() {

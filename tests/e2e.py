@@ -460,13 +460,19 @@ def port_80(port):
         "PortBindings": {"80/tcp": [{"HostPort": str(port)}]}}}
 
 
-def images():
-    """All from one busybox; nothing can be pulled."""
+def busybox_tree():
+    """What is in the images: the folder."""
     root = DIR + "/images/root"
     os.makedirs(root + "/bin")
     shutil.copy(shutil.which("busybox"), root + "/bin/busybox")
     for tool in ("sh", "sleep", "kill", "httpd"):
         os.symlink("busybox", "%s/bin/%s" % (root, tool))
+    return root
+
+
+def images():
+    """All from one busybox; nothing can be pulled."""
+    root = busybox_tree()
     import_image(root, IMG, "EXPOSE 5000")
     import_image(root, "plain")
     import_image(root, "shares", "EXPOSE 7000 7001")
@@ -599,21 +605,21 @@ def clean():
         consul.start()
 
 
-def play(words):
-    failed = 0
+def play(words, suite=None, clean=clean):
+    suite, failed = suite or SUITE, 0
     for name, function in cases:
         if words and not any(w in name for w in words):
             continue
         try:
             function()
-            print("ok %s %s" % (SUITE, name))
+            print("ok %s %s" % (suite, name))
         except Skip as e:
-            print("# skip %s %s: %s" % (SUITE, name, e))
+            print("# skip %s %s: %s" % (suite, name, e))
         except Exception as e:
             failed += 1
             text = str(e) if isinstance(e, Failure) else traceback.format_exc()
             first, *rest = (text or repr(e)).splitlines()
-            print("not ok %s %s: %s" % (SUITE, name, first))
+            print("not ok %s %s: %s" % (suite, name, first))
             for line in rest:
                 print("  " + line)
             for r in registrators:

@@ -17,6 +17,8 @@ missing_packages() {
     has strace                            || echo strace
     has shellcheck                        || echo shellcheck
     has dockerd && has docker             || echo docker.io
+    has podman                            || echo podman
+    has runc                              || echo runc
     has iptables                          || echo iptables
     has ip                                || echo iproute2
     static_busybox                        || echo busybox-static

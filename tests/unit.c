@@ -1284,6 +1284,8 @@ static const struct {
     { "{'status':'','id':'','Type':'container','Action':'died'," ACTOR
       "'exitCode':'0'}}}", DOCKER_DIED, 0 },
     { "{'Type':'pod','Action':'start'," ACTOR "}}}", DOCKER_OTHER, 0 },
+    { "{'Type':'network','Action':'connect'," ACTOR "'name':'n'}}}",
+      DOCKER_NETWORK, DOCKER_NO_CODE },
     /* what is none */
     { "{'Type':'container','Action':'start','Actor':{'ID':'abc'}}",
       DOCKER_OTHER, 0 },
@@ -1520,6 +1522,36 @@ static void docker_inspects(void)
     buf_free(&text);
 }
 
+/* What Podman lists, where each network is direct, and where one is not. */
+static void docker_unlisted(void)
+{
+    static const char *const in =
+        HEAD RUNS "'Config':{'ExposedPorts':{'80/tcp':{},'81/tcp':{}}},"
+        "'NetworkSettings':{'Ports':{'80/tcp':[{'HostIp':'','HostPort':'8'}],"
+        "'81/tcp':null},'Networks':{'a':{'IPAddress':'1.1.1.1'},"
+        "'b':{'IPAddress':'2.2.2.2'}}}}";
+    static const char *const out[] = {
+        "n   runs 80/tcpLE=:8 81/tcpLE a@1.1.1.1 b@2.2.2.2",
+        "n   runs 80/tcpE 81/tcpE a@1.1.1.1 b@2.2.2.2"
+    };
+    struct json j = { { NULL, 0 }, NULL, 0, 0 };
+    struct buf text = { .max = 0 };
+    struct docker_container *c;
+    struct err e;
+    size_t i;
+
+    WANT(json_parse(&j, edge(quoted(&text, in)), &e) == 0);
+    c = docker_inspect(&j);
+    for (i = 0; i < LENGTH(out); i++) {
+        c->network[i].direct = true;
+        docker_unlist(c);
+        SAME(container_text(&text, c), str_of(out[i]), "unlist");
+    }
+    docker_free(c);
+    json_free(&j);
+    buf_free(&text);
+}
+
 /* Who an engine is, by its /info. */
 static void docker_engines(void)
 {
@@ -1528,9 +1560,13 @@ static void docker_engines(void)
         { "{'ID':'','Name':'n'}", "n", "n" }, { "{'Name':'n'}", "n", "n" },
         { "{'ID':'A:B'}", "A:B", "" }, { "{'ID':7,'Name':null}", "", "" },
         { "[]", "", "" },
+        { "{'ID':'A:B','Name':'n','DockerRootDir':'/r'}", "A:B", "n/r" },
+        { "{'ID':'A:B','DockerRootDir':'/r'}", "A:B", "" },
+        { "{'Name':'n','DockerRootDir':'/r'}", "n", "n/r" },
     };
-    static const char *const version[] = {  /* the first is Podman's */
+    static const char *const version[] = {  /* the first two are Podman's */
         "{'Components':[{'Name':'Conmon'},{'Name':'Podman Engine'}]}",
+        "{'ID':'a-b','Name':'n','BuildahVersion':'1.28.2'}",
         "{'Components':[{'Name':'Engine'}],'Version':'20.10'}",
         "{'Version':'1.3'}", "{'Components':null}", "{'Components':[7]}",
     };
@@ -1547,7 +1583,7 @@ static void docker_engines(void)
     }
     for (i = 0; i < LENGTH(version); i++) {
         WANT(json_parse(&j, edge(quoted(&text, version[i])), &e) == 0);
-        ROW(docker_is_podman(&j) == (i == 0), version[i]);
+        ROW(docker_is_podman(&j) == (i < 2), version[i]);
     }
     mem_drop(&a);
     json_free(&j);
@@ -4000,6 +4036,7 @@ int UNIT_MAIN(int argc, char **argv)
         { "opt lines", opt_lines }, { "opt values", opt_values },
         { "docker events", docker_events }, { "docker rows", docker_rows },
         { "docker inspects", docker_inspects },
+        { "docker unlisted", docker_unlisted },
         { "docker engines", docker_engines },
         { "docker largest", docker_largest },
         { "svc ports", svc_ports }, { "svc addresses", svc_addresses },
