@@ -90,10 +90,15 @@ fuzz:
 torture:
 	./test.sh valgrind asan tiny
 
+SOAK_SECONDS = 300
+soak: registrator
+	python3 tests/hostile.py --soak 20000 ./registrator
+	python3 tests/faults.py --soak $(SOAK_SECONDS) ./registrator
+
 install: registrator
 	install -D -m 755 registrator $(DESTDIR)$(PREFIX)/bin/registrator
 
 clean:
 	rm -rf registrator $(BEARSSL)/build-*
 
-.PHONY: all bearssl test demo fuzz torture install clean
+.PHONY: all bearssl test demo fuzz torture soak install clean

@@ -148,6 +148,7 @@ enum {
     CHUNK_LINE_MAX = 4096,      /* a chunk's size with its extensions */
     BODY_MAX = 16 * 1024 * 1024, /* an answer held whole: one inspect */
     ELEMENT_MAX = 4 * 1024 * 1024, /* an event, or one entry of a list */
+    ROWS_MAX = 50 * 1000,       /* of a list: hosts have some hundreds */
     TEXT_MAX = 64 * 1024 * 1024, /* any text that we build */
     JSON_DEPTH = 64,            /* inspect of Docker 28 has 6 */
     JSON_VALUES = 1000 * 1000,  /* in one text: an inspect has about 300 */
@@ -160,6 +161,8 @@ enum {
     CALL_MS = 10 * 1000,        /* an answer, or the next part of it */
     ANSWER_MS = 60 * 1000,      /* a whole answer, however it trickles */
     STALL_MS = 1000,            /* what waits behind an answer goes round it */
+    LATE_MS = 1000,             /* what a peer that hung still does of calls
+                                   that we have given up, it does by then */
     SUBSCRIBE_MS = 500,         /* Docker 1.7 sends /events no head at once */
     PAUSE_MIN_MS = 100,
     PAUSE_PEER_MS = 10 * 1000,  /* the longest pause between connections */
@@ -1280,7 +1283,7 @@ enum split {
     SPLIT_MORE,         /* everything is used up */
     SPLIT_ELEMENT,      /* the buffer holds a whole object */
     SPLIT_LARGE,        /* one of more than ELEMENT_MAX has passed by */
-    SPLIT_BAD           /* this is no such list */
+    SPLIT_BAD           /* this is no such list, or one without end */
 };
 
 struct splitter {
@@ -1290,6 +1293,7 @@ struct splitter {
     unsigned depth;
     bool quoted;        /* in a string, a key's or one of the object */
     bool escaped;       /* there, behind a backslash */
+    size_t n;           /* objects that have passed */
     struct buf element;
 };
 
@@ -1297,6 +1301,7 @@ static void json_split_start(struct splitter *s, enum split_kind kind)
 {
     s->kind = kind;
     s->depth = 0;
+    s->n = 0;
     s->quoted = s->escaped = false;
     s->element.max = ELEMENT_MAX;
     s->state = kind == SPLIT_STREAM ? SPLIT_VALUE : SPLIT_OPEN;
@@ -1389,6 +1394,8 @@ static enum split json_split(struct splitter *s, struct str *in)
         *in = str_from(*in, n);
         if (s->depth > 0)
             continue;
+        if (++s->n > ROWS_MAX && s->kind != SPLIT_STREAM)
+            return SPLIT_BAD;
         s->state = s->kind == SPLIT_STREAM ? SPLIT_VALUE : SPLIT_COMMA;
         return s->element.bad ? SPLIT_LARGE : SPLIT_ELEMENT;
     }
@@ -1507,7 +1514,8 @@ static void url_base64(struct buf *b, struct str s)
  * Calls: str_ buf_ err_.
  * Kernel: socket connect read poll open close pipe fcntl sigaction
  * clock_gettime getaddrinfo getifaddrs gethostname getsockopt setsockopt
- * stat getrandom opendir readdir closedir isatty setrlimit syscall.
+ * stat getrandom opendir readdir closedir isatty setrlimit sysconf
+ * syscall.
  */
 
 enum io { IO_OK, IO_WAIT, IO_END, IO_FAILED };
@@ -1581,23 +1589,44 @@ static int os_signals(struct err *e)
     return 0;
 }
 
-/* Waits until one of p[n] is ready, a signal comes or ms have passed.  p has
- * room for one more, in which the signals' pipe goes. */
+/* Waits until one of p[n] is ready, a signal comes or ms have passed.  poll
+ * is given those that are open and no others: it refuses more fields than
+ * there may be descriptors (ulimit -n). */
 static void os_wait(struct pollfd *p, size_t n, uint64_t ms)
 {
+    struct pollfd open[2 * CONNS_MAX + 1];
     char drain[64];
-    size_t i;
+    size_t i, m = 0;
+    int ready;
 
-    p[n].fd = os_pipe[0];
-    p[n].events = POLLIN;
-    p[n].revents = 0;
-    if (poll(p, (nfds_t)(n + 1), ms > INT_MAX ? INT_MAX : (int)ms) < 0) {
-        for (i = 0; i < n; i++)
-            p[i].revents = 0;   /* EINTR: the caller sees the signal */
-        return;
+    CHECK(n < LENGTH(open));
+    for (i = 0; i < n; i++)
+        if (p[i].fd >= 0)
+            open[m++] = p[i];
+    open[m].fd = os_pipe[0];
+    open[m].events = POLLIN;
+    open[m].revents = 0;
+    ready = poll(open, (nfds_t)(m + 1), ms > INT_MAX ? INT_MAX : (int)ms);
+    for (i = m = 0; i < n; i++) {
+        p[i].revents = 0;
+        if (ready > 0 && p[i].fd >= 0)  /* else EINTR, or time is up */
+            p[i].revents = open[m++].revents;
     }
-    while (p[n].revents != 0 && read(os_pipe[0], drain, sizeof drain) > 0)
+    while (ready > 0 && open[m].revents != 0 &&
+           read(os_pipe[0], drain, sizeof drain) > 0)
         continue;
+}
+
+/* How many descriptors are free, up to max. */
+static size_t os_descriptors(size_t max)
+{
+    long limit = sysconf(_SC_OPEN_MAX);
+    size_t n = 0;
+    int fd;
+
+    for (fd = 0; n < max && (limit < 0 || fd < limit); fd++)
+        n += fcntl(fd, F_GETFD) < 0;
+    return n;
 }
 
 /* The addresses of host:port, at most max, in the order to be tried.  This
@@ -3553,7 +3582,8 @@ struct endpoint {
     struct buf host_header;
     struct buf headers;         /* token, user and password */
     struct tls_config tls;
-    size_t conns_max;           /* connections, without streams */
+    size_t slots;               /* connections, at most CONNS_MAX */
+    size_t conns_max;           /* of them, without streams */
     size_t depth;               /* requests under way on one of them */
     struct os_addr address[ADDRS_MAX];
     size_t addresses;           /* 0: to be looked up */
@@ -3568,9 +3598,18 @@ static void conn_init(struct endpoint *p, const char *name, size_t conns_max,
 {
     memset(p, 0, sizeof *p);
     p->name = name;
+    p->slots = CONNS_MAX;
     p->conns_max = conns_max;
     p->depth = depth;
     list_init(&p->waiting);
+}
+
+/* Makes do with that many connections, of which some are for streams. */
+static void conn_limit(struct endpoint *p, size_t slots, size_t streams)
+{
+    p->slots = slots < p->slots ? slots : p->slots;
+    if (p->conns_max > p->slots - streams)
+        p->conns_max = p->slots - streams;
 }
 
 /* How many requests would be sent off at once. */
@@ -3815,7 +3854,7 @@ static void conn_assign(struct endpoint *p, uint64_t now)
             conn_refuse(p, r, &e, false);
             continue;
         }
-        for (i = 0; i < CONNS_MAX; i++) {
+        for (i = 0; i < p->slots; i++) {
             struct conn *c = &p->conn[i];
 
             if (c->state == CONN_FREE)
@@ -3935,7 +3974,9 @@ static void conn_ended(struct conn *c, int error, bool clean, uint64_t now)
     conn_fail(c, &e);
 }
 
-static void conn_read(struct conn *c, uint64_t now)
+/* After a failed write too: there may be an answer that tells why the peer
+ * closed.  If there is none, the connection has broken. */
+static void conn_read(struct conn *c, int unwritten, uint64_t now)
 {
     int error;
     enum io io = os_read(c->fd, &c->in, &error);
@@ -3944,6 +3985,8 @@ static void conn_read(struct conn *c, uint64_t now)
         conn_parse(c, now);
     else if (io == IO_END || io == IO_FAILED)
         conn_ended(c, error, true, now);
+    else if (unwritten != 0)
+        conn_ended(c, unwritten, true, now);
 }
 
 /* All but the last `left` bytes of `out` have been sent. */
@@ -3984,16 +4027,17 @@ static void conn_secure(struct conn *c, uint64_t now)
     }
 }
 
-/* A failed write is left to the read that follows: it may find an answer
- * that tells why the peer closed. */
-static void conn_write(struct conn *c)
+/* Returns the error of a failed write, or 0. */
+static int conn_write(struct conn *c)
 {
     struct str rest = str_from(buf_str(&c->out), c->out_at);
-    int error;
+    enum io io = IO_OK;
+    int error = 0;
 
-    while (rest.n > 0 && os_write(c->fd, &rest, &error) == IO_OK)
-        continue;
+    while (rest.n > 0 && io == IO_OK)
+        io = os_write(c->fd, &rest, &error);
     conn_sent(c, rest.n);
+    return io == IO_FAILED ? error : 0;
 }
 
 /* Sends what has just been asked: most often there is room for it.  What goes
@@ -4006,7 +4050,7 @@ static void conn_flush(struct endpoint *p)
         struct conn *c = &p->conn[i];
 
         if (c->state == CONN_OPEN && c->tls == NULL && c->out.n > c->out_at)
-            conn_write(c);
+            (void)conn_write(c);        /* conn_ready will see it */
     }
 }
 
@@ -4028,9 +4072,10 @@ static void conn_handle(struct conn *c, short events, uint64_t now)
         return;
     }
     if (c->state == CONN_OPEN && c->out.n > c->out_at)
-        conn_write(c);
-    if (c->state == CONN_OPEN && (events & (POLLIN | POLLERR | POLLHUP)) != 0)
-        conn_read(c, now);
+        error = conn_write(c);
+    if (c->state == CONN_OPEN &&
+        (error != 0 || (events & (POLLIN | POLLERR | POLLHUP)) != 0))
+        conn_read(c, error, now);
 }
 
 /* Whether others wait behind the next answer, or would. */
@@ -4230,8 +4275,8 @@ static bool docker_row(const struct json *j, struct docker_row *row)
     struct str word = str_cut(&status, ' ');
     uint64_t code = 0;
 
-    row->ended = word.n > 0 && !str_eq(word, STR("Up")) &&
-                 !str_eq(word, STR("Restarting"));
+    row->ended = str_eq(word, STR("Exited")) || str_eq(word, STR("Dead")) ||
+                 str_eq(word, STR("Created"));
     (void)str_cut(&status, '(');
     (void)str_u64(str_cut(&status, ')'), 255, &code);
     row->exit_code = row->ended ? (unsigned)code : 0;
@@ -4482,15 +4527,19 @@ static void docker_labels(struct docker_container *c, const struct json *j,
 static struct docker_container *docker_inspect(const struct json *j)
 {
     struct docker_container *c = mem_zero(sizeof *c);
+    size_t net = json_get(j, JSON_ROOT, "NetworkSettings");
     uint64_t code = 0;
 
     c->id = json_get_str(j, JSON_ROOT, "Id", &c->arena);
     c->name = json_get_str(j, JSON_ROOT, "Name", &c->arena);
     if (str_prefix(c->name, STR("/")))
         c->name = str_from(c->name, 1);
+    c->runs = json_true(j, docker_get(j, "State", "Running")) &&
+              !json_true(j, docker_get(j, "State", "Restarting"));
     if (!docker_id(c->id) || c->name.n == 0 ||
-        json_get(j, JSON_ROOT, "State") == 0 ||
-        json_get(j, JSON_ROOT, "Config") == 0) {
+        json_type(j, docker_get(j, "State", "Running")) != JSON_BOOL ||
+        json_get(j, JSON_ROOT, "Config") == 0 ||
+        (c->runs && json_type(j, net) != JSON_OBJECT)) {
         docker_free(c);
         return NULL;
     }
@@ -4498,8 +4547,6 @@ static struct docker_container *docker_inspect(const struct json *j)
     c->digest = str_after(json_get_str(j, JSON_ROOT, "Image", &c->arena), ':');
     c->mode = json_str(j, docker_get(j, "HostConfig", "NetworkMode"),
                        &c->arena);
-    c->runs = json_true(j, docker_get(j, "State", "Running")) &&
-              !json_true(j, docker_get(j, "State", "Restarting"));
     if (json_u64(j, docker_get(j, "State", "ExitCode"), 255, &code))
         c->exit_code = (unsigned)code;
     docker_ports(c, j);
@@ -4525,12 +4572,11 @@ static void docker_unlist(struct docker_container *c)
     }
 }
 
-/* Whether a 404 is the engine's own, which says that there is no such
- * container: JSON, or plain text below API 1.24.  One of a proxy is not. */
-static bool docker_says_gone(struct str body)
+/* Whether a 404 says that there is no such container: all engines name it.
+ * One of a proxy, or of a path, does not. */
+static bool docker_says_gone(struct str body, struct str id)
 {
-    return str_prefix(body, STR("{")) ||
-           str_find(body, STR("o such container")) < body.n;
+    return str_find(body, id) < body.n;
 }
 
 /* The network whose driver is being asked for. */
@@ -6103,6 +6149,8 @@ struct bridge {
     unsigned drops;             /* connections closed by it, since an entry was
                                    found to be missing */
     uint64_t relist_due;        /* for a list on account of that */
+    bool unsure;                /* a write got no answer: it may yet be done,
+                                   after one that was sent later */
     bool identified;            /* owner is known */
     uint64_t resync_due;
     uint64_t random;
@@ -6448,11 +6496,12 @@ static void bridge_back(struct bridge *b, struct session *s, const char *name)
     s->ever = true;
 }
 
-/* What is in the registry is not known any more: it will be listed. */
+/* What is in the registry is not known any more: it will be listed, and what
+ * is not our business is forgotten until then. */
 static void bridge_reg_lost(struct bridge *b, const struct err *e)
 {
     struct session *s = &b->with_reg;
-    struct reg_entry *lost;
+    struct reg_entry *lost, *next;
 
     if (s->state == AWAY)
         return;
@@ -6460,8 +6509,14 @@ static void bridge_reg_lost(struct bridge *b, const struct err *e)
     if (!s->ever)
         s->due = b->now + (uint64_t)b->opt.retry_interval;
     b->listing_entries = false;
-    for (lost = NULL; (lost = bridge_next(&b->entries, lost)) != NULL;)
+    for (lost = bridge_next(&b->entries, NULL); lost != NULL; lost = next) {
+        next = bridge_next(&b->entries, lost);
         lost->present = UNKNOWN;
+        if (lost->wanted == NULL && !lost->mine) {
+            free(lost->after);
+            bridge_remove(&b->entries, &lost->it);
+        }
+    }
     conn_reset(&b->reg.peer);
 }
 
@@ -6544,6 +6599,15 @@ static void bridge_written(struct bridge *b, struct reg_entry *e)
                               (!b->readable || e->missed > 0));
 }
 
+/* The registry answers: if a write got no answer before, all is listed when
+ * that has been done or never will be. */
+static void bridge_reg_answers(struct bridge *b)
+{
+    if (b->unsure && b->relist_due > b->now + LATE_MS)
+        b->relist_due = b->now + LATE_MS;
+    b->unsure = false;
+}
+
 static void bridge_write_answer(struct request *r, const struct answer *a)
 {
     struct bridge *b = r->context;
@@ -6551,10 +6615,13 @@ static void bridge_write_answer(struct request *r, const struct answer *a)
     enum reg_verdict verdict = REG_LATER;
 
     e->busy = false;
-    if (a->status == 0)
+    if (a->status == 0) {
         e->present = UNKNOWN;
-    else
+        b->unsure = b->unsure || !a->unreached;
+    } else {
+        bridge_reg_answers(b);
         verdict = b->reg.kind->verdict(e->call, a);
+    }
     e->refused = verdict == REG_REFUSED;
     if (verdict == REG_DONE) {
         e->touched = b->lists;
@@ -6696,7 +6763,9 @@ static int bridge_entry_bytes(struct request *r, struct str bytes,
         mem_drop(&scratch);
     }
     return found == SPLIT_MORE ? 0
-                               : err_set(e, "this is not a list of services");
+                               : err_set(e, "this is not a list of services, "
+                                            "or one of more than %d",
+                                         ROWS_MAX);
 }
 
 /* The list lacks an entry.  One that has just been written and is not listed
@@ -6732,6 +6801,7 @@ static void bridge_entries_end(struct bridge *b)
         bridge_back(b, &b->with_reg, b->reg.kind->name);
     b->listing_entries = false;
     b->look_for_ghosts = true;
+    bridge_reg_answers(b);
     for (e = bridge_next(&b->entries, NULL); e != NULL; e = next) {
         next = bridge_next(&b->entries, e);     /* e may be freed */
         if (e->seen != b->lists && !e->busy && e->touched != b->lists)
@@ -6913,10 +6983,10 @@ static void bridge_derive(struct bridge *b, struct container *c,
         bridge_look_at(b, c);
 }
 
-/* An answer about the container has come.  False: there is nothing more to
- * be done with it. */
+/* An answer has come about the container, or the one of that ID, which is
+ * asked on its account.  False: there is nothing more to be done with it. */
 static bool bridge_answered(struct bridge *b, struct container *c,
-                            const struct answer *a)
+                            const struct answer *a, struct str id)
 {
     struct err e;
 
@@ -6929,7 +6999,8 @@ static bool bridge_answered(struct bridge *b, struct container *c,
         bridge_look_at(b, c);   /* what it says is older than the death */
         return false;
     }
-    if (a->status == 200 || (a->status == 404 && docker_says_gone(a->body)))
+    if (a->status == 200 ||
+        (a->status == 404 && docker_says_gone(a->body, id)))
         return true;
     reg_words(a, &e);
     bridge_look_failed(b, c, &e);
@@ -6959,9 +7030,10 @@ static struct request *bridge_ask(struct bridge *b, struct container *c,
     return r;
 }
 
-/* What an inspect has answered, or NULL and why it is no good. */
+/* What an inspect of that container has answered, or NULL and why it is no
+ * good.  A container may share another's network by name. */
 static struct docker_container *bridge_read(struct bridge *b, struct str body,
-                                            struct err *e)
+                                            struct str id, struct err *e)
 {
     struct docker_container *facts = NULL;
 
@@ -6969,6 +7041,11 @@ static struct docker_container *bridge_read(struct bridge *b, struct str body,
         facts = docker_inspect(&b->json);
         if (facts == NULL)
             err_set(e, "the answer does not describe a container");
+    }
+    if (facts != NULL && docker_id(id) && !str_eq(facts->id, id)) {
+        err_set(e, "the answer describes another container");
+        docker_free(facts);
+        facts = NULL;
     }
     return facts;
 }
@@ -6983,12 +7060,12 @@ static void bridge_peer_answer(struct request *r, const struct answer *a)
     struct err e;
 
     c->facts = NULL;
-    if (!bridge_answered(b, c, a)) {
+    if (!bridge_answered(b, c, a, str_of(c->peer))) {
         docker_free(facts);
         return;
     }
     if (a->status == 200)
-        peer = bridge_read(b, a->body, &e);
+        peer = bridge_read(b, a->body, str_of(c->peer), &e);
     if (a->status == 200 && peer == NULL) {
         bridge_look_failed(b, c, &e);
     } else if (peer != NULL && svc_shares(peer) && c->hops++ < 4) {
@@ -7093,13 +7170,13 @@ static void bridge_inspected(struct request *r, const struct answer *a)
     struct docker_container *facts;
     struct err e;
 
-    if (!bridge_answered(b, c, a))
+    if (!bridge_answered(b, c, a, c->it.id))
         return;
     if (a->status == 404) {
         bridge_forget(b, c);
         return;
     }
-    facts = bridge_read(b, a->body, &e);
+    facts = bridge_read(b, a->body, c->it.id, &e);
     if (facts == NULL)
         bridge_look_failed(b, c, &e);
     else
@@ -7184,7 +7261,9 @@ static int bridge_list_bytes(struct request *r, struct str bytes,
             b->whole_list = false;
     }
     return found == SPLIT_MORE ? 0
-                               : err_set(e, "this is no list of containers");
+                               : err_set(e, "this is no list of containers, "
+                                            "or one of more than %d",
+                                         ROWS_MAX);
 }
 
 /* The whole list has been read: what it lacks is to be looked at, and will
@@ -7234,10 +7313,14 @@ static void bridge_list(struct bridge *b)
                            ? "/containers/json?all=1" : "/containers/json";
     struct request *r = bridge_ask(b, NULL, path, STR(""), "",
                                    bridge_list_answer);
-    struct container *c;
+    struct container *c, *next;
 
-    for (c = NULL; (c = bridge_next(&b->containers, c)) != NULL;)
+    for (c = bridge_next(&b->containers, NULL); c != NULL; c = next) {
+        next = bridge_next(&b->containers, c);
         c->listed = false;
+        if (!bridge_live(&b->with_engine) && !c->looked && !c->busy)
+            bridge_forget(b, c);    /* it is listed, if it is there */
+    }
     json_split_start(&b->list, SPLIT_ARRAY);
     b->listing = b->whole_list = true;
     b->looking_at_all = b->look_at_all;
@@ -7270,6 +7353,8 @@ static int bridge_event_bytes(struct request *r, struct str bytes,
             return -1;
         else if (docker_event(&b->json, &ev))
             bridge_event(b, &ev);
+        if (b->containers.n > ROWS_MAX)
+            return err_set(e, "events of more than %d containers", ROWS_MAX);
     }
     return found == SPLIT_MORE ? 0 : err_set(e, "these are no events");
 }
@@ -7569,7 +7654,7 @@ static uint64_t bridge_due(const struct bridge *b)
  * what has come. */
 static void bridge_wait(struct bridge *b, uint64_t at_most)
 {
-    struct pollfd fd[2 * CONNS_MAX + 1];
+    struct pollfd fd[2 * CONNS_MAX];
     uint64_t due = bridge_due(b);
 
     due = due < at_most ? due : at_most;
@@ -8162,6 +8247,22 @@ static void opt_hide(char *uri)
         uri[at++] = '*';
 }
 
+/* Shares out the descriptors that are free: one more for the engine, whose
+ * events take one, and where there are enough one to look up a name or read
+ * the token's file. */
+static int opt_descriptors(struct bridge *b, struct err *e)
+{
+    size_t n = os_descriptors(2 * CONNS_MAX + 1);
+
+    if (n < 3)
+        return err_set(e, "too few file descriptors: %zu more are needed "
+                          "(ulimit -n)", 3 - n);
+    n -= n > 3;
+    conn_limit(&b->engine, n - n / 2, 1);
+    conn_limit(&b->reg.peer, n / 2, 0);
+    return 0;
+}
+
 /* The first part of service IDs. */
 static int opt_hostname(struct bridge *b, struct str given, struct err *e)
 {
@@ -8270,7 +8371,8 @@ int main(int argc, char **argv)
     if (os_signals(&e) == 0 && opt_check(b, &e) == 0 &&
         opt_hostname(b, f.hostname, &e) == 0) {
         log_at(LOG_INFO, "Starting registrator %s ...", VERSION);
-        if (opt_registry(b, f.uri, &e) == 0 && opt_engine(b, &e) == 0) {
+        if (opt_registry(b, f.uri, &e) == 0 && opt_engine(b, &e) == 0 &&
+            opt_descriptors(b, &e) == 0) {
             opt_hide(argv[argc - 1]);
             bridge_init(b);
             opt_confine(b);

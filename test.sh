@@ -2,8 +2,8 @@
 # Runs every test of registrator and ends with "N passed, N failed".
 #
 #     ./test.sh            all suites
-#     ./test.sh SUITE...   only these: build lint unit fuzz parity peers tls e2e
-#                          podman power hosts image
+#     ./test.sh SUITE...   only these: build lint unit fuzz parity peers
+#                          hostile tls e2e faults podman power hosts image
 #     ./test.sh demo       a walk to watch: a container comes and goes
 #     ./test.sh demo 3     the same with three hosts and three Consul servers
 #
@@ -15,7 +15,8 @@ set -u
 cd "$(dirname "$0")" || exit 1
 unset MAKEFLAGS MFLAGS MAKELEVEL        # "make test" may have called us
 export LC_ALL=C.UTF-8
-suites=(build lint unit fuzz parity peers tls e2e podman power hosts image)
+suites=(build lint unit fuzz parity peers hostile tls e2e faults podman power
+    hosts image)
 binary=${REGISTRATOR:-./registrator}    # another build, to be tested instead
 passed=0 failed=0 child='' child_signal=TERM
 tmp=$(mktemp -d) || exit 1
@@ -127,7 +128,7 @@ suite_tiny() {                          # every read and write moves a byte
 
 torture() {
     local name status=0
-    for name in peers hostile tls e2e faults; do
+    for name in peers hostile ages tls e2e faults; do
         python3 "tests/$name.py" "$tmp/$1" 2>&1 |
             sed "s/^\(ok\|not ok\) /\1 $1 /"
         [ "${PIPESTATUS[0]}" = 0 ] || status=1
@@ -157,6 +158,16 @@ suite_tls() {
 
 suite_e2e() {
     exec python3 tests/e2e.py "$binary"
+}
+
+suite_hostile() {
+    python3 tests/ages.py "$binary"
+    local ages=$?
+    python3 tests/hostile.py "$binary" && return "$ages"
+}
+
+suite_faults() {
+    exec python3 tests/faults.py "$binary"
 }
 
 suite_podman() {

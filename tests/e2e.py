@@ -13,6 +13,8 @@ kernel takes away everything that it started.
 A case has its own containers and is compared with the whole of the registry;
 it waits for what it expects and asserts no time.  One line a case: "ok NAME",
 "not ok NAME: why" with details below it, or "# skip NAME: why".
+
+tests/faults.py uses this little world too, with cases of its own.
 """
 import http.client
 import json
@@ -35,7 +37,8 @@ HOST = "e2e-host"               # the host name in this namespace
 ADV = "10.99.0.1"               # what the Consul agent advertises
 DIR = "/run/e2e"
 SUITE = "e2e"
-CGROUP = "registrator-e2e"
+CGROUP = "registrator-e2e-%s" % os.environ.setdefault(
+    "E2E_RUN", str(os.getpid()))            # several may run side by side
 SOCK = "/run/docker.sock"
 CONSUL = ("127.0.0.1", 8500)
 IMG = "jlordiales/python-micro-service"
@@ -44,17 +47,19 @@ IDLE = 'trap "exit 0" TERM; trap "exit 1" USR1; sleep 9999 & wait'
 
 # ---- outside: the namespaces ----------------------------------------------
 
-def outside(**kw):
+def outside(suite=None, script=None, **kw):
+    """Runs the script again, in there, with --inside before its arguments."""
+    suite, script = suite or SUITE, script or __file__
     if len(sys.argv) < 2:
         sys.exit(__doc__)
     if os.geteuid() != 0:
-        print("not ok e2e: needs root")
+        print("not ok %s: needs root" % suite)
         sys.exit(1)
     # sh is process 1 in there: it collects orphans, and all ends with it.
     inner = subprocess.Popen(
         ["unshare", "-n", "-m", "-p", "-u", "-f", "--kill-child",
          "--mount-proc", "sh", "-c", '"$@" & wait $!', "sh", sys.executable,
-         "-u", __file__, "--inside", *sys.argv[1:]],
+         "-u", script, "--inside", *sys.argv[1:]],
         stdin=subprocess.DEVNULL, start_new_session=True, **kw)
 
     def end(*_):
@@ -217,10 +222,11 @@ def put(path, body=None, **kw):
 
 
 class Agent:
-    """A Consul agent, empty whenever it starts."""
+    """A Consul agent, empty whenever it starts, unless it has a data_dir."""
 
     def __init__(self, name="consul", server=CONSUL, **config):
         self.server = server
+        self.mode = ["-server"] if "data_dir" in config else ["-dev"]
         self.log = "%s/logs/%s" % (DIR, name)
         self.file = "%s/%s.json" % (DIR, name)
         self.config = {"bind_addr": ADV, "advertise_addr": ADV,
@@ -232,7 +238,7 @@ class Agent:
             json.dump(self.config, f)
         with open(self.log, "w") as log:
             self.proc = subprocess.Popen(
-                ["consul", "agent", "-dev", "-config-file", self.file],
+                ["consul", "agent", *self.mode, "-config-file", self.file],
                 stdout=log, stderr=log, stdin=subprocess.DEVNULL)
 
         def ready():
@@ -244,6 +250,10 @@ class Agent:
             except (OSError, Failure, http.client.HTTPException):
                 return False
         wait_for("consul", ready)
+
+    def stop(self):
+        self.proc.terminate()
+        self.proc.wait()
 
     def kill(self):
         self.proc.kill()
@@ -294,13 +304,20 @@ class Proxy:
 
     def __init__(self, port=8600 - 1, target=CONSUL):
         self.target, self.requests, self.socks = target, [], []
-        self.listener = socket.socket()
-        self.listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        self.listener.bind(("127.0.0.1", port))
-        self.listener.listen(64)
-        self.uri = "consul://127.0.0.1:%d" % port
+        self.listener = self.listen(port)
+        self.uri = "consul://127.0.0.1:%s" % port
         threading.Thread(target=self.accept, daemon=True).start()
         proxies.append(self)
+
+    @staticmethod
+    def listen(port):
+        return socket.create_server(("127.0.0.1", port), backlog=64)
+
+    def connect(self):
+        return socket.create_connection(self.target)
+
+    def passing(self, method, path):
+        """Called before a request is passed on."""
 
     def accept(self):
         while True:
@@ -309,7 +326,7 @@ class Proxy:
             except OSError:
                 return
             try:
-                server = socket.create_connection(self.target)
+                server = self.connect()
             except OSError:
                 client.close()
                 continue
@@ -339,6 +356,7 @@ class Proxy:
                 body = stream.read(length)
                 method, path = line.decode("latin-1").split(" ")[:2]
                 self.requests.append((method, path, body))
+                self.passing(method, path)
                 server.sendall(head + b"\r\n" + body)
         except (OSError, ValueError):
             pass
@@ -389,6 +407,8 @@ class Proxy:
 # ---- the engine ------------------------------------------------------------
 
 class Engine:
+    always = ()                 # options of every start
+
     def start(self, *options):
         with open(DIR + "/logs/dockerd", "a") as log:
             self.proc = subprocess.Popen(
@@ -396,7 +416,8 @@ class Engine:
                  "--exec-root", DIR + "/docker-exec",
                  "--pidfile", DIR + "/docker.pid", "-H", "unix://" + SOCK,
                  "--userland-proxy=false", "--cgroup-parent", "/" + CGROUP,
-                 "--exec-opt", "native.cgroupdriver=cgroupfs", *options],
+                 "--exec-opt", "native.cgroupdriver=cgroupfs",
+                 *self.always, *options],
                 stdout=log, stderr=log, stdin=subprocess.DEVNULL)
 
         def ready():
@@ -435,22 +456,28 @@ def address(name, network="bridge"):
     return inspect(name)["NetworkSettings"]["Networks"][network]["IPAddress"]
 
 
-def create(name, config):
-    """By the API, for what no command line takes; started, the ID."""
-    def ask(path, body):
-        conn = http.client.HTTPConnection("docker", timeout=LIMIT)
-        conn.sock = socket.socket(socket.AF_UNIX)
+def ask(method, path, body=None):
+    """By the engine's API: its answer, as JSON."""
+    conn = http.client.HTTPConnection("docker", timeout=LIMIT)
+    conn.sock = socket.socket(socket.AF_UNIX)
+    try:
         conn.sock.connect(SOCK)
-        conn.request("POST", path, json.dumps(body),
+        conn.request(method, path, json.dumps(body or {}),
                      {"Content-Type": "application/json"})
         answer = conn.getresponse()
         raw = answer.read()
+    finally:
         conn.close()
-        if answer.status >= 300:
-            raise Failure("POST %s: %d %r" % (path, answer.status, raw))
-        return json.loads(raw) if raw else None
-    made = ask("/containers/create?name=" + name, {"Image": IMG, **config})
-    ask("/containers/%s/start" % made["Id"], {})
+    if answer.status >= 400:
+        raise Failure("%s %s: %d %r" % (method, path, answer.status, raw))
+    return json.loads(raw) if raw else None
+
+
+def create(name, config):
+    """By the API, for what no command line takes; started, the ID."""
+    made = ask("POST", "/containers/create?name=" + name,
+               {"Image": IMG, **config})
+    ask("POST", "/containers/%s/start" % made["Id"])
     return made["Id"]
 
 
@@ -605,7 +632,8 @@ def clean():
         consul.start()
 
 
-def play(words, suite=None, clean=clean):
+def play(words, suite=None, clean=clean, cases=cases):
+    """The cases that have one of the words; how many failed."""
     suite, failed = suite or SUITE, 0
     for name, function in cases:
         if words and not any(w in name for w in words):
@@ -2179,22 +2207,26 @@ def _():
         raise Failure("nothing was asked")
 
 
-def inside(binary, words):
-    prepare(binary)
-    engine.start()
-    consul.start()
-    images()
-    failed = play(words)
-    engine.stop()
-    consul.kill()
+def world(suite, binary, run_cases):
+    """Inside: makes the world, and what is to be done in it; exit status."""
+    try:
+        prepare(binary)
+        engine.start()
+        consul.start()
+        images()
+        failed = run_cases()
+        engine.stop()
+        consul.kill()
+    except Failure as e:
+        print("not ok %s set-up: %s" % (suite, str(e).replace("\n", "\n  ")))
+        return 1
     return 1 if failed else 0
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] != ["--inside"]:
-        outside()
-    try:
-        sys.exit(inside(sys.argv[2], sys.argv[3:]))
-    except Failure as e:
-        print("not ok e2e set-up: " + str(e).replace("\n", "\n  "))
-        sys.exit(1)
+    if sys.argv[1:2] == ["--inside"]:
+        program, *wanted = sys.argv[2:]
+        sys.exit(world("e2e", program, lambda: play(wanted)))
+    if len(sys.argv) < 2:
+        sys.exit(__doc__)
+    outside("e2e", __file__)

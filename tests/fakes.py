@@ -39,6 +39,11 @@ async def hang(_writer):
     await asyncio.sleep(3600)
 
 
+async def plainly(writer, data):
+    writer.write(data)
+    await writer.drain()
+
+
 class Peer:
     """An HTTP server whose answers come from rules or from the subclass's answer()."""
 
@@ -49,6 +54,7 @@ class Peer:
         self.rules = []
         self.servers = []
         self.connections = {}   # task: writer
+        self.deliver = plainly  # async function(writer, data): sends an answer
 
     async def listen(self, path=None, port=0):
         """Listens on a unix socket or a loopback port; gives its path or the port."""
@@ -112,8 +118,7 @@ class Peer:
                 if callable(answer):
                     await answer(writer)
                     break
-                writer.write(answer if isinstance(answer, bytes) else message(*answer))
-                await writer.drain()
+                await self.deliver(writer, answer if isinstance(answer, bytes) else message(*answer))
                 if isinstance(answer, bytes):
                     break
         except (asyncio.IncompleteReadError, asyncio.CancelledError, ConnectionError):
@@ -247,6 +252,7 @@ class Engine(Peer):
         self.form = "1.10"      # of events: 1.3 (status, id, from), 1.10 (both), 29 (Type, Action, Actor)
         self.between = "{}\n"   # an event in the stream
         self.raw = False        # text is sent as UTF-8, "\\udcXX" as the broken byte XX, not as \uXXXX
+        self.head = EVENTS_HEAD     # of the event stream
         self.late_head = False  # as Docker 1.7: the head of the stream comes with the first event (of one stream)
         self.streams = {}       # writer: filters
         self.held = None        # events that wait to go out in one piece
@@ -293,7 +299,7 @@ class Engine(Peer):
         self.streams[writer] = json.loads(request.query.get("filters") or "{}")
         try:
             if not self.late_head:
-                writer.write(EVENTS_HEAD)
+                writer.write(self.head)
             await asyncio.sleep(3600)
         finally:
             self.streams.pop(writer, None)
@@ -305,7 +311,7 @@ class Engine(Peer):
 
     def tell(self, writer, data):
         if not writer.is_closing():
-            writer.write((EVENTS_HEAD if self.late_head else b"") + chunk(data))
+            writer.write((self.head if self.late_head else b"") + chunk(data))
             self.late_head = False
 
     def end_events(self, tail=b"0\r\n\r\n"):

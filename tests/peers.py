@@ -25,7 +25,7 @@ import unicodedata
 from collections import namedtuple
 from functools import partial
 
-from fakes import Consul, Engine, body_of, box, hang, listing, state_of
+from fakes import Consul, Engine, body_of, box, hang, listing, plainly, state_of
 
 LIMIT_S = 15        # for what must happen
 QUIET_S = 1.0       # for what must not
@@ -70,6 +70,9 @@ def demand(truth, reason, *details):
 class World:
     """The peers of one case, and the program between them."""
 
+    limit_s = CASE_S
+    cpu_share = 0.25    # of the time it runs, beside CPU_S
+
     def __init__(self, binary, tmp):
         self.binary = binary
         self.tmp = tmp
@@ -94,13 +97,16 @@ class World:
 
     # -- the program
 
-    async def spawn(self, *argv, stdout=None, **env):
+    def environment(self, **more):
         clean = {k: v for k, v in os.environ.items() if not k.startswith(("DOCKER_", "CONSUL_", "SERVICE_"))}
-        env = {"DOCKER_HOST": "unix://" + self.docker, **env}
+        return {**clean, "DOCKER_HOST": "unix://" + self.docker, **more}
+
+    async def spawn(self, *argv, stdout=None, **env):
+        env = self.environment(**env)
         self.runs.append([self.path("out-%d" % len(self.runs)), self.path("err-%d" % len(self.runs))])
         with open(self.runs[-1][0], "wb") as out, open(self.runs[-1][1], "wb") as err:
             self.proc = await asyncio.create_subprocess_exec(
-                self.binary, *argv, env={**clean, **env}, user=self.user, stdin=asyncio.subprocess.DEVNULL,
+                self.binary, *argv, env=env, user=self.user, stdin=asyncio.subprocess.DEVNULL,
                 stdout=stdout or out, stderr=err)
         self.began = asyncio.get_running_loop().time()
         self.may_end = False
@@ -196,7 +202,7 @@ class World:
         """What holds for every case."""
         if self.proc.returncode is None:
             busy, lived = self.cpu_s(), asyncio.get_running_loop().time() - self.began
-            demand(busy < CPU_S + lived / 4, "busy: %.1f s of processor time in %.1f s" % (busy, lived))
+            demand(busy < CPU_S + lived * self.cpu_share, "busy: %.1f s of processor time in %.1f s" % (busy, lived))
             equal("exit status on SIGTERM", await self.stop(), 0)
         demand(self.may_end, "ended by itself with %d" % self.proc.returncode)
         equal("complaints of the peers", self.engine.complaints + self.consul.complaints, [])
@@ -1981,18 +1987,18 @@ async def _(w):
 
 # ==== Running ===================================================================================
 
-async def run_case(binary, name, test, limit):
-    """Runs one case; gives the lines of its result."""
+async def run_case(kind, binary, name, test, limit):
+    """Runs one case in a world of this kind; gives the lines of its result."""
     async with limit:
         with tempfile.TemporaryDirectory(prefix="peers-") as tmp:
-            w = World(binary, tmp)
+            w = kind(binary, tmp)
             await w.open()
             try:
-                await asyncio.wait_for(test(w), CASE_S)
+                await asyncio.wait_for(test(w), w.limit_s)
                 await w.finish()
                 return ["ok " + name]
             except asyncio.TimeoutError:
-                reason, details = "took more than %d s" % CASE_S, []
+                reason, details = "took more than %d s" % w.limit_s, []
             except Failure as e:
                 reason, details = str(e), e.details
             except Exception as e:      # a mistake of the test is a failure too
@@ -2007,19 +2013,24 @@ async def run_case(binary, name, test, limit):
             return ["not ok %s: %s" % (name, reason)] + ["  " + line for line in [*details, *log]]
 
 
-async def main(argv):
-    if not 1 <= len(argv) <= 2:
-        sys.exit(__doc__)
-    binary, pattern = os.path.abspath(argv[0]), argv[1] if argv[1:] else ""
-    limit = asyncio.Semaphore(AT_ONCE)
-    tasks = [asyncio.ensure_future(run_case(binary, name, test, limit))
-             for name, test in CASES.items() if re.search(pattern, name)]
+async def run_cases(kind, binary, cases, at_once=AT_ONCE):
+    """Runs them and prints their results; gives the exit status."""
+    limit = asyncio.Semaphore(at_once)
+    tasks = [asyncio.ensure_future(run_case(kind, os.path.abspath(binary), name, test, limit))
+             for name, test in cases.items()]
     failed = 0
     for task in tasks:
         lines = await task
         failed += lines[0].startswith("not ok")
         print("\n".join(lines), flush=True)
     return int(failed > 0 or not tasks)
+
+
+def main(argv):
+    if not 1 <= len(argv) <= 2:
+        sys.exit(__doc__)
+    pattern = argv[1] if argv[1:] else ""
+    return run_cases(World, argv[0], {name: test for name, test in CASES.items() if re.search(pattern, name)})
 
 
 if __name__ == "__main__":

@@ -1347,6 +1347,8 @@ static void docker_rows(void)
           "w", true, false, 0 },
         { "{'Id':'@','Names':['/w'],'Status':'Created'}", "w", true, true, 0 },
         { "{'Id':'@','Names':['/w'],'Status':'Dead'}", "w", true, true, 0 },
+        { "{'Id':'@','Names':['/w'],'Status':'Frozen (1)'}", "w", true, false,
+          0 },
         { "{'Id':'@','Names':null,'Status':''}", "", true, false, 0 },
         { "{'Id':'@'}", "", true, false, 0 },
         { "{'Id':'@','Names':'/w','Ports':7}", "", true, false, 0 },
@@ -1490,16 +1492,24 @@ static void docker_inspects(void)
           "'Labels':{'L':'v','M':null,'':''}},'NetworkSettings':{'Networks':"
           "{}}}", "n   runs A=1 C= D=x=y\nz =e -l L=v -l M= -l =" },
         { HEAD RUNS "'Config':{'Env':null,'Labels':null,'ExposedPorts':null},"
-          "'HostConfig':null,'NetworkSettings':null}", "n   runs bridge@" },
-        { HEAD RUNS "'Config':{'Labels':['x','y'],'Env':{'A=1':2}}}",
-          "n   runs bridge@ A=1" },
-        { "{'Id':'@','Name':'noslash','State':{'Running':'true','ExitCode':"
+          "'HostConfig':null,'NetworkSettings':{}}", "n   runs bridge@" },
+        { HEAD RUNS "'Config':{'Labels':['x','y'],'Env':{'A=1':2}},"
+          "'NetworkSettings':{}}", "n   runs bridge@ A=1" },
+        { "{'Id':'@','Name':'noslash','State':{'Running':false,'ExitCode':"
           "256},'Config':{}}", "noslash   ended 0 bridge@" },
         /* no containers */
-        { "{'Id':'@','Name':'','State':{},'Config':{}}", NULL },
-        { "{'Id':'abc','Name':'/n','State':{},'Config':{}}", NULL },
+        { "{'Id':'@','Name':'','State':{'Running':false},'Config':{}}", NULL },
+        { "{'Id':'abc','Name':'/n','State':{'Running':false},'Config':{}}",
+          NULL },
+        { HEAD "'State':{},'Config':{}}", NULL },
+        { HEAD "'State':null,'Config':{}}", NULL },
+        { HEAD "'State':{'Running':'true'},'Config':{}}", NULL },
+        { HEAD "'State':{'Running':null},'Config':{}}", NULL },
+        { HEAD RUNS "'Config':{}}", NULL },
+        { HEAD RUNS "'Config':{},'NetworkSettings':null}", NULL },
+        { HEAD RUNS "'Config':{},'NetworkSettings':[]}", NULL },
         { "{'Id':'@','Name':'/n','Config':{}}", NULL },
-        { "{'Id':'@','Name':'/n','State':{}}", NULL },
+        { "{'Id':'@','Name':'/n','State':{'Running':false}}", NULL },
         { "{'message':'No such container: x'}", NULL }, { "[]", NULL },
         { "null", NULL },
     };
@@ -1603,7 +1613,7 @@ static void docker_fill(const char *what)
     size_t head, n = strlen(what);
 
     buf_add(&b, quoted(&text, "{'Id':'@','Name':'/n','State':{'Running':true}"
-                              ",'Config':{'Env':["));
+                              ",'NetworkSettings':{},'Config':{'Env':["));
     if (*what == 'x' || str_find(str_of(what), STR(":")) < n) {
         b.n -= strlen("'Env':[");
         buf_add(&b, quoted(&text, "'Labels':{"));
