@@ -95,10 +95,18 @@ soak: registrator
 	python3 tests/hostile.py --soak 20000 ./registrator
 	python3 tests/faults.py --soak $(SOAK_SECONDS) ./registrator
 
+# Figures: BINARIES are measured side by side.  Every byte of the binary.
+BINARIES = ./registrator
+bench: registrator
+	python3 tests/bench.py $(BINARIES)
+
+size: registrator
+	python3 tests/size.py
+
 install: registrator
 	install -D -m 755 registrator $(DESTDIR)$(PREFIX)/bin/registrator
 
 clean:
 	rm -rf registrator $(BEARSSL)/build-*
 
-.PHONY: all bearssl test demo fuzz torture soak install clean
+.PHONY: all bearssl test demo fuzz torture soak bench size install clean
