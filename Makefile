@@ -1,7 +1,17 @@
-# registrator: see README.md.  `make CC=cc` builds with the system's own C
-# library, for development; what is shipped is static, by musl.
+# registrator: see README.md.  `make ARCH=arm64` builds for another machine
+# than this one, into a file named after it.  `make CC=cc BIN=NAME` builds
+# with the system's own C library, for development; musl is what is shipped.
 
-CC = musl-gcc
+# The compilers of Debian's musl-tools (for this machine) and musl-dev.
+CC_ = musl-gcc
+CC_amd64 = x86_64-linux-musl-gcc
+CC_arm64 = aarch64-linux-musl-gcc
+CC_armhf = arm-linux-musleabihf-gcc
+ARCH =
+CC = $(or $(CC_$(ARCH)),$(error ARCH is amd64, arm64 or armhf))
+# An ar of another machine could not index the archive.
+AR = $(shell $(CC) -print-prog-name=ar)
+BIN = registrator$(addprefix -,$(ARCH))
 CFLAGS = -Os
 PREFIX = /usr/local
 READELF = readelf
@@ -15,10 +25,15 @@ WARN = -Wall -Wextra -Wconversion -Wshadow -Wstrict-prototypes \
 # musl-gcc -static-pie would silently make a dynamic program.
 CODE = -fstack-protector-strong -fno-strict-overflow -ffunction-sections \
 	-fdata-sections -fno-asynchronous-unwind-tables -fno-unwind-tables \
-	-fno-pie $(NO_CET)
+	-fno-pie $(NO_CET) $(CODE_$(ARCH))
 # musl has no landing pads for x86's indirect branch tracking.
 NO_CET = $(shell $(CC) -fcf-protection=none -E -x c /dev/null >/dev/null \
 	2>&1 && echo -fcf-protection=none)
+# All of it is within 1 MB, else ld says so: 4 kB less.
+CODE_arm64 = -mcmodel=tiny
+# With relro, arm64 would fill the file up to a page of 64 kB.  The segments
+# stay that far apart in memory, for kernels whose pages are so large; with
+# max-page-size=4096 it would not run there.
 LINK = -static -no-pie -s -Wl,--gc-sections -Wl,-z,noexecstack \
 	-Wl,-z,norelro -Wl,-z,noseparate-code \
 	-Wl,-z,common-page-size=64 -Wl,--build-id=none
@@ -33,9 +48,9 @@ BEARSSL = $(firstword $(wildcard bearssl-0.6*) bearssl-0.6)
 LIB_FLAGS = -Os $(CODE) -DBR_AES_X86NI=0
 LIB = $(BEARSSL)/build-$(notdir $(firstword $(CC)))/libbearssl.a
 
-all: registrator
+all: $(BIN)
 
-registrator: registrator.c Makefile $(LIB)
+$(BIN): registrator.c Makefile $(LIB)
 	$(CC) $(STD) $(WARN) $(CODE) $(CFLAGS) -isystem $(BEARSSL)/inc \
 		-o $@ registrator.c $(LIB) $(LINK)
 	@! $(READELF) -lW $@ | grep -E 'INTERP|DYNAMIC|GNU_STACK.* RWE' || \
@@ -44,7 +59,7 @@ registrator: registrator.c Makefile $(LIB)
 
 $(LIB): Makefile | $(BEARSSL)/inc/bearssl.h
 	+@echo "BearSSL, for $(CC): $@"; rm -rf $(@D); log=$$(mktemp) && \
-	$(MAKE) -j2 -C $(BEARSSL) lib CC='$(CC)' BUILD=$(patsubst \
+	$(MAKE) -j2 -C $(BEARSSL) lib CC='$(CC)' AR='$(AR)' BUILD=$(patsubst \
 		$(BEARSSL)/%/libbearssl.a,%,$@) CFLAGS='$(LIB_FLAGS)' \
 		>"$$log" 2>&1 || { cat "$$log"; rm -f "$$log" $@; exit 1; }; \
 	rm -f "$$log"
@@ -103,10 +118,10 @@ bench: registrator
 size: registrator
 	python3 tests/size.py
 
-install: registrator
-	install -D -m 755 registrator $(DESTDIR)$(PREFIX)/bin/registrator
+install: $(BIN)
+	install -D -m 755 $(BIN) $(DESTDIR)$(PREFIX)/bin/registrator
 
 clean:
-	rm -rf registrator $(BEARSSL)/build-*
+	rm -rf registrator registrator-a* $(BEARSSL)/build-*
 
 .PHONY: all bearssl test demo fuzz torture soak bench size install clean

@@ -3,7 +3,7 @@
 #
 #     ./test.sh            all suites
 #     ./test.sh SUITE...   only these: build lint unit fuzz parity peers
-#                          hostile tls e2e faults podman power hosts image
+#                          hostile tls e2e faults podman power hosts image arch
 #     ./test.sh demo       a walk to watch: a container comes and goes
 #     ./test.sh demo 3     the same with three hosts and three Consul servers
 #
@@ -16,7 +16,7 @@ cd "$(dirname "$0")" || exit 1
 unset MAKEFLAGS MFLAGS MAKELEVEL        # "make test" may have called us
 export LC_ALL=C.UTF-8
 suites=(build lint unit fuzz parity peers hostile tls e2e faults podman power
-    hosts image)
+    hosts image arch)
 binary=${REGISTRATOR:-./registrator}    # another build, to be tested instead
 passed=0 failed=0 child='' child_signal=TERM
 tmp=$(mktemp -d) || exit 1
@@ -186,6 +186,31 @@ suite_image() {                         # three minutes, most of it Debian's
     exec python3 tests/image.py "$binary"
 }
 
+# Other machines under qemu, and the system's own C library.
+suite_arch() {
+    local arch binaries=()
+    local -A qemu=([arm64]=qemu-aarch64-static [armhf]=qemu-arm-static)
+    for arch in arm64 armhf; do
+        rm -f "registrator-$arch"
+        try "arch $arch make" make ARCH=$arch CFLAGS="-Os -Werror"
+        try "arch $arch static, small" is_small "registrator-$arch"
+        try "arch $arch -version" \
+            "${qemu[$arch]}" "registrator-$arch" -version
+        binaries+=("$arch=registrator-$arch")
+    done
+    # ld warns of getaddrinfo, which a static glibc takes from the system.
+    try "arch cc make" make CC=cc BIN="$tmp/registrator-cc"
+    try "arch cc -version" "$tmp/registrator-cc" -version
+    exec python3 tests/arch.py registrator "${binaries[@]}" \
+        cc="$tmp/registrator-cc"
+}
+
+# No interpreter, nothing dynamic, under 200,000 bytes.
+is_small() {
+    ! readelf -lW "$1" | grep -E 'INTERP|DYNAMIC' &&
+        [ "$(stat -c %s "$1")" -lt 200000 ]
+}
+
 # ---- running and counting
 
 build() {
@@ -258,6 +283,7 @@ esac
 install_missing
 find_consul
 find_bearssl
+[[ " ${wanted[*]} " != *" arch "* ]] || find_cross
 if [ -n "$walk" ]; then
     build
     "$walk"

@@ -1784,6 +1784,7 @@ async def _(w):
 async def _(w):
     w.consul.put(entry("unmarked"))
     await life(w, args=["-resync", "0"])
+    await w.quiet()     # it looks whether what it wrote is listed
     del w.consul.services["h:first:80"]
     w.has(a())
     await w.quiet()

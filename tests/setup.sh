@@ -53,14 +53,19 @@ install_missing() {
     for _ in 1 2; do
         wanted=$(missing_packages | sort -u | tr '\n' ' ')
         [ -n "${wanted// /}" ] || return 0
-        echo "# installing $wanted"
-        as_root "installing packages works only"
-        update_lists
         # shellcheck disable=SC2086  # a list of names
-        DEBIAN_FRONTEND=noninteractive apt-get install -q -y \
-            --no-install-recommends $wanted >"$tmp/apt.log" 2>&1 </dev/null ||
-            { tail -n 20 "$tmp/apt.log"; die "cannot install $wanted"; }
+        install_packages $wanted
     done
+}
+
+install_packages() {
+    [ $# -gt 0 ] || return 0
+    echo "# installing $*"
+    as_root "installing packages works only"
+    update_lists
+    DEBIAN_FRONTEND=noninteractive apt-get install -q -y \
+        --no-install-recommends "$@" >"$tmp/apt.log" 2>&1 </dev/null ||
+        { tail -n 20 "$tmp/apt.log"; die "cannot install $*"; }
     hash -r
 }
 
@@ -84,6 +89,33 @@ find_consul() {
     hash -r
 }
 
+# Puts the cross compilers of the Makefile on PATH.  gcc and qemu are packages
+# of this machine; the C library is one of the other machine, and apt would
+# take it only where that architecture was added: unpacked into the cache.
+find_cross() {
+    local arch machine missing=() dir=$cache/cross
+    for machine in aarch64-linux-gnu arm-linux-gnueabihf; do
+        command -v $machine-gcc >/dev/null || missing+=("gcc-$machine")
+    done
+    command -v qemu-arm-static >/dev/null || missing+=(qemu-user-static)
+    install_packages "${missing[@]}"
+    for arch in arm64:aarch64-linux-musl armhf:arm-linux-musleabihf; do
+        machine=${arch#*:} arch=${arch%:*}
+        command -v "$machine-gcc" >/dev/null && continue
+        [ ! -e "$dir/usr/bin/$machine-gcc" ] || continue
+        echo "# fetching the C library of $arch"
+        arch=$arch fetch deb bookworm download musl-dev
+        dpkg -x "$tmp"/fetch/musl-dev_*.deb "$tmp/fetch/tree"
+        # Two files say where it is.  The compiler comes last: then all is.
+        (cd "$tmp/fetch/tree/usr" && mkdir -p "$dir/usr/bin" &&
+            sed -i "s#/usr/#$dir/usr/#g" "lib/$machine/musl-gcc.specs" \
+                "bin/$machine-gcc" && cp -R include lib "$dir/usr" &&
+            cp "bin/$machine-gcc" "$dir/usr/bin") ||
+            die "no compiler for $arch"
+    done
+    PATH=$dir/usr/bin:$PATH
+}
+
 # Puts the source of BearSSL where the Makefile looks for it.
 find_bearssl() {
     compgen -G "bearssl-0.6*/inc/bearssl.h" >/dev/null && return 0
@@ -98,9 +130,11 @@ find_bearssl() {
 
 # fetch deb|deb-src SUITE COMMAND...: apt-get for something of another suite,
 # into $tmp/fetch, from the mirror this machine uses anyhow and beside its own
-# lists; apt checks the signatures.
+# lists; apt checks the signatures.  With arch=ARCH before it, of another
+# architecture.
 fetch() {
     local mirror dir=$tmp/fetch kind=$1 suite=$2
+    local arch=${arch:-$(dpkg --print-architecture)}
     local keys=/usr/share/keyrings/debian-archive-keyring.gpg
     shift 2
     mirror=$(debian_mirror)
@@ -109,6 +143,7 @@ fetch() {
     mkdir -p "$dir/lists/partial" "$dir/cache/archives/partial" "$dir/tree"
     echo "$kind [signed-by=$keys] $mirror $suite main" >"$dir/sources.list"
     local apt=(apt-get -q
+        -o "APT::Architecture=$arch" -o "APT::Architectures::=$arch"
         -o "Dir::Etc::sourcelist=$dir/sources.list"
         -o "Dir::Etc::sourceparts=/dev/null"
         -o "Dir::State::lists=$dir/lists"
