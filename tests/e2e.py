@@ -410,6 +410,15 @@ class Engine:
     always = ()                 # options of every start
 
     def start(self, *options):
+        """As a supervisor does: a dockerd that waits for its containerd in
+        vain, on a machine under load, ends and is started again."""
+        for _ in range(3):
+            self.launch(*options)
+            if wait_for("dockerd", self.there, 3 * LIMIT) == "here":
+                return
+        raise Failure("dockerd ended:\n" + tail(DIR + "/logs/dockerd"))
+
+    def launch(self, *options):
         with open(DIR + "/logs/dockerd", "a") as log:
             self.proc = subprocess.Popen(
                 ["dockerd", "--data-root", DIR + "/docker",
@@ -420,11 +429,11 @@ class Engine:
                  *self.always, *options],
                 stdout=log, stderr=log, stdin=subprocess.DEVNULL)
 
-        def ready():
-            if self.proc.poll() is not None:
-                raise Failure("dockerd ended:\n" + tail(DIR + "/logs/dockerd"))
-            return sh("docker", "version", check=False).returncode == 0
-        wait_for("dockerd", ready)
+    def there(self):
+        if self.proc.poll() is not None:
+            return "ended"
+        answers = sh("docker", "version", check=False).returncode == 0
+        return "here" if answers else None
 
     def stop(self):
         self.proc.terminate()
