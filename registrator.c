@@ -347,7 +347,8 @@ static int str_cmp(struct str a, struct str b)
 
 static bool str_prefix(struct str s, struct str prefix)
 {
-    return s.n >= prefix.n && memcmp(s.p, prefix.p, prefix.n) == 0;
+    return s.n >= prefix.n &&
+           (prefix.n == 0 || memcmp(s.p, prefix.p, prefix.n) == 0);
 }
 
 static bool str_suffix(struct str s, struct str end)
