@@ -919,20 +919,27 @@ static void log_escape(struct buf *b, struct str s)
     }
 }
 
+/* Year, month, day, hour, minute and second, what stands after each. */
+static void log_time(struct buf *b, const struct tm *tm,
+                     const char *const after[6])
+{
+    buf_digits(b, tm->tm_year + 1900, 4, after[0]);
+    buf_digits(b, tm->tm_mon + 1, 2, after[1]);
+    buf_digits(b, tm->tm_mday, 2, after[2]);
+    buf_digits(b, tm->tm_hour, 2, after[3]);
+    buf_digits(b, tm->tm_min, 2, after[4]);
+    buf_digits(b, tm->tm_sec, 2, after[5]);
+}
+
 /* The local time as Go's log package has it: 2026/11/22 18:05:26. */
 static void log_date(struct buf *b)
 {
+    static const char *const after[] = { "/", "/", " ", ":", ":", " " };
     time_t now = time(NULL);
     struct tm tm;
 
-    if (localtime_r(&now, &tm) == NULL)
-        return;
-    buf_digits(b, tm.tm_year + 1900, 4, "/");
-    buf_digits(b, tm.tm_mon + 1, 2, "/");
-    buf_digits(b, tm.tm_mday, 2, " ");
-    buf_digits(b, tm.tm_hour, 2, ":");
-    buf_digits(b, tm.tm_min, 2, ":");
-    buf_digits(b, tm.tm_sec, 2, " ");
+    if (localtime_r(&now, &tm) != NULL)
+        log_time(b, &tm, after);
 }
 
 PRINTF(2, 3)
@@ -1512,7 +1519,7 @@ static void url_base64(struct buf *b, struct str s)
  * The only section with sockets, files, clocks, names and signals.  Nothing
  * in it waits, but os_wait, which is meant to, and os_resolve, which must.
  *
- * Calls: str_ buf_ err_.
+ * Calls: str_ buf_ log_ err_.
  * Kernel: socket connect read poll open close pipe fcntl sigaction
  * clock_gettime getaddrinfo getifaddrs gethostname getsockopt setsockopt
  * stat getrandom opendir readdir closedir isatty setrlimit sysconf
@@ -1859,17 +1866,12 @@ static bool os_random(void *p, size_t n)
 /* The date as certificates have it: YYYYMMDDHHMMSS, in UTC. */
 static void os_clock(struct buf *b)
 {
+    static const char *const after[] = { "", "", "", "", "", "" };
     time_t now = time(NULL);
     struct tm tm;
 
-    if (gmtime_r(&now, &tm) == NULL)
-        return;
-    buf_digits(b, tm.tm_year + 1900, 4, "");
-    buf_digits(b, tm.tm_mon + 1, 2, "");
-    buf_digits(b, tm.tm_mday, 2, "");
-    buf_digits(b, tm.tm_hour, 2, "");
-    buf_digits(b, tm.tm_min, 2, "");
-    buf_digits(b, tm.tm_sec, 2, "");
+    if (gmtime_r(&now, &tm) != NULL)
+        log_time(b, &tm, after);
 }
 
 /* The bytes of an address in digits: 4 or 16 of them; 0: it is a name. */

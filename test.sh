@@ -117,7 +117,7 @@ suite_valgrind() {                      # what sanitizers do not see
 suite_asan() {
     # shellcheck disable=SC2086
     compile "$tmp/asan" registrator.c $sanitizers || return 1
-    torture asan
+    PEERS_CPU_S=20 HOSTILE_MEMORY=50 torture asan
 }
 
 suite_tiny() {                          # every read and write moves a byte
