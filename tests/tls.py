@@ -1622,7 +1622,7 @@ def report(lines):
 
 async def play_scripted(binary, chosen):
     limit = asyncio.Semaphore(AT_ONCE)
-    tasks = [asyncio.ensure_future(peers.run_case(binary, name, test, limit)) for name, test in chosen.items()]
+    tasks = [asyncio.ensure_future(peers.run_case(peers.World, binary, name, test, limit)) for name, test in chosen.items()]
     return sum([report(await task) for task in tasks])
 
 
