@@ -150,7 +150,8 @@ def all_cases(programs):
 
 async def play(cases):
     limit = asyncio.Semaphore(AT_ONCE)
-    tasks = [asyncio.ensure_future(peers.run_case(peers.World, binary, name, test, limit))
+    tasks = [asyncio.ensure_future(
+                 peers.run_case(peers.World, binary, name, test, limit))
              for name, (binary, test) in cases.items()]
     failed = 0
     for task in tasks:
