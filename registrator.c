@@ -149,6 +149,7 @@ enum {
     BODY_MAX = 16 * 1024 * 1024, /* an answer held whole: one inspect */
     ELEMENT_MAX = 4 * 1024 * 1024, /* an event, or one entry of a list */
     ROWS_MAX = 50 * 1000,       /* of a list: hosts have some hundreds */
+    NETWORKS_MAX = 1000,        /* known by their drivers, at a resync */
     TEXT_MAX = 64 * 1024 * 1024, /* any text that we build */
     JSON_DEPTH = 64,            /* inspect of Docker 28 has 6 */
     JSON_VALUES = 1000 * 1000,  /* in one text: an inspect has about 300 */
@@ -6041,7 +6042,7 @@ struct container {
     uint64_t said;              /* fingerprint of its notes */
 };
 
-/* A network whose driver has been asked for; never forgotten. */
+/* A network whose driver has been asked for. */
 struct network {
     struct node it;
     bool direct;                /* its containers can be reached */
@@ -6557,6 +6558,25 @@ static bool bridge_engine_said(struct bridge *b, const struct answer *a,
         buf_lit(&b->prefix, "/v");
         buf_add(&b->prefix, buf_str(&b->api));
     }
+    bridge_engine_lost(b, &e);
+    return false;
+}
+
+/* The same for a question that may be forbidden.  Any other answer is JSON,
+ * and in b->json. */
+static bool bridge_engine_told(struct bridge *b, const struct answer *a,
+                               const char *question)
+{
+    struct err e, why;
+
+    if (a->status == 403)
+        return true;
+    if (!bridge_engine_said(b, a, question))
+        return false;
+    if (json_parse(&b->json, a->body, &why) == 0)
+        return true;
+    err_set(&e, "this does not look like a Docker engine: GET %s: %.300s",
+            question, why.text);
     bridge_engine_lost(b, &e);
     return false;
 }
@@ -7391,11 +7411,10 @@ static void bridge_info_answer(struct request *r, const struct answer *a)
     struct arena scratch = { NULL };
     struct str id = STR("");
     uint64_t owner;
-    struct err e;
 
-    if (a->status != 403 && !bridge_engine_said(b, a, "/info"))
+    if (!bridge_engine_told(b, a, "/info"))
         return;
-    if (a->status == 200 && json_parse(&b->json, a->body, &e) == 0) {
+    if (a->status == 200) {
         b->podman = b->podman || docker_is_podman(&b->json);
         id = docker_identity(&b->json, b->podman, &scratch);
     }
@@ -7416,17 +7435,10 @@ static void bridge_info_answer(struct request *r, const struct answer *a)
 static void bridge_version_answer(struct request *r, const struct answer *a)
 {
     struct bridge *b = r->context;
-    struct err e, why;
 
-    if (a->status != 403 && !bridge_engine_said(b, a, "/version"))
+    if (!bridge_engine_told(b, a, "/version"))
         return;
     if (a->status == 200) {
-        if (json_parse(&b->json, a->body, &why) != 0) {
-            err_set(&e, "this does not look like a Docker engine: GET "
-                        "/version: %.300s", why.text);
-            bridge_engine_lost(b, &e);
-            return;
-        }
         b->podman = docker_is_podman(&b->json);
         b->api.n = 0;
         buf_url(&b->api, json_raw(&b->json, json_get(&b->json, JSON_ROOT,
@@ -7512,9 +7524,12 @@ static void bridge_reg_ask(struct bridge *b)
 }
 
 /* Compares engine and registry; with `all`, every container is looked at,
- * whatever the engine's list shows of it. */
+ * whatever the engine's list shows of it.  Networks come and go: when there
+ * have been many, those that still matter are asked about once more. */
 static void bridge_resync(struct bridge *b, bool all)
 {
+    while (b->networks.n > NETWORKS_MAX)
+        bridge_remove(&b->networks, bridge_next(&b->networks, NULL));
     b->look_at_all = b->look_at_all || all;
     b->list_again = true;
     if (b->host_known)

@@ -319,6 +319,9 @@ class Proxy:
     def passing(self, method, path):
         """Called before a request is passed on."""
 
+    def returning(self, data):
+        """Called before a piece of an answer is passed back."""
+
     def accept(self):
         while True:
             try:
@@ -339,6 +342,7 @@ class Proxy:
     def answers(self, server, client):
         try:
             while data := server.recv(65536):
+                self.returning(data)
                 client.sendall(data)
         except OSError:
             pass

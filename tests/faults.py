@@ -31,6 +31,7 @@ os.environ.setdefault("E2E_LIMIT", "120")   # seconds; this machine is busy
 import e2e                                              # noqa: E402
 from e2e import DIR, HOST, Failure, ask, holds, wait_for  # noqa: E402
 
+REGISTER = "/v1/agent/service/register"
 SEED = os.environ.get("FAULTS_SEED", "1")
 
 
@@ -215,6 +216,11 @@ def change():
         lambda: rename("old", "new"), lambda: do("start", "sleeps")])
 
 
+# What may happen to a container of a Churn.
+MOVES = {"none": ["start"], "down": ["start", "start", "remove"],
+         "up": ["stop", "kill", "restart", "remove"]}
+
+
 class Churn:
     """Threads with a few containers each, to which something happens all the
     time, whatever the engine answers."""
@@ -269,11 +275,8 @@ class Churn:
         return "up"
 
 
-MOVES = {"none": ["start"], "down": ["start", "start", "remove"],
-         "up": ["stop", "kill", "restart", "remove"]}
-
-
 def ask_names():
+    """Of all containers."""
     return [n.lstrip("/") for row in ask("GET", "/containers/json?all=1")
             for n in row["Names"]]
 
@@ -285,6 +288,11 @@ def more(churn, starts):
 
 
 # ---- registrator, the engine, the agent ------------------------------------
+
+# Rules of iptables cost much of the time of a start, and tell nothing here.
+RULELESS = ("--iptables=false",)
+DATA = DIR + "/agent"
+
 
 def watch(**kw):
     return e2e.Registrator("-resync", "0", **kw)
@@ -302,13 +310,6 @@ def engine_with(live):
         e2e.engine.always = options
         e2e.engine.stop()
         e2e.engine.start()
-
-
-# Rules of iptables cost much of the time of a start, and tell nothing here.
-RULELESS = ("--iptables=false",)
-
-
-DATA = DIR + "/agent"
 
 
 @contextlib.contextmanager
@@ -330,11 +331,29 @@ def agent_with_data():
 
 @contextlib.contextmanager
 def frozen(agent):
+    """It neither answers nor goes away."""
     agent.proc.send_signal(signal.SIGSTOP)
     try:
         yield
     finally:
         agent.proc.send_signal(signal.SIGCONT)
+
+
+# ---- the test itself -------------------------------------------------------
+
+@case("what is missing, extra or different is seen")
+def _():
+    r = watch()
+    populate()
+    equal(r)
+    e2e.deregister(HOST + ":stays:80")
+    for name in ("goes", "more"):
+        e2e.put(REGISTER, {"ID": HOST + ":%s:80" % name, "Name": "plain"})
+    e2e.same("differences", ["differs", "is", "extra", "missing"],
+             [line.split(":")[0].strip() for line in compare()])
+    e2e.deregister(HOST + ":more:80")           # not of registrator's
+    r.resync()
+    equal(r)
 
 
 # ---- 1. registrator --------------------------------------------------------
@@ -413,7 +432,7 @@ for _live in (False, True):
         lambda live=_live: engine_away("stop", live))
     case("engine killed and started, " + _with)(
         lambda live=_live: engine_away("kill", live))
-    case("engine restarted in a churn, %s" % _with)(
+    case("engine restarted in a churn, " + _with)(
         lambda live=_live: engine_restarts(live))
 
 
@@ -503,9 +522,6 @@ class Withholding(e2e.Proxy):
             self.never.wait()
         elif self.body and path.startswith("/v1/agent/services"):
             self.listable.wait()
-
-
-REGISTER = "/v1/agent/service/register"
 
 
 @case("a registration that was given up is done after the removal")
@@ -625,15 +641,12 @@ def _():
     equal(r)
 
 
-# ---- 8. an inspect that hangs ----------------------------------------------
+# ---- 8. answers that do not come, or late ----------------------------------
 
-class Hanging(e2e.Proxy):
-    """Between registrator and the engine: an inspect of the container with the
-    ID `held` is not passed on while there is one."""
+class EngineProxy(e2e.Proxy):
+    """Between registrator and the engine."""
 
     def __init__(self, path):
-        self.held, self.hangs = None, 0
-        self.ended = threading.Event()
         super().__init__(path, e2e.SOCK)
         self.env = {"DOCKER_HOST": "unix://" + path}
 
@@ -648,6 +661,16 @@ class Hanging(e2e.Proxy):
         server = socket.socket(socket.AF_UNIX)
         server.connect(self.target)
         return server
+
+
+class Hanging(EngineProxy):
+    """An inspect of the container with the ID `held` is not passed on while
+    there is one."""
+
+    def __init__(self, path):
+        self.held, self.hangs = None, 0
+        self.ended = threading.Event()
+        super().__init__(path)
 
     def passing(self, method, path):
         if self.held and self.held in path:
@@ -672,8 +695,8 @@ def _():
     change()
     at_once(launch, ["x%d" % i for i in range(5)])
     wait_for("the others", lambda: not compare(but="hangs"))
-    if "%s:hangs:80" % HOST in present():
-        raise Failure("it has died, and its service was there meanwhile")
+    wait_for("the end of one that has died, whatever it is now",
+             lambda: "%s:hangs:80" % HOST not in present())
     # Another registrator: what it finds there is wrong, and it hangs again.
     r.kill()
     remove("x0")
@@ -682,6 +705,36 @@ def _():
     wait_for("the others", lambda: not compare(but="hangs"))
     proxy.release()
     equal(r)
+
+
+class Late:
+    """Each piece of an answer may be late: what it says is no longer so, and
+    the events that tell so have come before."""
+
+    def returning(self, data):
+        if b'"Actor":' not in data:
+            time.sleep(LOTS.random() ** 2 * 0.5)
+
+
+class LateEngine(Late, EngineProxy):
+    pass
+
+
+class LateConsul(Late, e2e.Proxy):
+    pass
+
+
+@case("all answers of engine and agent are late, in a churn")
+def _():
+    r = watch(uri=LateConsul().uri, env=LateEngine(DIR + "/late.sock").env)
+    launch("again", ports=WEB)
+    for _ in range(3):
+        with Churn("late") as churn:
+            more(churn, 6)
+            for _ in range(4):
+                do("kill", "again")
+                do("start", "again")
+        equal(r)
 
 
 # ---- 9. a full disk --------------------------------------------------------
@@ -702,8 +755,9 @@ def _():
             populate()
             equal(r)
             fill(DATA + "/filler")
-            change()
-            r.wait_log("register failed: .*HTTP 500.*no space left")
+            launch("refused", ports=WEB)
+            r.wait_log("register failed: .*:refused:80 HTTP 500: .*no space")
+            change()                    # what is removed makes a little room
             wait_for("what can be removed", lambda:
                      not [x for x in compare() if x.startswith("extra")])
             os.unlink(DATA + "/filler")
