@@ -7528,8 +7528,11 @@ static void bridge_reg_ask(struct bridge *b)
  * have been many, those that still matter are asked about once more. */
 static void bridge_resync(struct bridge *b, bool all)
 {
-    while (b->networks.n > NETWORKS_MAX)
-        bridge_remove(&b->networks, bridge_next(&b->networks, NULL));
+    void *first;
+
+    while (b->networks.n > NETWORKS_MAX &&
+           (first = bridge_next(&b->networks, NULL)) != NULL)
+        bridge_remove(&b->networks, first);
     b->look_at_all = b->look_at_all || all;
     b->list_again = true;
     if (b->host_known)
