@@ -32,7 +32,7 @@ import traceback
 from urllib.parse import quote, unquote
 
 # Seconds that something expected may take.
-LIMIT = float(os.environ.get("E2E_LIMIT", 20))
+LIMIT = float(os.environ.get("E2E_LIMIT", 60))
 HOST = "e2e-host"               # the host name in this namespace
 ADV = "10.99.0.1"               # what the Consul agent advertises
 DIR = "/run/e2e"

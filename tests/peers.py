@@ -27,9 +27,9 @@ from functools import partial
 
 from fakes import Consul, Engine, body_of, box, hang, listing, plainly, state_of
 
-LIMIT_S = 15        # for what must happen
+LIMIT_S = 40        # for what must happen
 QUIET_S = 1.0       # for what must not
-CASE_S = 100        # for a whole case
+CASE_S = 240        # for a whole case
 AT_ONCE = 8         # cases
 CPU_S = float(os.environ.get("PEERS_CPU_S", "0.3"))     # what a case may cost; more for a torture build
 SECRET = "s3cr3t"   # part of every token and password below
