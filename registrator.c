@@ -6791,8 +6791,9 @@ static int bridge_entry_bytes(struct request *r, struct str bytes,
                                          ROWS_MAX);
 }
 
-/* The list lacks an entry.  One that has just been written and is not listed
- * is there all the same, if the token may not read it. */
+/* The list lacks an entry.  One that has been written twice and was not listed
+ * either time is there all the same: the token may not read it.  Once is no
+ * proof, since an agent may forget all it has at any moment. */
 static void bridge_missing(struct bridge *b, struct reg_entry *e)
 {
     bool written = e->present == PRESENT && e->wanted != NULL && !e->listed;
@@ -6803,7 +6804,7 @@ static void bridge_missing(struct bridge *b, struct reg_entry *e)
         e->present = PRESENT;   /* it may be: removing it does no harm */
         return;
     }
-    if (!written || (b->readable && e->missed++ == 0)) {
+    if (!written || (!b->blind && e->missed++ == 0)) {
         b->drops = e->present == PRESENT ? 0 : b->drops;
         e->present = ABSENT;
         return;

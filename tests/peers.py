@@ -1371,7 +1371,6 @@ async def _(w):
     w.has(a())
     await life(w)
     await w.until_services("h:first:80", "h:a:80")
-    await w.quiet()                 # it has seen that what it wrote is listed
     for keep, missing in [([], {"h:first:80", "h:a:80"}), (["h:first:80"], {"h:a:80"})]:
         before = len(w.consul.writes())
         w.consul.forget(keep)
