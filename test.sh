@@ -3,7 +3,8 @@
 #
 #     ./test.sh            all suites
 #     ./test.sh SUITE...   only these: build lint unit fuzz parity peers
-#                          hostile tls e2e faults podman power hosts image arch
+#                          hostile tls e2e faults podman power hosts image
+#                          examples arch
 #     ./test.sh demo       a walk to watch: a container comes and goes
 #     ./test.sh demo 3     the same with three hosts and three Consul servers
 #
@@ -16,7 +17,7 @@ cd "$(dirname "$0")" || exit 1
 unset MAKEFLAGS MFLAGS MAKELEVEL        # "make test" may have called us
 export LC_ALL=C.UTF-8
 suites=(build lint unit fuzz parity peers hostile tls e2e faults podman power
-    hosts image arch)
+    hosts image examples arch)
 binary=${REGISTRATOR:-./registrator}    # another build, to be tested instead
 passed=0 failed=0 child='' child_signal=TERM
 tmp=$(mktemp -d) || exit 1
@@ -184,6 +185,10 @@ suite_hosts() {
 
 suite_image() {                         # three minutes, most of it Debian's
     exec python3 tests/image.py "$binary"
+}
+
+suite_examples() {                      # of the README
+    exec python3 tests/examples.py "$binary"
 }
 
 # Other machines under qemu, and the system's own C library.

@@ -30,6 +30,8 @@ missing_packages() {
     has xz                                || echo xz-utils
     has dig                               || echo bind9-dnsutils
     has debootstrap                       || echo debootstrap
+    has docker-compose || has_plugin      || echo docker-compose
+    has systemd-analyze                   || echo systemd
     [ -e /etc/ssl/certs/ca-certificates.crt ] || echo ca-certificates
     # The fuzzer's library belongs to the clang that is here.
     if has clang; then
@@ -41,6 +43,10 @@ missing_packages() {
 static_busybox() {
     command -v busybox >/dev/null &&
         ldd "$(command -v busybox)" 2>&1 | grep -q 'not a dynamic'
+}
+
+has_plugin() {
+    docker compose version >/dev/null 2>&1
 }
 
 as_root() {
