@@ -1831,20 +1831,26 @@ static void os_name(struct buf *list, const char *path)
     }
 }
 
-/* The files of a directory, as such a list; hidden ones do not count. */
+/* The files of a directory, as such a list; hidden ones and directories do
+ * not count. */
 static int os_directory(const char *path, struct buf *b, struct err *e)
 {
     DIR *d = opendir(path);
     const struct dirent *file;
+    struct stat st;
+    size_t start;
 
     if (d == NULL)
         return err_set(e, "%s: %s", path, strerror(errno));
     while ((file = readdir(d)) != NULL)
         if (*file->d_name != '.') {
+            start = b->n;
             buf_lit(b, path);
             buf_byte(b, '/');
             buf_lit(b, file->d_name);
             buf_byte(b, '\0');
+            if (stat(b->p + start, &st) == 0 && S_ISDIR(st.st_mode))
+                b->n = start;
         }
     (void)closedir(d);
     return 0;
@@ -4211,6 +4217,7 @@ static bool docker_event(const struct json *j, struct docker_event *ev)
         { STR_INIT("start"), DOCKER_LOOK }, { STR_INIT("pause"), DOCKER_LOOK },
         { STR_INIT("unpause"), DOCKER_LOOK },
         { STR_INIT("rename"), DOCKER_LOOK },
+        { STR_INIT("restore"), DOCKER_LOOK },   /* Podman, of a checkpoint */
         { STR_INIT("update"), DOCKER_LOOK },
         { STR_INIT("die"), DOCKER_DIED }, { STR_INIT("died"), DOCKER_DIED },
         { STR_INIT("destroy"), DOCKER_GONE },
@@ -5541,6 +5548,10 @@ static int consul_leader(struct registry *r, const struct json *j,
         reg_words(a, e);
         log_at(LOG_WARN, "consul: no leader: %s", e->text);
         return 0;
+    }
+    if (a->status == 429 || a->status > 500) {
+        reg_words(a, e);        /* too busy, or of a proxy before it */
+        return -1;
     }
     if (a->status != 200 || json_type(j, JSON_ROOT) != JSON_STRING) {
         struct err why;

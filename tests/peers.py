@@ -1366,6 +1366,21 @@ for peer, glob in [("consul", "PUT /v1/agent/service/register"), ("consul", "GET
     add("trouble: no answer to %s %s" % (peer, glob), no_answer, peer, glob)
 
 
+async def busy_at_first(status, w):
+    """That is said in its words, and is no other server's answer."""
+    w.consul.on("GET /v1/status/leader", (status, "too busy"), times=2)
+    w.has(a())
+    await w.run("-retry-interval", "50")
+    await w.until_services("h:a:80")
+    (line,) = [line for line in w.lines() if "too busy" in line]
+    demand("HTTP %d: too busy" % status in line, "other words", line)
+    demand("look like" not in line, "it is a Consul agent", line)
+
+
+for status in [429, 502, 503]:
+    add("trouble: the first answer is %d" % status, busy_at_first, status)
+
+
 @case("trouble: the agent comes back empty, or half empty")
 async def _(w):
     w.has(a())

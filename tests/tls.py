@@ -244,6 +244,7 @@ def make_all():
           read(pem("ca-ed")), body)
     write("capath/a.pem", read(pem("ca2")))
     write("capath/b.pem", body)
+    write("capath/folder/c.pem", read(pem("ca-ed")))
     for number, name in enumerate(("ca2", "ca")):
         os.makedirs(PKI + "/hashed", exist_ok=True)
         os.symlink("../%s.pem" % name, "%s/hashed/%s.0" % (PKI, openssl("x509", "-in", pem(name), "-noout", "-hash")))

@@ -1277,6 +1277,8 @@ static const struct {
     { "{'Type':'container','Action':'unpause'," ACTOR "}}}", DOCKER_LOOK,
       DOCKER_NO_CODE },
     /* Podman */
+    { "{'status':'restore','id':'@','Type':'container','Action':'restore',"
+      ACTOR "}}}", DOCKER_LOOK, DOCKER_NO_CODE },
     { "{'status':'died','id':'@','Type':'container','Action':'died',"
       ACTOR "'containerExitCode':'1'}}}", DOCKER_DIED, 1 },
     { "{'status':'remove','id':'@','Type':'container','Action':'remove',"
