@@ -65,6 +65,7 @@ try() {
 suite_build() {
     local cc level more
     try "build make" make
+    try "build size, as in the README" python3 tests/readme.py weigh
     mkdir "$tmp/strict"
     cp -p Makefile registrator.c "$tmp/strict"
     for cc in musl-gcc gcc clang; do

@@ -241,7 +241,7 @@ class Account:
         for (file, group), row in sorted(self.rows.items(), key=key):
             if file != last:
                 self.line(file, sums[file])
-            if group and any(row.values()):
+            if group and file != "compiler" and any(row.values()):
                 self.line("  " + group, row)
             last = file
         self.line("the file", sum(self.rows.values(), collections.Counter()))
@@ -261,10 +261,9 @@ def main():
     words = sys.argv[1:]
     variables = [w for w in words if "=" in w]
     binary = next((w for w in words if "=" not in w), "./registrator")
-    with open(TOP + "/Makefile") as f:
-        cc = re.search(r"^CC = (.*)$", f.read(), re.M)[1]
-    for v in variables:
-        cc = v[3:] if v.startswith("CC=") else cc
+    cc = subprocess.run(
+        ["make", "-s", *variables, "--eval=its-cc: ; @echo $(CC)", "its-cc"],
+        cwd=TOP, check=True, capture_output=True, text=True).stdout.strip()
     with tempfile.TemporaryDirectory() as tmp:
         build = tmp + "/build"
         shutil.copytree(TOP, build, ignore=shutil.ignore_patterns(
