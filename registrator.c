@@ -281,7 +281,7 @@ static void *mem_get(struct arena *a, size_t n)
     n = (n + sizeof(union align) - 1) / sizeof(union align) *
         sizeof(union align);
     if (c == NULL || c->room - c->used < n) {
-        room = c == NULL ? 256 : c->room < 65536 ? c->room * 2 : c->room;
+        room = c == NULL ? 128 : c->room < 65536 ? c->room * 2 : c->room;
         room = room < n ? n : room;
         c = mem_new(sizeof *c + room);
         c->before = a->last;
