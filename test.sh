@@ -286,6 +286,7 @@ walk=
 case ${wanted[*]} in
     demo) walk=demo ;;
     "demo 3") walk=demo_3 ;;
+    "demo "*) die "there are two walks: demo, and demo 3" ;;
     *)
         for name in "${wanted[@]}"; do
             declare -F "suite_$name" >/dev/null ||
