@@ -134,11 +134,14 @@ suite_tiny() {                          # every read and write moves a byte
 # torture NAME [CASES]: all suites with the build of that name; of hostile
 # the cases that this regular expression finds.
 torture() {
-    local name status=0 of
-    for name in peers hostile ages tls e2e faults; do
-        of=()
-        [ "$name" != hostile ] || of=("${@:2}")
-        python3 "tests/$name.py" "$tmp/$1" "${of[@]}" 2>&1 |
+    local name status=0 words
+    for name in parity peers hostile ages tls e2e faults podman; do
+        words=("$tmp/$1")
+        case $name in
+            parity) words=(check "$tmp/$1" tests/parity.json) ;;
+            hostile) words+=("${@:2}") ;;
+        esac
+        python3 "tests/$name.py" "${words[@]}" 2>&1 |
             sed "s/^\(ok\|not ok\) /\1 $1 /"
         [ "${PIPESTATUS[0]}" = 0 ] || status=1
     done
