@@ -3245,7 +3245,8 @@ static void tls_close(struct tls *t, int fd)
     if ((br_ssl_engine_current_state(e) & BR_SSL_SENDREC) != 0) {
         s.p = (const char *)br_ssl_engine_sendrec_buf(e, &n);
         s.n = n;
-        (void)os_write(fd, &s, &error);
+        while (s.n > 0 && os_write(fd, &s, &error) == IO_OK)
+            ;
     }
 }
 
