@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Engines of all ages: Docker 1.3 (2014) to 29, each played by a script.
 
-    ages.py BINARY [WORD]       the cases whose names contain WORD
+    ages.py BINARY [PATTERN]   the cases whose names the pattern finds
 
 What an engine of some time says, and in which order, is in the tables below;
 they come from recordings of 20.10, 26.1 and 28.5, and from the sources and

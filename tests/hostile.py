@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Peers that do what real ones will not do on demand, around registrator.
 
-    hostile.py BINARY [WORD]        the cases whose names contain WORD
+    hostile.py BINARY [PATTERN]     the cases whose names the pattern finds
     hostile.py --soak N BINARY      N events of churn, and what they cost
 
 Prints `ok NAME`, or `not ok NAME: why` and indented details, as peers.py does,
@@ -1590,10 +1590,11 @@ async def main(argv, cases, doc):
         return await long_soak(int(argv[1]), argv[2])
     if len(argv) not in (1, 2):
         sys.exit(doc)
-    word = argv[1] if argv[1:] else ""
+    pattern = argv[1] if argv[1:] else ""
     waits_long = re.compile("endless|slow|descriptors")     # these first
     chosen = {name: cases[name] for name in sorted(
-        cases, key=lambda name: not waits_long.match(name)) if word in name}
+        cases, key=lambda name: not waits_long.match(name))
+              if re.search(pattern, name)}
     return await peers.run_cases(World, argv[0], chosen, AT_ONCE)
 
 
