@@ -635,7 +635,7 @@ REFUSED = [
     ("RSA key exchange only", Server("ip-rsa", V.TLSv1_2, V.TLSv1_2, "AES128-GCM-SHA256"),
      ["cipher|algorithm|suite|in common"], {}),
     ("ChaCha20 only", Server("ip", V.TLSv1_2, V.TLSv1_2, "ECDHE-ECDSA-CHACHA20-POLY1305"), ["in common.*AES-GCM"], {}),
-    ("curve X25519 only", Server("ip", curve="X25519"), ["in common.*P-256"], {}),
+    ("a curve that we have not", Server("ip", curve="brainpoolP256r1"), ["in common.*P-256"], {}),
     ("the server does not know the name", knows_no_name, ["name"], {"host": "localhost", "good": "name"}),
     ("plain HTTP", speaks_http, ["HTTP", "TLS"], {}),
     ("client certificate required, none given", Server("ip", clients="ca"),
