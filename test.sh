@@ -1,7 +1,7 @@
 #!/bin/bash
 # Runs every test of registrator and ends with "N passed, N failed".
 #
-#     ./test.sh            all suites
+#     ./test.sh            all suites, two at a time
 #     ./test.sh SUITE...   only these: build lint unit fuzz parity peers
 #                          hostile tls e2e faults podman power hosts image
 #                          examples arch
@@ -16,10 +16,10 @@ set -u
 cd "$(dirname "$0")" || exit 1
 unset MAKEFLAGS MFLAGS MAKELEVEL        # "make test" may have called us
 export LC_ALL=C.UTF-8
-suites=(build lint unit fuzz parity peers hostile tls e2e faults podman power
-    hosts image examples arch)
+suites=(build lint unit fuzz parity peers hostile tls e2e podman power)
+beside=(faults hosts image examples arch)       # while the others run
 binary=${REGISTRATOR:-./registrator}    # another build, to be tested instead
-passed=0 failed=0 child='' child_signal=TERM
+passed=0 failed=0 child='' child_signal=TERM second=''
 tmp=$(mktemp -d) || exit 1
 
 die() {
@@ -27,19 +27,26 @@ die() {
     exit 1
 }
 
-# The suite that runs ends first: it takes away what it started.
+# What runs ends first: it takes away what it started.
 cleanup() {
     exec 2>/dev/null
-    if [ -n "$child" ] && kill -"$child_signal" "$child"; then
-        for _ in {1..100}; do
-            kill -0 "$child" || break
-            sleep 0.1
-        done
-        kill -KILL "$child"
-    fi
+    [ -z "$second" ] || kill "$second"
+    end "$child" "$child_signal"
+    end "$second" 0
     find /sys/fs/cgroup -depth -type d -path '*/registrator-demo*' \
         -exec rmdir {} +
     rm -rf "$tmp"
+}
+
+# end PID SIGNAL: waits a while, then has no patience.
+end() {
+    [ -n "$1" ] || return
+    kill -"$2" "$1"
+    for _ in {1..100}; do
+        kill -0 "$1" || return
+        sleep 0.1
+    done
+    kill -KILL "$1"
 }
 trap cleanup EXIT
 trap 'exit 130' INT
@@ -283,6 +290,27 @@ run_suite() {
     passed=$((passed + good)) failed=$((failed + bad))
 }
 
+# The other half of all suites, by another test.sh, told when it is done.
+run_beside() {
+    ./test.sh "${beside[@]}" >"$tmp/beside" 2>&1 </dev/null &
+    second=$!
+}
+
+count_beside() {
+    local good bad
+    wait "$second"
+    second=
+    sed '$d' "$tmp/beside"
+    read -r good _ bad _ < <(tail -n 1 "$tmp/beside")
+    if [[ $good =~ ^[0-9]+$ && $bad =~ ^[0-9]+$ ]]; then
+        passed=$((passed + good)) failed=$((failed + bad))
+    else
+        tail -n 1 "$tmp/beside"
+        echo "not ok ${beside[*]}: ended early"
+        failed=$((failed + 1))
+    fi
+}
+
 wanted=("$@")
 [ $# -gt 0 ] || wanted=("${suites[@]}")
 walk=
@@ -293,22 +321,24 @@ case ${wanted[*]} in
     *)
         for name in "${wanted[@]}"; do
             declare -F "suite_$name" >/dev/null ||
-                die "no suite $name; there are: ${suites[*]} demo"
+                die "no suite $name; there are: ${suites[*]} ${beside[*]} demo"
         done ;;
 esac
 
 install_missing
 find_consul
 find_bearssl
-[[ " ${wanted[*]} " != *" arch "* ]] || find_cross
+[[ $# -gt 0 && " $* " != *" arch "* ]] || find_cross
 if [ -n "$walk" ]; then
     build
     "$walk"
     exit
 fi
-[ "${wanted[0]}" = build ] || build
+build
+[ $# -gt 0 ] || run_beside
 for name in "${wanted[@]}"; do
     run_suite "$name"
 done
+[ -z "$second" ] || count_beside
 echo "$passed passed, $failed failed"
 [ "$failed" = 0 ]
