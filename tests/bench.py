@@ -797,7 +797,7 @@ def picture(table):
     several = len(table.labels) > 1
     p.panel("From start to all registered", xs, ys,
             ticks(xs, "{:,}".format), ticks(ys, duration), "containers",
-            (.42, .06 + .08 * len(series)))
+            (.46, .04 + .07 * len(series)))
     for (delay, label), s in sorted(series.items()):
         p.curve([(n, took) for n, took, _ in sorted(s)],
                 p.COLOURS[table.labels.index(label) % 4],
