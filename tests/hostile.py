@@ -144,7 +144,8 @@ class World(peers.World):
             raise Failure("still running") from None
         finally:
             if not end.done():
-                os.kill(proc.pid, 9)
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(proc.pid, 9)
         proc.returncode = os.waitstatus_to_exitcode(status)
         with open(log, "rb") as f:
             text = f.read()
