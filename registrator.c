@@ -3246,7 +3246,7 @@ static void tls_close(struct tls *t, int fd)
         s.p = (const char *)br_ssl_engine_sendrec_buf(e, &n);
         s.n = n;
         while (s.n > 0 && os_write(fd, &s, &error) == IO_OK)
-            ;
+            continue;
     }
 }
 

@@ -21,6 +21,7 @@ from e2e import (ADV, DIR, HOST, Agent, Failure, case, docker, expect, same,
 
 e2e.cases.clear()               # ours follow
 TOP = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+GROUP = 4242                    # of the engine's socket
 NET1 = "172.19.0.0/16"          # of the network net1 in an example
 with open(TOP + "/README.md") as f:
     README = f.read()
@@ -78,6 +79,21 @@ def only(*options, **kw):
 
 
 USUAL = ("-ip", "10.1.2.3")
+EARLY = {HOST + ":early:80": svc("plain", 8001)}
+
+
+def early():
+    e2e.run("--name", "early", "-p", "8001:80", image="plain")
+
+
+def registers(*words, prefix):
+    """As a user who has the engine's group alone, it does its work."""
+    os.chown(e2e.SOCK, 0, GROUP)
+    r = e2e.Registrator(*words, uri=None, prefix=prefix,
+                        env={"DOCKER_HOST": None})
+    early()
+    expect(EARLY)
+    r.stop()
 
 
 # ---- the cases -------------------------------------------------------------
@@ -175,8 +191,7 @@ def on_terminal(options):
 
 @case("moving over: a look, then the same IDs are taken over in place")
 def _():
-    e2e.run("--name", "early", "-p", "8001:80", image="plain")
-    before = {HOST + ":early:80": svc("plain", 8001)}
+    early()
     for name, port in (("early", 8001), ("gone", 8009)):
         e2e.put("/v1/agent/service/register",
                 {"ID": "%s:%s:80" % (HOST, name), "Name": "plain",
@@ -191,12 +206,12 @@ def _():
     wait_for("the entry is marked", lambda: "registrator" in e2e.get(
         "/v1/agent/services")[HOST + ":early:80"]["Meta"])
     left = {HOST + ":gone:80": svc("plain", 8009)}
-    expect({**before, **left})
+    expect({**EARLY, **left})
     r.stop()
     if "removed" in r.log():
         raise Failure("something was removed:\n" + r.log())
     e2e.once("-cleanup", uri="consul://localhost:8500")
-    expect(before)
+    expect(EARLY)
 
 
 def compose():
@@ -214,13 +229,12 @@ def _():
         f.write(block("services:"))
     command = block("DOCKER_GROUP=").strip().replace("docker compose",
                                                      compose())
-    os.chown(e2e.SOCK, 0, 4242)
-    e2e.run("--name", "early", "-p", "8001:80", image="plain")
+    os.chown(e2e.SOCK, 0, GROUP)
+    early()
     sh("sh", "-c", command, cwd=folder)
-    expect({HOST + ":early:80": svc("plain", 8001)})
+    expect(EARLY)
     e2e.run("--name", "late", "-p", "8002:80", image="plain")
-    expect({HOST + ":early:80": svc("plain", 8001),
-            HOST + ":late:80": svc("plain", 8002)})
+    expect({**EARLY, HOST + ":late:80": svc("plain", 8002)})
     sh("sh", "-c", command.replace("up -d", "down"), cwd=folder)
 
 
@@ -247,28 +261,17 @@ def _():
 def _():
     text = block("[Unit]")
     command = re.search(r"(?m)^ExecStart=\S*/registrator (.*)$", text).group(1)
-    group = 4242                        # for SupplementaryGroups=docker
-    os.chown(e2e.SOCK, 0, group)
-    r = e2e.Registrator(*command.split(), uri=None, prefix=[
-        "setpriv", "--reuid=61184", "--regid=61184", "--groups=%d" % group,
-        "--bounding-set=-all", "--inh-caps=-all", "--no-new-privs"],
-        env={"DOCKER_HOST": None})
-    e2e.run("--name", "early", "-p", "8001:80", image="plain")
-    expect({HOST + ":early:80": svc("plain", 8001)})
-    r.stop()
+    registers(*command.split(), prefix=[
+        "setpriv", "--reuid=61184", "--regid=61184", "--groups=%d" % GROUP,
+        "--bounding-set=-all", "--inh-caps=-all", "--no-new-privs"])
 
 
 @case("as a program: setpriv")
 def _():
     command = block("setpriv --reuid").replace("\\\n", "").split()
     same("the program", "registrator", command[-2])
-    command[command.index("docker")] = "4242"   # the group has no name here
-    os.chown(e2e.SOCK, 0, 4242)
-    r = e2e.Registrator(uri=command[-1], prefix=command[:-2],
-                        env={"DOCKER_HOST": None})
-    e2e.run("--name", "early", "-p", "8001:80", image="plain")
-    expect({HOST + ":early:80": svc("plain", 8001)})
-    r.stop()
+    command[command.index("docker")] = str(GROUP)   # it has no name here
+    registers(command[-1], prefix=command[:-2])
 
 
 @case("the audit's commands say what the README says")

@@ -48,20 +48,9 @@ AT_ONCE = 24
 MEMORY = float(os.environ.get("HOSTILE_MEMORY", "1"))
 DESCRIPTORS = 3 + 2 + 5 + 4     # std, the pipe of signals, engine, registry
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-CASES = {}
+CASES = peers.Cases()
+add, case = CASES.add, CASES.case
 THREADS = ThreadPoolExecutor(AT_ONCE)
-
-
-def add(name, test, *args):
-    assert name not in CASES, name
-    CASES[name] = partial(test, *args) if args else test
-
-
-def case(name):
-    def keep(test):
-        add(name, test)
-        return test
-    return keep
 
 
 # ==== The world ==============================================================
@@ -601,28 +590,20 @@ async def endless(side, globs, flows, mb, gap_s, w):
                   "small again", lambda: ["%.1f MB" % w.proc_mb("VmRSS")])
 
 
-def row_flow():
-    """Rows of a list of containers, each of another one."""
+def flow(row):
+    """Rows of a list, each with a number of its own in it, twice."""
     number = 0
     while True:
         out = []
         for _ in range(40):
             number += 1
-            out.append(b'{"Id":"%064x","Names":["/x%d"],"Status":"Up"},'
-                       % (number, number))
+            out.append(row % (number, number))
         yield b"".join(out)
 
 
-def entry_flow():
-    """The same of a list of services."""
-    number = 0
-    while True:
-        out = []
-        for _ in range(40):
-            number += 1
-            out.append(b'"x%d":{"ID":"x%d","Service":"x"},'
-                       % (number, number))
-        yield b"".join(out)
+row_flow = partial(
+    flow, b'{"Id":"%064x","Names":["/x%d"],"Status":"Up"},')
+entry_flow = partial(flow, b'"x%d":{"ID":"x%d","Service":"x"},')
 
 
 OK = b"HTTP/1.1 200 OK\r\n"

@@ -34,7 +34,6 @@ AT_ONCE = 8         # cases
 CPU_S = float(os.environ.get("PEERS_CPU_S", "0.3"))     # what a case may cost; more for a torture build
 SECRET = "s3cr3t"   # part of every token and password below
 ROUTINE = "Starting registrator|Using .* adapter|consul: current leader|Listening|Syncing|added:|ignored:"
-CASES = {}
 
 
 class Failure(Exception):
@@ -45,16 +44,22 @@ class Failure(Exception):
         self.details = details
 
 
-def add(name, test, *args):
-    assert name not in CASES, name
-    CASES[name] = partial(test, *args) if args else test
+class Cases(dict):
+    """{name: what is called with the world}"""
+
+    def add(self, name, test, *args):
+        assert name not in self, name
+        self[name] = partial(test, *args) if args else test
+
+    def case(self, name):
+        def keep(test):
+            self.add(name, test)
+            return test
+        return keep
 
 
-def case(name):
-    def keep(test):
-        add(name, test)
-        return test
-    return keep
+CASES = Cases()
+add, case = CASES.add, CASES.case
 
 
 def equal(what, got, want):
