@@ -183,15 +183,6 @@ def inside(native, *words):
 
 
 if __name__ == "__main__":
-    e2e.CGROUP = "registrator-arch"
-    if sys.argv[1:2] != ["--inside"]:
-        if len(sys.argv) < 3:
-            sys.exit(__doc__)
-        # outside() runs its own file once more, inside: let that be this one.
-        e2e.__file__ = os.path.abspath(__file__)
-        e2e.outside()
-    try:
-        sys.exit(inside(*sys.argv[2:]))
-    except e2e.Failure as e:
-        print("not ok arch set-up: " + str(e).replace("\n", "\n  "))
-        sys.exit(1)
+    if len(sys.argv) < 3:
+        sys.exit(__doc__)
+    e2e.enter("arch", inside)

@@ -37,6 +37,8 @@ import tempfile
 import threading
 import time
 
+import e2e
+
 HERE = os.path.dirname(os.path.abspath(__file__))
 ADDRESS = "10.0.0.1"            # of the services
 FLOOR = "floor"
@@ -447,17 +449,16 @@ class Bench:
             return
         with tempfile.NamedTemporaryFile("r") as out:
             inner = subprocess.Popen(
-                ["unshare", "-n", "-m", "-p", "-u", "-f", "--kill-child",
-                 "--mount-proc", "sh", "-c", '"$@" & wait $!', "sh",
-                 sys.executable, "-u", __file__, "--inside", self.tools,
-                 *(["--quick"] if self.quick else []), "--json", out.name,
-                 *("%s=%s" % b for b in self.binaries.items())],
+                e2e.namespaces(
+                    self.tools, *(["--quick"] if self.quick else []),
+                    "--json", out.name,
+                    *("%s=%s" % b for b in self.binaries.items())),
                 stdin=subprocess.DEVNULL, start_new_session=True)
             try:
                 inner.wait()
             finally:
                 inner.kill()
-                remove_cgroups()
+                e2e.remove_cgroups(CGROUP)
             self.table.rows += json.loads(out.read() or "[]")
 
 
@@ -575,17 +576,8 @@ REAL_TOOLS = ("unshare", "dockerd", "docker", "consul", "busybox", "ip",
 CGROUP = "registrator-bench"
 
 
-def remove_cgroups():
-    import e2e
-    for top, _, _ in os.walk("/sys/fs/cgroup"):
-        if os.path.basename(top) == CGROUP:
-            for sub, _, _ in os.walk(top, topdown=False):
-                e2e.remove_cgroup(sub)
-
-
 def inside(binaries, tools, quick, out):
     """Runs in the namespaces, and writes its rows to the file."""
-    import e2e
     e2e.CGROUP = CGROUP
     floor = tools + "/benchfloor"
     copies = {k: open(v, "rb").read()

@@ -36,9 +36,9 @@ LIMIT = float(os.environ.get("E2E_LIMIT", 60))
 HOST = "e2e-host"               # the host name in this namespace
 ADV = "10.99.0.1"               # what the Consul agent advertises
 DIR = "/run/e2e"
-SUITE = "e2e"
-CGROUP = "registrator-e2e-%s" % os.environ.setdefault(
-    "E2E_RUN", str(os.getpid()))            # several may run side by side
+SUITE = "e2e"                   # of the script that runs: see enter()
+RUN = os.environ.setdefault("E2E_RUN", str(os.getpid()))
+CGROUP = "registrator-e2e-" + RUN       # several may run side by side
 SOCK = "/run/docker.sock"
 CONSUL = ("127.0.0.1", 8500)
 IMG = "jlordiales/python-micro-service"
@@ -47,31 +47,55 @@ IDLE = 'trap "exit 0" TERM; trap "exit 1" USR1; sleep 9999 & wait'
 
 # ---- outside: the namespaces ----------------------------------------------
 
-def outside(suite=None, script=None, **kw):
-    """Runs the script again, in there, with --inside before its arguments."""
-    suite, script = suite or SUITE, script or __file__
-    if len(sys.argv) < 2:
-        sys.exit(__doc__)
-    if os.geteuid() != 0:
-        print("not ok %s: needs root" % suite)
+def enter(suite, inside, **kw):
+    """The whole of a suite's script: calls inside(*its arguments) in there,
+    and ends with the status that this returns."""
+    global SUITE, CGROUP
+    SUITE, CGROUP = suite, "registrator-%s-%s" % (suite, RUN)
+    if sys.argv[1:2] != ["--inside"]:
+        outside(**kw)
+    try:
+        sys.exit(inside(*sys.argv[2:]))
+    except Failure as e:
+        print("not ok %s set-up: %s" % (suite, str(e).replace("\n", "\n  ")))
         sys.exit(1)
+
+
+def namespaces(*args):
+    """The command that runs this script in there, --inside before args."""
     # sh is process 1 in there: it collects orphans, and all ends with it.
-    inner = subprocess.Popen(
-        ["unshare", "-n", "-m", "-p", "-u", "-f", "--kill-child",
-         "--mount-proc", "sh", "-c", '"$@" & wait $!', "sh", sys.executable,
-         "-u", script, "--inside", *sys.argv[1:]],
-        stdin=subprocess.DEVNULL, start_new_session=True, **kw)
+    return ["unshare", "-n", "-m", "-p", "-u", "-f", "--kill-child",
+            "--mount-proc", "sh", "-c", '"$@" & wait $!', "sh",
+            sys.executable, "-u",
+            os.path.abspath(sys.modules["__main__"].__file__), "--inside",
+            *args]
+
+
+def outside(**kw):
+    if len(sys.argv) < 2:
+        sys.exit(sys.modules["__main__"].__doc__)
+    if os.geteuid() != 0:
+        print("not ok %s: needs root" % SUITE)
+        sys.exit(1)
+    inner = subprocess.Popen(namespaces(*sys.argv[1:]),
+                             stdin=subprocess.DEVNULL, start_new_session=True,
+                             **kw)
 
     def end(*_):
         inner.kill()
     for s in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(s, end)
     status = inner.wait()
+    remove_cgroups(CGROUP)
+    sys.exit(status if status >= 0 else 1)
+
+
+def remove_cgroups(name):
+    """What the containers of a world leave behind."""
     for top, _, _ in os.walk("/sys/fs/cgroup"):
-        if os.path.basename(top) == CGROUP:
+        if os.path.basename(top) == name:
             for sub, _, _ in os.walk(top, topdown=False):
                 remove_cgroup(sub)
-    sys.exit(status if status >= 0 else 1)
 
 
 def remove_cgroup(path):
@@ -645,9 +669,9 @@ def clean():
         consul.start()
 
 
-def play(words, suite=None, clean=clean, cases=cases):
+def play(words, clean=clean, cases=cases):
     """The cases that have one of the words; how many failed."""
-    suite, failed = suite or SUITE, 0
+    suite, failed = SUITE, 0
     for name, function in cases:
         if words and not any(w in name for w in words):
             continue
@@ -2220,26 +2244,17 @@ def _():
         raise Failure("nothing was asked")
 
 
-def world(suite, binary, run_cases):
+def world(binary, run_cases):
     """Inside: makes the world, and what is to be done in it; exit status."""
-    try:
-        prepare(binary)
-        engine.start()
-        consul.start()
-        images()
-        failed = run_cases()
-        engine.stop()
-        consul.kill()
-    except Failure as e:
-        print("not ok %s set-up: %s" % (suite, str(e).replace("\n", "\n  ")))
-        return 1
+    prepare(binary)
+    engine.start()
+    consul.start()
+    images()
+    failed = run_cases()
+    engine.stop()
+    consul.kill()
     return 1 if failed else 0
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["--inside"]:
-        program, *wanted = sys.argv[2:]
-        sys.exit(world("e2e", program, lambda: play(wanted)))
-    if len(sys.argv) < 2:
-        sys.exit(__doc__)
-    outside("e2e", __file__)
+    enter("e2e", lambda binary, *words: world(binary, lambda: play(words)))

@@ -13,7 +13,6 @@ import pty
 import re
 import shlex
 import subprocess
-import sys
 
 import e2e
 from e2e import (ADV, DIR, HOST, Agent, Failure, case, docker, expect, same,
@@ -323,7 +322,7 @@ def _():
 
 # ---- inside ----------------------------------------------------------------
 
-def inside(binary, words):
+def inside(binary, *words):
     e2e.prepare(binary)
     e2e.engine.start()
     e2e.consul = Agent(client_addr="0.0.0.0")
@@ -336,12 +335,4 @@ def inside(binary, words):
 
 
 if __name__ == "__main__":
-    e2e.__file__ = os.path.abspath(__file__)
-    e2e.SUITE, e2e.CGROUP = "examples", "registrator-examples"
-    if sys.argv[1:2] != ["--inside"]:
-        e2e.outside()
-    try:
-        sys.exit(inside(sys.argv[2], sys.argv[3:]))
-    except Failure as e:
-        print("not ok examples set-up: " + str(e).replace("\n", "\n  "))
-        sys.exit(1)
+    e2e.enter("examples", inside)

@@ -22,7 +22,6 @@ import shutil
 import signal
 import socket
 import statistics
-import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -852,23 +851,16 @@ def report(starts, rounds, samples, r):
         raise Failure("its descriptors grow")
 
 
-def main():
-    inside = sys.argv[1:2] == ["--inside"]
-    args = sys.argv[1 + inside:]
+def inside(*args):
     todo = cases
-    if args[:1] == ["--soak"]:
+    if args[:1] == ("--soak",):
         seconds = float(args[1]) if len(args) > 2 else 300
         todo = [("soak", lambda: soak(seconds))]
         args = args[-1:]
-    if not args:
-        sys.exit(__doc__)
-    if not inside:
-        e2e.outside("faults", __file__)
     binary, *words = args
     e2e.engine.always = RULELESS
-    sys.exit(e2e.world("faults", binary,
-                       lambda: e2e.play(words, "faults", cases=todo)))
+    return e2e.world(binary, lambda: e2e.play(words, cases=todo))
 
 
 if __name__ == "__main__":
-    main()
+    e2e.enter("faults", inside)

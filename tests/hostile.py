@@ -21,7 +21,6 @@ PEERS_CPU_S=60 and HOSTILE_MEMORY=60, a factor.  One that reads single bytes
 import asyncio
 import atexit
 import contextlib
-import fnmatch
 import json
 import logging
 import os

@@ -366,9 +366,9 @@ def play():
     return 0
 
 
-def inside(binary):
+def inside(*args):
     os.environ["PATH"] += image.CONSUL_PATH
-    e2e.prepare(binary)
+    e2e.prepare(args[-1])           # before it: --show, or nothing
     for name in ("DOCKER_HOST", "DOCKER_CONFIG"):
         del os.environ[name]            # a host's own
     step("Three hosts, each with an engine and a Consul server")
@@ -383,13 +383,4 @@ def inside(binary):
 
 
 if __name__ == "__main__":
-    e2e.__file__, e2e.CGROUP = os.path.abspath(__file__), "registrator-hosts"
-    if sys.argv[1:2] != ["--inside"]:
-        if not sys.argv[1:]:
-            sys.exit(__doc__)
-        e2e.outside()
-    try:
-        sys.exit(inside(sys.argv[-1]))
-    except Failure as e:
-        print("not ok hosts set-up: " + str(e).replace("\n", "\n  "))
-        sys.exit(1)
+    e2e.enter("hosts", inside)

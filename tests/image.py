@@ -16,7 +16,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 import tarfile
 import time
 
@@ -327,7 +326,7 @@ def _():
     stops()
 
 
-def inside(binary, words):
+def inside(binary, *words):
     os.environ["PATH"] += CONSUL_PATH
     resolver = read_file("/etc/resolv.conf")
     e2e.prepare(binary)
@@ -350,16 +349,6 @@ def keep_resolver(text):
 
 
 if __name__ == "__main__":
-    e2e.__file__ = os.path.abspath(__file__)
-    e2e.SUITE, e2e.CGROUP = "image", "registrator-image"
-    if sys.argv[1:2] != ["--inside"]:
-        if not sys.argv[1:]:
-            sys.exit(__doc__)
-        network = os.open("/proc/self/ns/net", os.O_RDONLY)
-        os.environ[OUTSIDE] = str(network)
-        e2e.outside(pass_fds=[network])
-    try:
-        sys.exit(inside(sys.argv[2], sys.argv[3:]))
-    except Failure as e:
-        print("not ok image set-up: " + str(e).replace("\n", "\n  "))
-        sys.exit(1)
+    if OUTSIDE not in os.environ:
+        os.environ[OUTSIDE] = str(os.open("/proc/self/ns/net", os.O_RDONLY))
+    e2e.enter("image", inside, pass_fds=[int(os.environ[OUTSIDE])])

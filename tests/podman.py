@@ -22,7 +22,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import threading
 
 import e2e
@@ -31,7 +30,6 @@ from e2e import (DIR, HOST, IDLE, Failure, Proxy, Registrator, case,
                  ids, once, passes, same, services, sh, svc, tail, wait_for)
 
 SOCK = "/run/podman.sock"
-CGROUP = "registrator-podman"
 PAUSE = "localhost/podman-pause:4.3.1-0"    # Podman's own name for it
 STUBBORN = 'trap "" TERM; while :; do sleep 1; done'
 
@@ -136,7 +134,7 @@ def ask(path, sock=SOCK):
 
 def run(*args, image="plain", cmd=()):
     """podman run -d: the ID."""
-    return podman("run", "-d", "--cgroup-parent", "/" + CGROUP, *args, image,
+    return podman("run", "-d", "--cgroup-parent", "/" + e2e.CGROUP, *args, image,
                   *cmd)
 
 
@@ -147,7 +145,7 @@ def web(name, port, *args, **kw):
 
 def pod(name, *args):
     podman("pod", "create", "--name", name, "--infra-name", name + "-infra",
-           "--cgroup-parent", "/" + CGROUP, *args)
+           "--cgroup-parent", "/" + e2e.CGROUP, *args)
 
 
 def webs(**ports):
@@ -783,27 +781,17 @@ def _():
     same("end of registrator", None, r.proc.poll())
 
 
-def inside(binary, words):
+def inside(binary, *words):
     e2e.prepare(binary)
     cover()
     consul.start()
     images()
     service.start()
-    failed = e2e.play(words, "podman", clean)
+    failed = e2e.play(words, clean)
     service.stop()
     consul.kill()
     return 1 if failed else 0
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] != ["--inside"]:
-        if len(sys.argv) < 2:
-            sys.exit(__doc__)
-        # outside() runs its own file once more, inside: let that be this one.
-        e2e.__file__, e2e.CGROUP = os.path.abspath(__file__), CGROUP
-        e2e.outside()
-    try:
-        sys.exit(inside(sys.argv[2], sys.argv[3:]))
-    except Failure as e:
-        print("not ok podman set-up: " + str(e).replace("\n", "\n  "))
-        sys.exit(1)
+    e2e.enter("podman", inside)

@@ -13,7 +13,6 @@ import os
 import re
 import socket
 import struct
-import sys
 import threading
 import traceback
 
@@ -601,7 +600,7 @@ def play(chosen):
     return failed
 
 
-def inside(binary, chosen):
+def inside(binary, *chosen):
     e2e.prepare(binary)
     name_server()
     build_helper()
@@ -615,11 +614,4 @@ def inside(binary, chosen):
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] != ["--inside"]:
-        e2e.__file__, e2e.__doc__ = __file__, __doc__   # what it runs inside
-        e2e.outside()
-    try:
-        sys.exit(inside(sys.argv[2], sys.argv[3:]))
-    except Failure as e:
-        print("not ok power set-up: " + str(e).replace("\n", "\n  "))
-        sys.exit(1)
+    e2e.enter("power", inside)

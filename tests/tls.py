@@ -1646,7 +1646,7 @@ def play_real(chosen):
     return failed
 
 
-def inside(binary, pattern):
+def inside(binary, pattern=""):
     os.environ["PATH"] += ":/var/cache/registrator-test"        # where setup.sh puts consul
     e2e.prepare(binary)
     make_all()
@@ -1676,15 +1676,6 @@ def inside(binary, pattern):
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] != ["--inside"]:
-        if not 2 <= len(sys.argv) <= 3:
-            sys.exit(__doc__)
-        # outside() runs its own file once more, inside: let that be this one.
-        e2e.__file__, e2e.CGROUP = os.path.abspath(__file__), "registrator-tls"
-        e2e.outside()
-    try:
-        e2e.CGROUP = "registrator-tls"
-        sys.exit(inside(sys.argv[2], sys.argv[3] if sys.argv[3:] else ""))
-    except e2e.Failure as e:
-        print("not ok tls set-up: " + str(e).replace("\n", "\n  "))
-        sys.exit(1)
+    if len(sys.argv) > 3 + ("--inside" in sys.argv):
+        sys.exit(__doc__)
+    e2e.enter("tls", inside)
