@@ -142,6 +142,11 @@
 #ifndef WRITE_MAX
 #define WRITE_MAX 65536
 #endif
+/* All times are divided by this, so that tests need not wait for them. */
+#ifndef HASTE
+#define HASTE 1
+#endif
+#define MS(n) ((n) / HASTE)
 
 enum {
     HEAD_MAX = 64 * 1024,       /* a response's head: Docker's is 300 bytes */
@@ -158,18 +163,18 @@ enum {
     ERR_MAX = 512,
     CONNS_MAX = 16,             /* connections to one peer, at the most */
     ADDRS_MAX = 8,              /* addresses of one host name */
-    CONNECT_MS = 5000,
-    CALL_MS = 10 * 1000,        /* an answer, or the next part of it */
-    ANSWER_MS = 60 * 1000,      /* a whole answer, however it trickles */
-    STALL_MS = 1000,            /* what waits behind an answer goes round it */
-    LATE_MS = 1000,             /* what a peer that hung still does of calls
+    CONNECT_MS = MS(5000),
+    CALL_MS = MS(10 * 1000),    /* an answer, or the next part of it */
+    ANSWER_MS = MS(60 * 1000),  /* a whole answer, however it trickles */
+    STALL_MS = MS(1000),        /* what waits behind an answer goes round */
+    LATE_MS = MS(1000),         /* what a peer that hung still does of calls
                                    that we have given up, it does by then */
-    SUBSCRIBE_MS = 500,         /* Docker 1.7 sends /events no head at once */
-    PAUSE_MIN_MS = 100,
-    PAUSE_PEER_MS = 10 * 1000,  /* the longest pause between connections */
-    PAUSE_CALL_MS = 60 * 1000,  /* the longest pause of a refused call */
+    SUBSCRIBE_MS = MS(500),     /* Docker 1.7 sends no head at once */
+    PAUSE_MIN_MS = MS(100),
+    PAUSE_PEER_MS = MS(10 * 1000), /* longest, between connections */
+    PAUSE_CALL_MS = MS(60 * 1000), /* longest, of a refused call */
     METAS_MAX = 1000,           /* SERVICE_ variables of one container */
-    EXIT_MS = 4500              /* for -on-exit: 5 s, less what it takes */
+    EXIT_MS = MS(4500)           /* for -on-exit: 5 s, less what it takes */
 };
 
 #define CHECK(c) ((c) ? (void)0 : check_fail( \
@@ -4116,7 +4121,7 @@ static void conn_overdue(struct conn *c, uint64_t now)
         conn_connect(c, ETIMEDOUT, now);
     } else if (now >= c->deadline) {
         err_set(&e, "%sno answer within %d s",
-                c->state == CONN_GREET ? "TLS: " : "", CALL_MS / 1000);
+                c->state == CONN_GREET ? "TLS: " : "", HASTE * CALL_MS / 1000);
         conn_fail(c, &e);
     } else {
         conn_give_back(c, 1);
@@ -6523,7 +6528,7 @@ static void bridge_reg_lost(struct bridge *b, const struct err *e)
         return;
     bridge_away(b, s, &b->reg.peer, e);
     if (!s->ever)
-        s->due = b->now + (uint64_t)b->opt.retry_interval;
+        s->due = b->now + MS((uint64_t)b->opt.retry_interval);
     b->listing_entries = false;
     for (lost = bridge_next(&b->entries, NULL); lost != NULL; lost = next) {
         next = bridge_next(&b->entries, lost);
@@ -6606,7 +6611,7 @@ static void bridge_unwritten(struct bridge *b, struct reg_entry *e,
     reg_words(a, &why);
     if (!e->refused)
         pause = bridge_pause(b, e->it.tries + 1,
-                             a->status == 0 ? PAUSE_MIN_MS : 1000,
+                             a->status == 0 ? PAUSE_MIN_MS : MS(1000),
                              PAUSE_CALL_MS);
     asked = asked < PAUSE_CALL_MS ? asked : PAUSE_CALL_MS;
     pause = asked > pause ? asked : pause;
@@ -6953,7 +6958,8 @@ static void bridge_forget(struct bridge *b, struct container *c)
 static void bridge_look_failed(struct bridge *b, struct container *c,
                                const struct err *e)
 {
-    uint64_t pause = bridge_pause(b, c->it.tries + 1, 1000, PAUSE_CALL_MS);
+    uint64_t pause = bridge_pause(b, c->it.tries + 1, MS(1000),
+                                  PAUSE_CALL_MS);
 
     if (bridge_failed(&c->it, e->text, b->now + pause))
         log_at(LOG_ERROR, "docker: inspect %.12s: %s", c->it.id.p, e->text);
@@ -7553,7 +7559,7 @@ static void bridge_resync(struct bridge *b, bool all)
     b->relist_due = b->now;     /* or after the list that is being read */
     b->resync_due = UINT64_MAX;
     if (b->opt.resync > 0)
-        b->resync_due = b->now + (uint64_t)b->opt.resync * 1000;
+        b->resync_due = b->now + MS((uint64_t)b->opt.resync * 1000);
 }
 
 /* ---- Time ---- */
