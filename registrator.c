@@ -5818,7 +5818,7 @@ struct reg_write {
 enum reg_verdict {
     REG_DONE,
     REG_NEXT,           /* a further step has to follow */
-    REG_AGAIN,          /* at once: the token is another one now */
+    REG_RENEWED,        /* the token is another one now */
     REG_RETRY,          /* later */
     REG_REJECTED        /* for good, until something is changed */
 };
@@ -6458,7 +6458,7 @@ static enum reg_verdict consul_verdict(struct registry *r, enum reg_op op,
     if (a->status == 200)
         return REG_DONE;
     if (a->status == 403 && consul_reread_token(r, &unused) == 1)
-        return REG_AGAIN;
+        return REG_RENEWED;
     if (op == REG_DEREGISTER && (a->status == 404 || a->status == 500) &&
         str_find(a->body, unknown) < a->body.n)
         return REG_DONE;
@@ -7155,6 +7155,15 @@ static void entry_failed(struct entries *es, struct reg_entry *e,
         e->node.retry.due = asked;
 }
 
+/* With another token all is asked anew. */
+static void entries_renewed(struct entries *es)
+{
+    struct err e;
+
+    err_set(&e, "the token was refused, and is another one now");
+    session_down(&es->session, &e);
+}
+
 static void entry_end_write(struct write *w)
 {
     w->entry->write = NULL;
@@ -7188,12 +7197,14 @@ static void entry_answer(struct request *r, const struct answer *a)
     } else if (conn_canceled(a)) {
         e->observed = ENTRY_UNKNOWN;
         e->in_doubt = true;
-    } else if (verdict != REG_AGAIN) {
+    } else if (verdict != REG_RENEWED) {
         entry_failed(es, e, w, verdict, a);
     }
     entry_end_write(w);
     if (a->not_connected)
         session_down(&es->session, a->err);
+    else if (verdict == REG_RENEWED)
+        entries_renewed(es);
     entry_touch(es, e);
 }
 
@@ -7370,15 +7381,14 @@ static void entries_list_answer(struct request *r, const struct answer *a)
 
     if (a->status != 0 && a->status != 200)
         verdict = es->reg->kind->verdict(es->reg, REG_LIST, 0, a);
-    if (verdict == REG_AGAIN) {
-        es->watch.reading = false;
-        relist(&es->watch, es->now);
-    } else if (verdict == REG_DONE) {
+    if (verdict == REG_DONE) {
         es->watch.split.begun = true;   /* a 404 that means: nothing */
         a = &empty;
     }
-    if (verdict != REG_AGAIN && watch_end(&es->watch, &es->session, a))
+    if (watch_end(&es->watch, &es->session, a))
         entries_list_end(es);
+    if (verdict == REG_RENEWED)
+        entries_renewed(es);
     buf_free(&es->others_next);
 }
 
