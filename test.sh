@@ -73,16 +73,13 @@ suite_build() {
     local cc level more
     try "build make" make
     try "build size, as in the README" python3 tests/readme.py weigh
-    mkdir "$tmp/strict"
-    cp -p Makefile registrator.c "$tmp/strict"
     for cc in musl-gcc gcc clang; do
         more="-Wlogical-op -Wduplicated-cond -Wduplicated-branches"
         more="$more -Wjump-misses-init"
         [ "$cc" != clang ] || more=-Wno-unused-command-line-argument
         for level in -O0 -O2 -Os; do
-            rm -f "$tmp/strict/registrator"
-            try "build $cc $level -Werror" make -C "$tmp/strict" CC="$cc" \
-                BEARSSL="$(echo "$PWD"/bearssl-0.6*)" \
+            rm -f "$tmp/strict"
+            try "build $cc $level -Werror" make CC="$cc" BIN="$tmp/strict" \
                 CFLAGS="$level -Werror $more"
         done
     done
