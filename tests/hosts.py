@@ -269,6 +269,9 @@ def _():
 @case("host-2 is cut off: the catalog lists it, its node's check is "
       "critical, DNS leaves it out")
 def _():
+    eventually("what host-2 knows", sorted([
+        record(host1, "service1"), record(host2, "service2")]),
+        lambda: host2.look(SRV))
     cable("down")
     see("the check of its node", HEALTH,
         '["serfHealth","critical","Agent not live or unreachable"]')
