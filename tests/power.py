@@ -306,6 +306,7 @@ def _():
     for options in ((), ("-confine=false",)):
         r = Registrator(*options, user=65534, group=65534, extra_groups=[])
         expect(want)
+        r.wait_log("Listening")     # the second finds what the first wrote
         confined(r.proc.pid, 0 if options else 1)
         with open("/proc/%d/limits" % r.proc.pid) as f:
             core = re.search(r"(?m)^Max core file size +(\d+) +(\d+)",
