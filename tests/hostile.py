@@ -151,10 +151,6 @@ class World(peers.World):
                "busy: %.2f s of processor time%s" % (ended.cpu_s, what))
         return ended.log
 
-    def proc_mb(self, key):
-        with open("/proc/%d/status" % self.proc.pid) as f:
-            return int(re.search(key + r":\s*(\d+)", f.read())[1]) / 1024
-
     def descriptors(self):
         return len(os.listdir("/proc/%d/fd" % self.proc.pid))
 

@@ -106,13 +106,13 @@ class World:
         clean = {k: v for k, v in os.environ.items() if not k.startswith(("DOCKER_", "CONSUL_", "SERVICE_"))}
         return {**clean, "DOCKER_HOST": "unix://" + self.docker, **more}
 
-    async def spawn(self, *argv, stdout=None, **env):
+    async def spawn(self, *argv, stdout=None, stderr=None, **env):
         env = self.environment(**env)
         self.runs.append([self.path("out-%d" % len(self.runs)), self.path("err-%d" % len(self.runs))])
         with open(self.runs[-1][0], "wb") as out, open(self.runs[-1][1], "wb") as err:
             self.proc = await asyncio.create_subprocess_exec(
                 self.binary, *argv, env=env, user=self.user, stdin=asyncio.subprocess.DEVNULL,
-                stdout=stdout or out, stderr=err)
+                stdout=stdout or out, stderr=stderr or err)
         self.began = asyncio.get_running_loop().time()
         self.may_end = False
 
@@ -150,6 +150,10 @@ class World:
         with open("/proc/%d/stat" % self.proc.pid) as f:
             fields = f.read().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    def proc_mb(self, key):
+        with open("/proc/%d/status" % self.proc.pid) as f:
+            return int(re.search(key + r":\s*(\d+)", f.read())[1]) / 1024
 
     # -- looking
 
@@ -217,6 +221,15 @@ class World:
         if self.proc.returncode == 0:
             undated = self.lines(r"^\d{4}/\d\d/\d\d \d\d:\d\d:\d\d registrator: ")
             equal("log lines without a date", undated, [])
+
+
+    async def close(self):
+        """The peers go away; the program too, if it still runs."""
+        self.engine.close()
+        self.consul.close()
+        if self.proc and self.proc.returncode is None:
+            self.proc.kill()
+            await self.proc.wait()
 
 
 def clean_text(data):
@@ -2025,11 +2038,7 @@ async def run_case(kind, binary, name, test, limit):
             except Exception as e:      # a mistake of the test is a failure too
                 reason, details = "%s: %s" % (type(e).__name__, e), traceback.format_exc().splitlines()[-3:-1]
             finally:
-                w.engine.close()
-                w.consul.close()
-                if w.proc and w.proc.returncode is None:
-                    w.proc.kill()
-                    await w.proc.wait()
+                await w.close()
             log = ["log: " + repr(line[:500])[1:-1] for line in (w.lines()[-12:] if w.runs else [])]
             return ["not ok %s: %s" % (name, reason)] + ["  " + line for line in [*details, *log]]
 
