@@ -3,8 +3,8 @@
 #
 #     ./test.sh            all suites, two at a time
 #     ./test.sh SUITE...   only these: build lint unit fuzz parity peers
-#                          hostile tls e2e faults podman power hosts image
-#                          examples arch
+#                          hostile regress tls e2e faults podman power hosts
+#                          image examples arch
 #     ./test.sh demo       a walk to watch: a container comes and goes
 #     ./test.sh demo 3     the same with three hosts and three Consul servers
 #
@@ -16,7 +16,7 @@ set -u
 cd "$(dirname "$0")" || exit 1
 unset MAKEFLAGS MFLAGS MAKELEVEL        # "make test" may have called us
 export LC_ALL=C.UTF-8
-suites=(build lint unit fuzz parity peers hostile tls e2e podman power)
+suites=(build lint unit fuzz parity peers hostile regress tls e2e podman power)
 beside=(faults hosts image examples arch)       # while the others run
 binary=${REGISTRATOR:-./registrator}    # another build, to be tested instead
 passed=0 failed=0 child='' child_signal=TERM second=''
@@ -183,6 +183,10 @@ suite_hostile() {
     python3 tests/ages.py "$binary"
     local ages=$?
     python3 tests/hostile.py "$binary" && return "$ages"
+}
+
+suite_regress() {
+    exec python3 tests/regress.py "$binary"
 }
 
 suite_faults() {
