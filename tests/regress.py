@@ -138,6 +138,9 @@ class World(peers.World):
         """Nobody has complained so far."""
         equal("complaints of the peers", self.engine.complaints + self.consul.complaints, [])
 
+    def port_of(self, id_):
+        return self.consul.services.get(id_, {}).get("Port")
+
     def removals(self):
         return [name for verb, name in self.writes() if verb == "deregister"]
 
@@ -158,9 +161,13 @@ class World(peers.World):
         await super().close()
 
 
+def asked_for(w, path):
+    """How often the engine was asked for this."""
+    return [r.path for r in w.engine.requests].count(path)
+
+
 def asked(w, container):
-    """How often it was inspected."""
-    return [r.path for r in w.engine.requests].count("/containers/%s/json" % container["Id"])
+    return asked_for(w, "/containers/%s/json" % container["Id"])
 
 
 def publish(container, port, to):
@@ -199,6 +206,10 @@ class Network:
             return one
         return self.inside(bind)
 
+    def has_eth9(self, address):
+        self.sh("ip link add eth9 type veth peer name eth8; ip link set eth8 up; ip link set eth9 up;"
+                "ip " + address)
+
     def has(self, w):
         """The program runs in here."""
         w.script('exec nsenter --net=%s "$BINARY" "$@"' % self.path)
@@ -207,7 +218,7 @@ class Network:
 # ==== A. Whose entry is it ======================================================================
 
 async def foreign(id_, mark, w):
-    """An entry that carries another's mark, or none and says something else than we want, is somebody else's."""
+    """An entry with another's mark, or with none and not as we want it, is somebody else's."""
     w.consul.of_others(entry(id_, mark))
     one = a(env=["SERVICE_ID=" + id_])
     await life(w, one, args=["-resync", "1"])
@@ -221,7 +232,8 @@ async def foreign(id_, mark, w):
 
 
 for id_, mark in [("vault", None), ("vault", OTHER), ("h:victim:80", None), ("g:victim:80", OTHER)]:
-    add("A1 a SERVICE_ID of somebody else's entry is left alone: %s, mark %s" % (id_, mark), foreign, id_, mark)
+    add("A1 a SERVICE_ID of somebody else's entry is left alone: %s, mark %s" % (id_, mark), foreign,
+        id_, mark)
 
 
 @case("A1 a SERVICE_ID of somebody else's entry is left alone: the registration would be refused")
@@ -268,7 +280,8 @@ async def consul_itself(id_, w):
 
 
 for id_ in ["consul", "Consul"]:
-    add("A1 a SERVICE_ID of somebody else's entry is left alone: %s, the server itself" % id_, consul_itself, id_)
+    add("A1 a SERVICE_ID of somebody else's entry is left alone: %s, the server itself" % id_,
+        consul_itself, id_)
 
 
 @case("A1 a SERVICE_ID of somebody else's entry is left alone: -on-exit deregister")
@@ -293,7 +306,7 @@ async def _(w):
     equal("exit status", await w.stop(), 0)
     w.consul.others.clear()
     await w.run("-cleanup")
-    await w.until(lambda: w.consul.services["vault"]["Port"] == 8080, "took it")
+    await w.until(lambda: w.port_of("vault") == 8080, "took it")
     w.engine.die(one)
     await w.until_services("h:first:80")
 
@@ -324,7 +337,7 @@ async def _(w):
     del w.consul.services["vault"]
     w.consul.others.clear()
     await w.until_services("h:first:80", "vault")
-    equal("port", w.consul.services["vault"]["Port"], 8080)
+    equal("port", w.port_of("vault"), 8080)
 
 
 async def contested(id_, w):
@@ -377,7 +390,8 @@ async def side_by_side(args, engine, w):
 add("A2 two registrators on one agent: -internal", side_by_side, ["-internal"], False)
 add("A2 two registrators on one agent: two engines", side_by_side, [], True)
 add("A3 two registrators on one agent: -explicit", side_by_side, ["-explicit"], False)
-add("A3 two registrators on one agent: -explicit and -internal", side_by_side, ["-explicit", "-internal"], False)
+add("A3 two registrators on one agent: -explicit and -internal", side_by_side,
+    ["-explicit", "-internal"], False)
 
 
 @case("A2 -on-exit deregister leaves what another registrator has taken over")
@@ -391,7 +405,7 @@ async def _(w):
     equal("exit status", await w.stop(), 0)
     equal("removals", w.removals(), [])
     await w.quiet(2)
-    equal("port", w.consul.services["h:a:80"]["Port"], 80)
+    equal("port", w.port_of("h:a:80"), 80)
 
 
 @case("A2 a container that ends does not take the entry of another engine's with it")
@@ -406,15 +420,15 @@ async def _(w):
     await w.run("-resync", "1")
     await w.until_services("h:a:80", "h:c:80")
     await other.run("-resync", "1")
-    await w.until(lambda: w.consul.services["h:a:80"]["Port"] == 9090, "taken over")
+    await w.until(lambda: w.port_of("h:a:80") == 9090, "taken over")
     await w.lists(3)
     w.engine.die(one)
     await w.lists(2)
     equal("removals", w.removals(), [])
-    equal("port", w.consul.services["h:a:80"]["Port"], 9090)
-    equal("port", w.consul.services["h:c:80"]["Port"], 9092)
+    equal("port", w.port_of("h:a:80"), 9090)
+    equal("port", w.port_of("h:c:80"), 9092)
     other.engine.die(other.engine.boxes[third["Id"]])
-    await w.until(lambda: w.consul.services.get("h:c:80", {}).get("Port") == 8082, "written by who wants it")
+    await w.until(lambda: w.port_of("h:c:80") == 8082, "written by who wants it")
     await w.quiet(2)
 
 
@@ -445,7 +459,8 @@ async def one_but_for_case(name_1, env_1, name_2, env_2, ids, w):
 for what, *row in [
         ("SERVICE_ID", "a", ["SERVICE_ID=web"], "b", ["SERVICE_ID=Web"], ("web", "Web")),
         ("names", "web", [], "Web", [], ("h:web:80", "h:Web:80")),
-        ("a victim's default ID", "victim", [], "evil", ["SERVICE_ID=h:VICTIM:80"], ("h:victim:80", "h:VICTIM:80"))]:
+        ("a victim's default ID", "victim", [], "evil", ["SERVICE_ID=h:VICTIM:80"],
+         ("h:victim:80", "h:VICTIM:80"))]:
     add("A4 IDs that differ by case alone are one: " + what, one_but_for_case, *row)
 
 
@@ -518,7 +533,8 @@ async def bad_hostname(name, w):
 
 
 for name in ["h\xe9", "\u0378", "x\U0001fae8"]:
-    add("A5 a -hostname that makes IDs that Consul would never deregister: " + ascii(name), bad_hostname, name)
+    add("A5 a -hostname that makes IDs that Consul would never deregister: " + ascii(name),
+        bad_hostname, name)
 
 
 # ==== B. One stops all ==========================================================================
@@ -626,8 +642,10 @@ TAGS = ",".join("t%05d" % i for i in range(100000))
 for what, make in [
         ("7.3 20,000 ports and 990 variables", lambda: exposing(20000, env=CHECKS)),
         ("B2 65,535 ports and 990 checks", lambda: exposing(65535, env=CHECKS)),
-        ("B2 1,000 ports with a name of 1 MB", lambda: box("many", ports(1000), env=["SERVICE_NAME=" + "n" * 10**6])),
-        ("B2 3,000 ports with many tags", lambda: box("many", ports(3000), env=["SERVICE_TAGS=" + TAGS[:16000]])),
+        ("B2 1,000 ports with a name of 1 MB",
+         lambda: box("many", ports(1000), env=["SERVICE_NAME=" + "n" * 10**6])),
+        ("B2 3,000 ports with many tags",
+         lambda: box("many", ports(3000), env=["SERVICE_TAGS=" + TAGS[:16000]])),
         ("B2 IDs that collide in a chain", lambda: exposing(60000, env=CHAIN))]:
     add(what + " stop nobody", lambda make, w: greedy(make(), w), make)
 
@@ -637,7 +655,8 @@ async def _(w):
     w.bounded()
     w.cpu_share = 0.6
     many = box("many", ports(100), env=["SERVICE_NAME=" + "n" * 1900000])
-    await life(w, many, a(env=["SERVICE_NAME=" + "n" * 255]), box("b", {80: 8081}, env=["SERVICE_NAME=" + "n" * 256]))
+    await life(w, many, a(env=["SERVICE_NAME=" + "n" * 255]),
+               box("b", {80: 8081}, env=["SERVICE_NAME=" + "n" * 256]))
     names = ["h:many:%d" % port for port in range(1, 101)]
     await w.until_services("h:first:80", "h:a:80", "h:b:80", *names)
     equal("names", {w.consul.services["h:many:%d" % i]["Service"] for i in range(1, 101)},
@@ -712,7 +731,7 @@ async def _(w):
 
 
 async def no_list(answer, at_start, w):
-    """Events and inspects go on; the list is tried again, said once; nothing that it may show goes meanwhile."""
+    """Events and inspects go on; the list is tried again, said once; what it may show stays meanwhile."""
     one, two = a(), box("b", {80: 8081})
     w.has(box("first", {80: 8000}))
     equal("exit status", await w.once(), 0)
@@ -726,16 +745,15 @@ async def no_list(answer, at_start, w):
         w.engine.on(LIST, answer)
         await w.lists(1)
     w.patience_s = 15
-    before = len([r for r in w.engine.requests if r.path == "/containers/json"])
+    before = asked_for(w, "/containers/json")
     w.engine.start(one)
     w.engine.start(two)
     await w.until(lambda: {"h:a:80", "h:b:80"} <= w.consul.services.keys(), "registered what was started")
     w.engine.die(one)
     await w.until(lambda: "h:a:80" not in w.consul.services, "removed what ended")
     w.patience_s = 40       # a call is given 10 s
-    await w.until(lambda: len([r for r in w.engine.requests if r.path == "/containers/json"]) > before + at_start,
-                  "tried the list again")
-    equal("event streams opened", len([r for r in w.engine.requests if r.path == "/events"]) - 1, 1)
+    await w.until(lambda: asked_for(w, "/containers/json") > before + at_start, "tried the list again")
+    equal("event streams opened", asked_for(w, "/events") - 1, 1)
     demand("h:first:80" in w.consul.services, "removed without a list")
     demand("ghost" in w.consul.services or not at_start, "removed without a list")
     w.said_once("docker: ")
@@ -746,8 +764,8 @@ async def no_list(answer, at_start, w):
 
 for what, answer in [("hangs", hang), ("is a 500", (500, {"message": "oops"})), ("is cut", (200, '[{"Id":'))]:
     for at_start in [True, False]:
-        add("B3 the engine's list %s %s, events go on" % (what, "from the start" if at_start else "at a resync"),
-            no_list, answer, at_start)
+        when = "from the start" if at_start else "at a resync"
+        add("B3 the engine's list %s %s, events go on" % (what, when), no_list, answer, at_start)
 
 
 @case("7.12 one list that answers 404 is no word about versions")
@@ -757,7 +775,7 @@ async def _(w):
     await life(w, a(), args=["-resync", "1"])
     await w.until_services("h:first:80", "h:a:80")
     equal("paths with a version", [r.target for r in w.engine.requests if r.target.startswith("/v1")], [])
-    equal("event streams opened", [r.path for r in w.engine.requests].count("/events"), 1)
+    equal("event streams opened", asked_for(w, "/events"), 1)
 
 
 def without_marks(services):
@@ -840,7 +858,8 @@ async def _(w):
 async def _(w):
     """60 of them with IDs of 1 MB each."""
     w.cpu_share = 0.9
-    w.consul.more = ",".join('"%s":{"ID":"%s","Service":"x"}' % (2 * (("%02d" % i + "x" * 10**6),)) for i in range(60))
+    ids = ["%02d" % i + "x" * 10**6 for i in range(60)]
+    w.consul.more = ",".join('"%s":{"ID":"%s","Service":"x"}' % (id_, id_) for id_ in ids)
     await life(w, a(), args=["-resync", "0"])
     await w.until_services("h:first:80", "h:a:80")
     demand(SLOW or w.proc_mb("VmHWM") < 32, "%.0f MB of memory" % w.proc_mb("VmHWM"))
@@ -876,9 +895,9 @@ async def _(w):
     await w.until_services("h:first:80", "x")
     w.engine.start(two)
     await w.lists()
-    equal("port", w.consul.services["x"]["Port"], 8080)
+    equal("port", w.port_of("x"), 8080)
     w.engine.die(one, 1)
-    await w.until(lambda: w.consul.services["x"]["Port"] == 8081, "gave it over")
+    await w.until(lambda: w.port_of("x") == 8081, "gave it over")
     await w.quiet(1.5)
     w.same("h:first:80", "x")
 
@@ -893,7 +912,7 @@ async def _(w):
     named(old, "old")
     w.engine.boxes = {new["Id"]: new, **w.engine.boxes}     # the newest comes first
     await w.engine.listen(w.docker)
-    await w.until(lambda: w.consul.services.get("h:a:80", {}).get("Port") == 8081, "gave it over")
+    await w.until(lambda: w.port_of("h:a:80") == 8081, "gave it over")
     await w.quiet(1.5)
 
 
@@ -939,7 +958,8 @@ async def shared(change, want, w):
     await w.quiet(1.5)
 
 
-add("C3 who shares a network follows its owner at a resync: another port", shared, lambda x: publish(x, 80, 9090), 9090)
+add("C3 who shares a network follows its owner at a resync: another port", shared,
+    lambda x: publish(x, 80, 9090), 9090)
 add("C3 who shares a network follows its owner at a resync: it has ended", shared,
     lambda x: x.update(State=state_of("exited")), None)
 
@@ -990,20 +1010,13 @@ async def _(w):
     equal("checks left", w.consul.checks, {})
 
 
-async def no_networks(answer, at_start, w):
+async def no_networks(answer, w):
     """A failed answer about networks decides nothing: services stay, it is asked again."""
     w.engine.drivers = {"wire": "macvlan"}
-    one = box("a", {}, expose=[80], mode="wire", nets={"wire": "192.168.5.9"})
-    fail = partial(w.engine.on, "GET /networks*", answer)
-    if at_start:
-        w.has(one)
-        equal("exit status", await w.once(), 0)
-        fail()
-    await life(w, *([] if at_start else [one]), args=["-resync", "1"])
-    await w.until_services("h:first:80", "h:a:80")
-    if not at_start:
-        fail()
-    w.engine.emit("update", one)
+    w.has(box("a", {}, expose=[80], mode="wire", nets={"wire": "192.168.5.9"}))
+    equal("exit status", await w.once(), 0)
+    w.engine.on("GET /networks*", answer)
+    await life(w, args=["-resync", "1"])
     await w.lists()
     w.proc.send_signal(signal.SIGHUP)
     w.engine.start(box("b", {80: 8081}, expose=[81]))       # 81: which driver is it?
@@ -1013,12 +1026,14 @@ async def no_networks(answer, at_start, w):
     w.engine.behave()
     w.engine.start(box("c", {}, expose=[80], mode="wire", nets={"wire": "192.168.5.10"}))
     w.proc.send_signal(signal.SIGHUP)
-    await w.until_services(first={}, a={"Address": "192.168.5.9"}, b={}, c={"Address": "192.168.5.10", "Port": 80})
+    await w.until_services(first={}, a={"Address": "192.168.5.9"}, b={},
+                           c={"Address": "192.168.5.10", "Port": 80})
     equal("removals", w.removals(), [])
 
 
-for status, text in [(403, "Forbidden"), (404, {"message": "page not found"}), (404, {"message": "network x not found"})]:
-    add("C5 networks that may not be asked for: %d %s, from the start" % (status, text), no_networks, (status, text), True)
+for answer in [(403, "Forbidden"), (404, {"message": "page not found"}),
+               (404, {"message": "network x not found"})]:
+    add("C5 networks that may not be asked for: %d %s" % answer, no_networks, answer)
 
 
 @case("C5 networks that may not be asked for: later, of one that is new")
@@ -1053,7 +1068,7 @@ async def _(w):
 # ==== D. Removed though it lives ================================================================
 
 PATHS = [
-    ("Apache", "<html><body><p>The requested URL /containers/%s/json was not found on this server.</p></body></html>"),
+    ("Apache", "<html><p>The requested URL /containers/%s/json was not found on this server.</p></html>"),
     ("Express", "<pre>Cannot GET /containers/%s/json</pre>"),
     ("Spring", '{"timestamp":"2026-11-24","status":404,"error":"Not Found","path":"/containers/%s/json"}'),
     ("a message with the path", '{"message":"no route for /containers/%s/json"}'),
@@ -1116,8 +1131,7 @@ async def _(w):
     await asyncio.sleep(2.5)
     equal("writes", w.writes(), [])
     w.said_once(r"\beth9\b")
-    net.sh("ip link add eth9 type veth peer name eth8; ip addr add 10.7.7.7/24 dev eth9; ip link set eth8 up;"
-           "ip link set eth9 up")
+    net.has_eth9("addr add 10.7.7.7/24 dev eth9")
     await w.until_services(a={"Address": "10.7.7.7"})
 
 
@@ -1131,7 +1145,7 @@ def late(container, seconds):
 
 
 async def recreated(how, w):
-    """What has vanished unseen goes when every listed container was inspected, so that who follows it is ready."""
+    """What has vanished unseen goes when every listed container was inspected: its successor takes over."""
     old, new = a(), named(box("new", {80: 8081}), "a")
     await life(w, old, args=["-resync", "1"])
     await w.until_services("h:first:80", "h:a:80")
@@ -1139,7 +1153,7 @@ async def recreated(how, w):
     del w.engine.boxes[old["Id"]]
     w.has(new)
     how(w)
-    await w.until(lambda: w.consul.services.get("h:a:80", {}).get("Port") == 8081 or w.removals(), "took over")
+    await w.until(lambda: w.port_of("h:a:80") == 8081 or w.removals(), "took over")
     equal("removals", w.removals(), [])
     await w.quiet()
     w.same("h:first:80", "h:a:80")
@@ -1195,7 +1209,7 @@ async def _(w):
 
 @case("E4 a path where Consul has none is refused, in words that show it")
 async def _(w):
-    await w.spawn("-hostname", "h", "-retry-attempts", "1", "-retry-interval", "10", "consul://127.0.0.1:1/p@th")
+    await w.run("-retry-attempts", "1", "-retry-interval", "10", uri="consul://127.0.0.1:1/p@th")
     equal("exit status", await w.exit(), 1)
     demand("**" not in w.log, "the address is blotted out", w.log)
     demand("path" in w.log or "/p@th" in w.log, "does not say what is wrong", w.log)
@@ -1205,12 +1219,12 @@ async def _(w):
 async def _(w):
     """Without -ip too."""
     net = Network()
-    net.sh("ip link add eth9 type veth peer name eth8; ip link set lo up; ip link set eth8 up; ip link set eth9 up;"
-           "ip -6 addr add fe80::1/64 dev eth9 nodad")
+    net.sh("ip link set lo up")
+    net.has_eth9("-6 addr add fe80::1/64 dev eth9 nodad")
     net.has(w)
     scope = net.inside(socket.if_nametoindex, "eth9")
-    server = await asyncio.start_server(w.consul.serve, sock=net.socket(("fe80::1", 8500, 0, scope), socket.AF_INET6))
-    w.consul.servers.append(server)
+    sock = net.socket(("fe80::1", 8500, 0, scope), socket.AF_INET6)
+    w.consul.servers.append(await asyncio.start_server(w.consul.serve, sock=sock))
     w.uri = "consul://[fe80::1%eth9]"
     w.patience_s = 10
     await life(w, args=["-retry-interval", "100"])
@@ -1368,7 +1382,8 @@ def main(argv):
     if not 1 <= len(argv) <= 2:
         sys.exit(__doc__)
     pattern = argv[1] if argv[1:] else ""
-    return peers.run_cases(World, argv[0], {name: test for name, test in CASES.items() if re.search(pattern, name)})
+    chosen = {name: test for name, test in CASES.items() if re.search(pattern, name)}
+    return peers.run_cases(World, argv[0], chosen)
 
 
 if __name__ == "__main__":
