@@ -33,7 +33,7 @@ CASE_S = 240        # for a whole case
 AT_ONCE = 8         # cases
 CPU_S = float(os.environ.get("PEERS_CPU_S", "0.3"))     # what a case may cost; more for a torture build
 SECRET = "s3cr3t"   # part of every token and password below
-ROUTINE = "Starting registrator|Using .* adapter|consul: current leader|Listening|Syncing|added:|ignored:"
+ROUTINE = "Starting registrator|Using .* adapter|consul: current leader|Listening|Syncing|in sync:|added:|ignored:"
 
 
 class Failure(Exception):
@@ -1861,6 +1861,22 @@ async def _(w):
                  "ignored: %s port 81 not published on host" % id12, "ignored: %s service on port 82" % id12]:
         equal("times it logs %r" % text, w.log.count("registrator: " + text), 1)
     demand(re.search(r"registrator: Syncing services on \d+ containers", w.log), "no line about syncing")
+    demand(re.search(r"registrator: in sync: 1 services? of 2 containers, 1 written, 0 removed\n", w.log),
+           "no line about how it stands")
+
+
+@case("log: how it stands after each first pass")
+async def _(w):
+    """At the start, and when either side is back."""
+    w.has(a(), box("b", {80: 8081}))
+    await w.run()
+    await w.until_log("in sync: 2 services of 2 containers, 2 written, 0 removed")
+    w.engine.boxes.popitem()
+    w.engine.drop()
+    await w.until_log("in sync: 1 services? of 1 containers?, 0 written, 1 removed")
+    w.consul.forget()
+    await w.until_services("h:a:80")
+    await w.until_log("in sync: 1 services? of 1 containers?, 1 written, 0 removed")
 
 
 # ==== F. Hostile text ===========================================================================

@@ -120,8 +120,8 @@ def check_calls(r, confined=True):
 def no_warnings(r, but=None):
     """Of what it has logged, which line is not of the usual ones."""
     but = but or (r"$^" if had() == "all" else WARNING)
-    usual = (r"Starting|Using|consul: current|Listening|Syncing|added|removed|"
-             r"ignored|summary|waiting|" + but)
+    usual = (r"Starting|Using|consul: current|Listening|Syncing|in sync|added|"
+             r"removed|ignored|summary|waiting|" + but)
     odd = [line for line in r.log().splitlines() if not re.match(
         r"\S+ \S+ registrator: (" + usual + ")", line)]
     same("lines of the log", [], odd)
