@@ -900,7 +900,8 @@ def _():
     r = once()
     expect_now({HOST + ":cc:80": svc("plain", 8003),
                 HOST + ":dd:80": svc("plain-80", 8004)})
-    if "ignored: %s service on port 80" % a[:12] not in r.log():
+    if "ignored: %s service on port 80: SERVICE_IGNORE is set" % a[:12] \
+            not in r.log():
         raise Failure("the log does not say so")
 
 
