@@ -281,6 +281,8 @@ def option_cases():
     bad("-log-level", "")
     bad("-on-exit", "stop")
     bad("-on-exit", "")
+    for value in ["10.1.2", "10.1.2.3/24", "10.1.2.3.4", "256.1.1.1", "any text", "http://10.1.2.3", "10.1.2.3:80"]:
+        bad("-ip", value)
     for value in ["never", "", "Always"]:
         bad("-deregister", value, '-deregister must be "always" or "on-success"')
     for value in ["0", "-5"]:
@@ -339,7 +341,7 @@ def accepted_cases():
             ("hostname", "zz", [], "zz:c:80", always),
             ("ip", "10.9.8.7", [], r"10\.9\.8\.7", always),
             ("ip", "lo", [], r"127\.0\.0\.1", always),
-            ("ip", "any text", [], "any text", always),
+            ("ip", "db.example.com", [], r"db\.example\.com", always),
             ("tags", "blue", [], "blue", always),
             ("useIpFromLabel", "addr", [], r"\b9\.9\.9\.9\b(?!/)", always),
             ("log-level", "error", [], listed, nothing),
