@@ -646,9 +646,10 @@ def metadata_rows():
 
 def id_rows():
     me = "|".join([a()["Id"][:12], "h:a:80"])
-    for id_ in ["", "/x", "x//y", ".", "..", "x/..", "x/../y", "./x", "x/./y", "x\ty", "x\xa0y", "x\u200by", "\ufeffx"]:
+    for id_ in ["", "/x", "x//y", ".", "..", "x/..", "x/../y", "./x", "x/./y", "x\ty", "x\xa0y", "x\u200by", "\ufeffx",
+                "\xe9\u65e5\U0001f600", "caf\xe9", "x" * 1025]:
         yield Row("id refused: " + ascii(id_), [a(env=["SERVICE_ID=" + id_])], {"h:a:80": {}}, warns=[me])
-    for id_ in ["x", "x/y", "x..y", ".x", "my id", "a:b:80", "\xe9\u65e5\U0001f600"]:
+    for id_ in ["x", "x/y", "x..y", ".x", "my id", "a:b:80", "~!\"#$%&'()*+,;<=>?@[\\]^_`{|}", "x" * 1024]:
         yield Row("id taken: " + ascii(id_), [a(env=["SERVICE_ID=" + id_])], {id_: {"Port": 8080}})
     yield Row("one id for all ports", [a({443: 3, "80/udp": 2, 80: 1, "9/udp": 4}, env=["SERVICE_ID=x"])],
               {"x": {"Port": 4}, "x:80": {"Port": 1}, "x:80:udp": {"Port": 2}, "x:443": {"Port": 3}},
@@ -792,7 +793,7 @@ def check_rows():
 
 for rows in (name_rows, metadata_rows, id_rows, attribute_rows, address_rows, sharing_rows, check_rows):
     for each in rows():
-        add("services: " + each.name, services, each)
+        add("services: " + each.name[:80], services, each)
 
 
 @case("services: only keys that are needed")
@@ -1860,7 +1861,8 @@ async def _(w):
     for text in ["Starting registrator ", "Using consul adapter: " + w.uri, "consul: current leader 127.0.0.1:8300",
                  "Listening for Docker events ...", "added: %s h:a:80" % id12, "removed: %s h:a:80" % id12,
                  "ignored: %s no published ports" % bare["Id"][:12],
-                 "ignored: %s port 81 not published on host" % id12, "ignored: %s service on port 82: SERVICE_IGNORE is set" % id12]:
+                 "ignored: %s port 81 not published on host" % id12,
+                 "ignored: %s service on port 82: SERVICE_IGNORE is set" % id12]:
         equal("times it logs %r" % text, w.log.count("registrator: " + text), 1)
     demand(re.search(r"registrator: Syncing services on \d+ containers", w.log), "no line about syncing")
     demand(re.search(r"registrator: in sync: 1 services? of 2 containers, 1 written, 0 removed\n", w.log),
@@ -1914,9 +1916,9 @@ async def hostile(row, w):
     evil = box("evil", {80: 8080, 81: 8081}, image=text, env=["SERVICE_80_NAME=" + text, "SERVICE_NOTE=" + text,
                                                              "SERVICE_CHECK_SCRIPT=" + text],
                labels={"SERVICE_TAGS": text, "SERVICE_81_ID": text, text: text, "SERVICE_" + text: text})
-    name = "".join(c for c in text if c not in "/" and plain(c).isprintable())
+    name = "".join(c for c in text if re.fullmatch("[ -.0-~]", c))
     named = box(name, {80: 8082})
-    id_ = text if plain(text).isprintable() else "h:evil:81"    # Consul could not deregister it
+    id_ = text if re.fullmatch("[ -~]+", text) else "h:evil:81"     # Consul could not deregister it
     await life(w, good)
     w.engine.start(evil)
     w.engine.start(named)
