@@ -450,8 +450,16 @@ def address_cases():
         return repr(text.replace(SECRET, "***")[:40])
 
     far, user = "unix://" + "/x" * 100, "me:%s@" % SECRET
-    for uri in ["nosuch://x", "http://127.0.0.1:8500", "localhost:8500", "Consul2:", "consulx://h", "x://" + user]:
+    for uri in ["nosuch://x", "Consul2:", "consulx://h", "x://" + user]:
         add("URI: unknown scheme " + shown(uri), refused, [uri], {}, 1, ["consul", "consul-unix", "print"])
+    for uri, meant in [("http://127.0.0.1:8500", "consul://"), ("https://h", "consul-tls://"),
+                       ("localhost:8500", "consul://"), ("10.1.2.3:8500", "consul://"),
+                       ("consul:10.1.2.3:8500", "consul://10.1.2.3:8500"), ("consul-tls:h", "consul-tls://h"),
+                       ("CONSUL://h", "consul://"), ("Consul:", "consul:"), ("Print:", "print:"),
+                       ("print", "print:"), ("print:x", "print:"), ("consul://h:8500/v1", "path"),
+                       ("consul://h?dc=x", "query"), ("consul-tls://h/x", "path"),
+                       ("zookeeper://h/x", "ZooKeeper is not supported")]:
+        add("URI: means another thing than it says: " + shown(uri), refused, [uri], {}, 1, [meant])
     for uri in ["consul://h:70000", "consul://h:0", "consul://h:-1", "consul://h:x", "consul://h:8500:9",
                 "consul://h\x01:8500", "consul://h\r\nX: y", "consul://a b:8500", "consul://[::1",
                 "consul://" + user + "h:70000", "consul-" + far, "consul-unix:", "consul-unix://"]:
