@@ -20,6 +20,7 @@ import shutil
 import signal
 import sys
 import tempfile
+import time
 import traceback
 import unicodedata
 from collections import Counter, namedtuple
@@ -1878,6 +1879,13 @@ async def _(w):
     demand(re.search(r"registrator: Syncing services on \d+ containers", w.log), "no line about syncing")
     demand(re.search(r"registrator: in sync: 1 services? of 2 containers, 1 written, 0 removed\n", w.log),
            "no line about how it stands")
+
+
+@case("log: in UTC, whatever the zone")
+async def _(w):
+    await life(w, TZ="XXX-5")
+    hour, now = w.lines()[0][11:13], time.gmtime()
+    demand((int(hour) - now.tm_hour) % 24 in (0, 1, 23), "not UTC", w.lines()[0], time.asctime(now))
 
 
 @case("log: how it stands after each first pass")
