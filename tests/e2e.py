@@ -42,6 +42,7 @@ CGROUP = "registrator-e2e-" + RUN       # several may run side by side
 SOCK = "/run/docker.sock"
 CONSUL = ("127.0.0.1", 8500)
 IMG = "jlordiales/python-micro-service"
+MARK = "[0-9a-f]{16}-[0-9a-f]{24}"      # in the Meta of each entry of ours
 IDLE = 'trap "exit 0" TERM; trap "exit 1" USR1; sleep 9999 & wait'
 
 
@@ -777,7 +778,7 @@ def _():
         HOST + ":web:5000": svc("python-micro-service", 8001),
         HOST + ":app.1_x:80": svc("app", 8002)})
     for entry in get("/v1/agent/services").values():
-        if not re.fullmatch("[^-]+-[^-]+", entry["Meta"]["registrator"]):
+        if not re.fullmatch(MARK, entry["Meta"]["registrator"]):
             raise Failure("no mark: %r" % entry["Meta"])
 
 
@@ -1712,7 +1713,7 @@ OTHERS = ({"ID": "by-hand", "Name": "by-hand", "Port": 1},
           {"ID": "otherhost:xx:80", "Name": "x", "Port": 4},
           {"ID": HOST + ":xx:y", "Name": "x", "Port": 5},
           {"ID": "marked", "Name": "x", "Port": 6,
-           "Meta": {"registrator": "0123abcd-0123abcd"}})
+           "Meta": {"registrator": "0123456789abcdef-" + 4 * "012345"}})
 
 
 @case("another's entries are left alone")

@@ -35,6 +35,7 @@ AT_ONCE = 8         # cases
 CPU_S = float(os.environ.get("PEERS_CPU_S", "0.3"))     # what a case may cost; more for a torture build
 SECRET = "s3cr3t"   # part of every token and password below
 ROUTINE = "Starting registrator|Using .* adapter|consul: current leader|Listening|Syncing|in sync:|added:|ignored:"
+MARK = "[0-9a-f]{16}-[0-9a-f]{24}"      # OWNER-CONTENT
 
 
 class Failure(Exception):
@@ -811,7 +812,7 @@ async def _(w):
     equal("exit status", await w.once(), 0)
     sent = w.consul.sent["h:a:80"]
     demand(sent.keys() <= {"ID", "Name", "Port", "Address", "Tags", "Meta"}, "more keys than needed", repr(sent))
-    demand(re.fullmatch("[^-]+-[^-]+", sent["Meta"]["registrator"]), "the mark is not OWNER-CONTENT", repr(sent))
+    demand(re.fullmatch(MARK, sent["Meta"]["registrator"]), "the mark is not OWNER-CONTENT", repr(sent))
 
 
 # ==== D. Life: section 6 ========================================================================
@@ -1465,7 +1466,7 @@ async def owned(w, *args):
     other = owner.translate(str.maketrans("0123456789abcdef", "fedcba9876543210"))
     for service in [entry("ghost", mark), entry("oldhost:gone:80", owner + "-" + content[::-1]),
                     entry("other", other + "-" + content), entry("h:other:80", other + "-" + content),
-                    entry("odd", "nodash"), entry("unmarked")]:
+                    entry("odd", mark.replace("-", "")), entry("unmarked")]:
         w.consul.put(service)
     w.consul.put(entry("bare"))
     w.consul.services["bare"].update(Tags=None, Meta=None, Port=None, Proxy={"Upstreams": [{"x": [[], {}]}]})
