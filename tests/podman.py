@@ -709,8 +709,8 @@ def _():
 
 
 ALLOWED = r"GET (/v1\.\d+)?/(version|_ping|info|events|containers/json|" \
-    r"containers/json\?all=1|containers/[0-9a-f]{64}/json|networks/[^/ ?]+)" \
-    r" HTTP/1\.1"
+    r"containers/json\?all=1|containers/[0-9a-f]{64}/json|" \
+    r"networks(/[^/ ?]+)?) HTTP/1\.1"
 
 
 def all_kinds(r):
