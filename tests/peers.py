@@ -1963,8 +1963,9 @@ async def _(w):
     long = "x" * 100000
     await life(w, a(env=["SERVICE_TAGS=" + long, "SERVICE_NOTE=" + long, "PATH=" + long], labels={long: long}))
     w.engine.start(box("b", {80: 8081}, labels={"SERVICE_CHECK_HTTP": "/" + long}))
-    await w.until_services(first={}, a={"Tags": [long], "Meta": {}},
+    await w.until_services(first={}, a={"Tags": None, "Meta": {}},
                            b={"Check": {"HTTP": "http://%s:8081/%s" % (HOST, long), "Interval": "10s"}})
+    demand(re.search(a()["Id"][:12] + ".*tags", w.log), "no warning about the tags")
     demand(max(map(len, w.lines())) < 10000, "a log line of %d bytes" % max(map(len, w.lines())))
 
 
