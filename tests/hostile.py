@@ -45,7 +45,7 @@ from peers import Failure, demand, equal
 
 AT_ONCE = 24
 MEMORY = float(os.environ.get("HOSTILE_MEMORY", "1"))
-DESCRIPTORS = 3 + 2 + 5 + 4     # std, the pipe of signals, engine, registry
+DESCRIPTORS = 3 + 2 + 9 + 4     # std, the pipe of signals, engine, registry
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 CASES = peers.Cases()
 add, case = CASES.add, CASES.case
