@@ -1609,6 +1609,12 @@ add("trouble: at rest with options", at_rest,
     ["-cleanup", "-deregister", "on-success", "-tags", "t", "-ttl", "9", "-ttl-refresh", "3"])
 
 
+@case("trouble: -ttl has no effect with Consul, which one line says")
+async def _(w):
+    await life(w, args=["-ttl", "9", "-ttl-refresh", "3"])
+    equal("lines about it", len([line for line in w.lines(ROUTINE) if "-ttl" in line]), 1)
+
+
 @case("trouble: a change while it was away is one write")
 async def _(w):
     one = a(labels={"SERVICE_CHECK_TTL": "30s"})
