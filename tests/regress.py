@@ -104,6 +104,18 @@ class World(peers.World):
         self.beside = []        # worlds of other programs on the same agent
         self.patience_s = 30
 
+    async def open(self):
+        await super().open()
+        self.late_s = 0         # how late this script has been, at the worst: it runs other cases too
+        self.watch = asyncio.ensure_future(self.watch_itself())
+
+    async def watch_itself(self):
+        loop = asyncio.get_running_loop()
+        while True:
+            due = loop.time() + 0.02
+            await asyncio.sleep(0.02)
+            self.late_s = max(self.late_s, loop.time() - due)
+
     async def another(self, engine=None):
         """The world of another program on this agent, and on the same engine or its own."""
         other = World(self.binary, self.path("other"))
@@ -111,6 +123,7 @@ class World(peers.World):
         other.consul, other.port, other.uri = self.consul, self.port, self.uri
         other.engine = engine or self.engine
         other.docker = await engine.listen(other.path("docker.sock")) if engine else self.docker
+        other.watch = self.watch
         self.beside.append(other)
         return other
 
@@ -141,6 +154,11 @@ class World(peers.World):
     def port_of(self, id_):
         return self.consul.services.get(id_, {}).get("Port")
 
+    def lists_apart(self):
+        """Consul was asked for no two lists within a second."""
+        gaps = [b - a for a, b in zip(self.consul.lists, self.consul.lists[1:])]
+        demand(min(gaps) > 0.9 - self.late_s, "two lists in %.3f s" % min(gaps))
+
     def removals(self):
         return [name for verb, name in self.writes() if verb == "deregister"]
 
@@ -156,6 +174,7 @@ class World(peers.World):
         await super().finish()
 
     async def close(self):
+        self.watch.cancel()
         for other in self.beside:
             await other.close()
         await super().close()
@@ -620,7 +639,7 @@ async def greedy(many, w):
     w.bounded()
     w.cpu_share = 0.9
     await life(w, many, args=["-resync", "0"])
-    await w.until(lambda: w.said(many["Id"][:12]) or "h:many:3" in w.consul.services, "dealt with it")
+    await w.until(lambda: many["Id"][:12] in w.log, "dealt with it")
     w.engine.start(box("b", {80: 8081}))
     await w.until(lambda: "h:b:80" in w.consul.services, "registered another container's service")
     demand(SLOW or w.proc_mb("VmHWM") < 64, "%.0f MB of memory" % w.proc_mb("VmHWM"))
@@ -815,8 +834,7 @@ async def distorted(view, w):
     counts, seconds = Counter(w.writes()[before:]), loop.time() - begin
     demand(all(n <= seconds + 2 for n in counts.values()), "writes in %.1f s" % seconds, repr(counts))
     equal("removals", w.removals(), [])
-    gaps = [b - a for a, b in zip(w.consul.lists, w.consul.lists[1:])]
-    demand(min(gaps) > 0.8, "two lists in %.3f s" % min(gaps))
+    w.lists_apart()
     equal("what it has said more than once", [line for line, n in Counter(
         line[20:] for line in w.lines(ROUTINE)).items() if n > 1], [])
 
@@ -834,8 +852,7 @@ async def _(w):
     await life(w, a(), args=["-resync", "1"])
     await w.lists(3)
     w.same("h:first:80", "h:a:80")
-    gaps = [b - a for a, b in zip(w.consul.lists, w.consul.lists[1:])]
-    demand(min(gaps) > 0.8, "two lists in %.3f s" % min(gaps))
+    w.lists_apart()
 
 
 @case("7.1 -once ends though the list never shows our mark")
@@ -1370,7 +1387,7 @@ async def odd_machine(name, w):
              % w.path("name"))
     await w.spawn("-once", "-ip", "10.0.0.1", "print:")
     equal("exit status", await w.exit(), 1)
-    demand("-hostname" in w.log, "does not say what to do", w.log)
+    demand("host name" in w.log or "-hostname" in w.log, "does not say what is wrong", w.log)
 
 
 for name in [b"a//b", b"/a", b"..", b"h\xc3\xa9"]:
