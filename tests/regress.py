@@ -37,6 +37,7 @@ from peers import HOST, ROUTINE, Failure, a, demand, entry, equal, life
 LIST, LISTED, INSPECT = "GET /containers/json", "/v1/agent/services", "GET /containers/%s/json"
 OTHER = "fedcba9876543210-" + "0123456789ab" * 2    # the mark of another engine's registrator
 SLOW = float(os.environ.get("HOSTILE_MEMORY", "1")) != 1    # a build that is large on purpose
+BUSY = re.compile(r"B1|B2|B4.* mark|B5|7\.[1389] ")     # they keep this script busy: not beside others
 CASES = peers.Cases()
 add, case = CASES.add, CASES.case
 
@@ -157,7 +158,7 @@ class World(peers.World):
     def lists_apart(self):
         """Consul was asked for no two lists within a second."""
         gaps = [b - a for a, b in zip(self.consul.lists, self.consul.lists[1:])]
-        demand(min(gaps) > 0.9 - self.late_s, "two lists in %.3f s" % min(gaps))
+        demand(min(gaps) > 0.9 - min(self.late_s, 0.6), "two lists in %.3f s" % min(gaps))
 
     def removals(self):
         return [name for verb, name in self.writes() if verb == "deregister"]
@@ -1395,12 +1396,17 @@ for name in [b"a//b", b"/a", b"..", b"h\xc3\xa9"]:
         odd_machine, name)
 
 
-def main(argv):
+async def main(argv):
     if not 1 <= len(argv) <= 2:
         sys.exit(__doc__)
     pattern = argv[1] if argv[1:] else ""
     chosen = {name: test for name, test in CASES.items() if re.search(pattern, name)}
-    return peers.run_cases(World, argv[0], chosen)
+    status = int(not chosen)
+    for busy in [True, False]:
+        cases = {name: test for name, test in chosen.items() if bool(BUSY.match(name)) == busy}
+        if cases:
+            status |= await peers.run_cases(World, argv[0], cases)
+    return status
 
 
 if __name__ == "__main__":
