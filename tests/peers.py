@@ -1904,9 +1904,11 @@ async def _(w):
     w.engine.boxes.popitem()
     w.engine.drop()
     await w.until_log("in sync: 1 services? of 1 containers?, 0 written, 1 removed")
-    w.consul.forget()
-    await w.until_services("h:a:80")
-    await w.until_log("in sync: 1 services? of 1 containers?, 1 written, 0 removed")
+    w.consul.close()
+    w.engine.start(box("c", {80: 8082}))
+    await w.until_log("consul: .*trying again")
+    await w.consul.listen(port=w.port)
+    await w.until_log("in sync: 2 services of 2 containers, 1 written, 0 removed")
 
 
 # ==== F. Hostile text ===========================================================================
@@ -1942,7 +1944,7 @@ async def hostile(row, w):
     evil = box("evil", {80: 8080, 81: 8081}, image=text, env=["SERVICE_80_NAME=" + text, "SERVICE_NOTE=" + text,
                                                              "SERVICE_CHECK_SCRIPT=" + text],
                labels={"SERVICE_TAGS": text, "SERVICE_81_ID": text, text: text, "SERVICE_" + text: text})
-    name = "".join(c for c in text if re.fullmatch("[ -.0-~]", c))
+    name = "n" + "".join(c for c in text if re.fullmatch("[ -.0-~]", c))    # as Docker's, not empty
     named = box(name, {80: 8082})
     id_ = text if re.fullmatch("[ -~]+", text) else "h:evil:81"     # Consul could not deregister it
     await life(w, good)
