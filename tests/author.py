@@ -34,12 +34,14 @@ from collections import namedtuple
 from functools import partial
 from urllib.parse import unquote
 
+import e2e
 import peers
+from e2e import Registrator, docker, port_80, wait_for
 from fakes import DEREGISTER, Consul, Engine, Request, box, listing
 from hostile import MEMORY, service_of
 from peers import Failure, demand, equal
 
-SLOW = max(1.0, peers.CPU_S / 0.3)      # what this build takes, of the time of the real one
+SLOW = min(max(1.0, peers.CPU_S / 0.3), 8.0)    # what this build takes, of the time of the real one
 STALL_S = 0.5 * SLOW    # processor time that others may have to wait
 BEHIND = 1000           # writes of one container between the event of another and its own
 CPU_S = 5.0 * SLOW      # processor time for a whole flood
@@ -101,7 +103,7 @@ class Warden(Consul):
         self.order = []         # ("register" or "deregister", ID), also what was refused
         self.awaited = {}       # the same: a future
         self.foreign = {}       # entries that must stay as they are: {ID: as it is listed}
-        self.pause_s = 0        # before a write is answered
+        self.may_refuse = False     # what comes may be what an agent does not take
         self.cpu_s = None       # gives the processor time of the program
 
     async def read(self, reader):
@@ -152,6 +154,7 @@ class Warden(Consul):
             self.sent[name] = service
         else:
             service = json.loads(request.body.decode("utf-8", "replace"))
+        if answer[0] != 200 and not self.may_refuse:
             self.complain("a registration that Consul refuses: %s" % answer[1])
         self.wrote("register", service.get("ID"))
         self.judge(service)
@@ -240,7 +243,7 @@ class World(peers.World):
         """The services of others aside, Consul has these: {ID: fields}."""
         equal("services", sorted(self.theirs() ^ want.keys())[:20], [])
         wrong = self.mismatch({**dict.fromkeys(self.consul.services, {}), **want})
-        demand(not wrong, "not the services expected", *wrong[:20])
+        demand(not wrong, "not the services expected", *[line[:300] for line in wrong[:20]])
 
     async def until_theirs(self, want):
         await self.until(lambda: self.theirs() == want.keys(), "came to the %d services expected" % len(want),
@@ -266,6 +269,8 @@ class World(peers.World):
             self.small()
         self.consul.untouched()
         await super().finish()
+        longest = max(map(len, self.log.split("\n")))
+        demand(longest < 10000, "a log line of %d characters" % longest)
 
 
 async def life(w, *boxes, args=()):
@@ -413,8 +418,8 @@ async def flooded(row, w):
         await settled(w, others, row, evil)
         if row.warns not in (None, ["row"]):
             w.warned(evil, *row.warns)
-        elif not w.theirs():
-            demand(w.warnings(evil), "neither a service nor a warning")
+        demand(len(w.warnings(evil)) <= 5, "%d warnings" % len(w.warnings(evil)), *w.warnings(evil)[:9])
+        demand(w.theirs() or w.warnings(evil) or row.warns is not None, "neither a service nor a warning")
         said = w.warnings(evil)
         w.proc.send_signal(signal.SIGHUP)
         await others.more(10)
@@ -524,6 +529,15 @@ flood("flood: 1,000 ports x a container of 100 kB", lambda: evil(ports_to(1000),
 flood("flood: environment of 8 MB", lambda: evil(env=["V%d=%s" % (i, "x" * 990) for i in range(8000)]), ONE)
 flood("flood: an environment of 14 MB of SERVICE_", lambda: evil(
     ports_to(100), env=["SERVICE_V%d=%s" % (i, "x" * 480) for i in range(28000)]), warns=None)
+flood("flood: 63 attributes of 512 bytes x 10,000 ports", lambda: evil(
+    ports_to(10000), env=["SERVICE_K%d=%s" % (i, "v" * 512) for i in range(63)]), warns=None, enough=500)
+flood("flood: a key of 4 MB", lambda: evil(env=["SERVICE_" + "K" * 4 * MB + "=v"]), ONE, ["attributes"])
+flood("flood: 30,000 variables of one key", lambda: evil(
+    env=["SERVICE_%sNAME=n%d" % ("80_" * (i % 2), i) for i in range(30000)]),
+      {"h:evil:80": {"Name": "n29999", "Port": 8080}})
+flood("flood: 40,000 bindings of one port", lambda: evil(
+    {80: ["10.%d.%d.1:8080" % divmod(i, 256) for i in range(40000)]}), {"h:evil:80": {"Address": "10.0.0.1"}})
+flood("flood: 65,535 ports that are ignored", lambda: evil(ports_to(65535), env=["SERVICE_IGNORE=1"]), {}, ())
 flood("flood: an inspect just below 16 MiB", lambda: sized_box(INSPECT_MAX - 100), warns=None)
 flood("flood: an inspect above 16 MiB", lambda: sized_box(INSPECT_MAX + 1), {}, ["inspect"])
 flood("flood: an inspect of 40 MB", lambda: sized_box(40 * MB), {}, ["inspect"])
@@ -669,6 +683,79 @@ async def _(w):
             await others.more(1)
         await w.until(lambda: not w.theirs(), "removed all of it")
         demand(others.behind < BEHIND, "%s came behind %d writes" % (others.after, others.behind))
+        demand(others.stall_s < STALL_S, "%s: it was busy with something else for %.2f s" % (
+            others.what, others.stall_s))
+    await w.stop_soon()
+
+
+@case("turns: one of 5,000 services that is renamed all the time")
+async def _(w):
+    many = evil(ports_to(5000), labels={"note": "x"})
+    w.memory_mb = 2 * room_mb(w.engine, many)
+    await life(w)
+    async with Others(w) as others:
+        w.engine.start(many)
+        for number in range(10):
+            await others.more(1)
+            w.engine.rename(many, "evil%d" % number)
+        await w.until_theirs({"h:evil9:%d" % port: {"Port": port} for port in range(1, 5001)})
+        w.engine.die(many)
+        await w.until(lambda: not w.theirs(), "removed all of it")
+        demand(others.behind < BEHIND, "%s came behind %d writes" % (others.after, others.behind))
+    await w.stop_soon()
+
+
+@case("turns: events without end of one whose inspect has 15 MB")
+async def _(w):
+    many = sized_box(15 * MB)
+    w.memory_mb = room_mb(w.engine, many)
+    await life(w)
+    async with Others(w) as others:
+        w.engine.start(many)
+        for number in range(200):
+            w.engine.emit("health_status: %s" % ["healthy", "unhealthy"][number % 2], many)
+            await asyncio.sleep(0.01)
+        await others.summary()
+        demand(others.stall_s < STALL_S, "%s: it was busy with something else for %.2f s" % (
+            others.what, others.stall_s))
+        w.engine.die(many)
+        await others.more(3)
+        await w.until(lambda: not w.theirs(), "removed it")
+    await w.stop_soon()
+
+
+@case("turns: 10,000 services that Consul refuses")
+async def _(w):
+    many = evil(ports_to(SERVICES_MAX), env=["SERVICE_CHECK_TCP=1", "SERVICE_CHECK_INTERVAL=1x"])
+    w.memory_mb, w.consul.may_refuse = room_mb(w.engine, many), True
+    await life(w)
+    async with Others(w) as others:
+        w.engine.start(many)
+        await w.until(lambda: len(w.consul.order) > SERVICES_MAX, "tried them all")
+        await others.more(20)
+        await others.summary()
+        tried = [name for _, name in w.consul.order if name not in others.ids]
+        demand(len(tried) < 5 * SERVICES_MAX, "%d tries" % len(tried))
+        w.engine.die(many)
+        await others.more(3)
+        equal("services", w.theirs(), set())
+        demand(others.behind < BEHIND, "%s came behind %d writes" % (others.after, others.behind))
+    await w.stop_soon()
+
+
+@case("turns: -deregister on-success, one of 10,000 services that fails")
+async def _(w):
+    many = evil(ports_to(SERVICES_MAX))
+    w.memory_mb = room_mb(w.engine, many)
+    await life(w, args=["-deregister", "on-success"])
+    async with Others(w) as others:
+        w.engine.start(many)
+        await w.until_theirs(firsts())
+        w.engine.die(many, 1)
+        await others.more(5)
+        w.stands(firsts())
+        w.engine.destroy(many)
+        await w.until(lambda: not w.theirs(), "removed all of it")
         demand(others.stall_s < STALL_S, "%s: it was busy with something else for %.2f s" % (
             others.what, others.stall_s))
     await w.stop_soon()
@@ -909,7 +996,9 @@ async def limits(rows, w):
     await w.until_theirs(want)
     for one, (_, _, kinds) in zip(boxes, rows.values()):
         try:
-            w.warned(one, *kinds)
+            demand(len(w.warnings(one)) < 2, "more than one warning", *w.warnings(one))
+            if kinds is not None:
+                w.warned(one, *kinds)
         except Failure as e:
             raise Failure("%s: %s" % (one["Name"], e), *e.details) from None
     w.proc.send_signal(signal.SIGHUP)
@@ -988,6 +1077,10 @@ def attributed(labels, kept, warn=False):
         ["attributes"] if warn else ()
 
 
+add("limits: odd keys", limits, {"k%d" % i: ({"env": ["SERVICE_%s=x" % key]}, {"Name": "app"}, None) for i, key in enumerate(
+    ["", "_", "80_", "80__", "00080_TAGS", "80_80_TAGS", "9" * 100000 + "_NAME", "-1_NAME", "80 _NAME", "65616_NAME",
+     "4294967376_NAME", "18446744073709551696_NAME", "=", "80", "80_=", "CHECK_", "80_CHECK_", "\0NAME", "NAME\0",
+     "CHECK_" * 9999])})
 add("limits: attributes", limits, {
     "key": attributed({"k" * 128: "v"}, {"k" * 128: "v"}), "key2": attributed({"k" * 129: "v"}, {}, True),
     "value": attributed({"k": "v" * 512}, {"k": "v" * 512}), "value2": attributed({"k": "v" * 513, "l": "v"}, {"l": "v"},
@@ -1065,18 +1158,218 @@ async def _(w):
     w.warned(many, "services")
 
 
+# ==== A real engine, a real Consul ==============================================================
+
+REAL = []       # [(name, function)], as e2e.play() takes them
+
+
+def real(name):
+    def keep(test):
+        REAL.append(("real: " + name, test))
+        return test
+    return keep
+
+
+def peak_mb(r):
+    with open("/proc/%d/status" % r.proc.pid) as f:
+        return int(re.search(r"VmHWM:\s*(\d+)", f.read())[1]) / 1024
+
+
+def ours(name):
+    """The default ID of port 80 of this container."""
+    return "%s:%s:80" % (e2e.HOST, name)
+
+
+def others_real(r, name, port):
+    """One more container starts, and goes, and SIGUSR1 is answered."""
+    e2e.create(name, port_80(port))
+    wait_for(name, lambda: ours(name) in e2e.ids())
+    before = r.log().count("summary")
+    r.proc.send_signal(signal.SIGUSR1)
+    wait_for("the summary", lambda: r.log().count("summary") > before)
+    docker("rm", "-f", name)
+    wait_for("the end of " + name, lambda: ours(name) not in e2e.ids())
+
+
+def real_flood(config, *options):
+    """65,535 ports.  Consul takes minutes for the 10,000 services that come of them; others do not wait for that."""
+    proxy = e2e.Proxy()
+    r = Registrator("-resync", "0", *options, uri=proxy.uri)
+
+    def evils():
+        return {name for verb, name, *_ in proxy.paths() if verb == "register" and ":evil:" in name}
+
+    e2e.create("first", port_80(8001))
+    wait_for("the first", lambda: ours("first") in e2e.ids())
+    e2e.create("evil", config)
+    wait_for("50 of its services", lambda: len(evils()) >= 50)
+    others_real(r, "web", 8002)
+    if len(evils()) > SERVICES_MAX - 1000:
+        raise e2e.Failure("not soon enough: it was through with the 10,000")
+    e2e.same("ports beyond the first 10,000", [], [name for name in evils() if int(name.split(":")[2]) > SERVICES_MAX])
+    docker("kill", "evil")
+    wait_for("the end of all its services", lambda: e2e.ids() == [ours("first")], 2 * e2e.LIMIT)
+    done = len(proxy.puts())
+    docker("start", "evil")
+    wait_for("20 of its services", lambda: len(proxy.puts()) > done + 20)
+    most = peak_mb(r)
+    r.stop()
+    if most > 40 * MEMORY:      # room_mb() of the like
+        raise e2e.Failure("%.1f MB of memory" % most)
+    e2e.same("warnings of it", 2, len(re.findall(r"10[, ]?000", r.log())))
+
+
+EXPOSED = {"Image": "plain", "ExposedPorts": {"%d/tcp" % port: {} for port in range(1, 65536)}}
+
+
+@real("65,535 exposed ports, host mode")
+def _():
+    real_flood({**EXPOSED, "HostConfig": {"NetworkMode": "host"}})
+
+
+@real("65,535 exposed ports, -internal")
+def _():
+    real_flood(EXPOSED, "-internal")
+
+
+@real("labels and environments of many MB, and a long name")
+def _():
+    """As far as dockerd goes: labels have no limit, nor have names; an environment has execve's."""
+    r = Registrator("-resync", "0")
+    e2e.create("first", port_80(8001))
+    wait_for("the first", lambda: ours("first") in e2e.ids())
+    name = "n" * 2000
+    for number, (one, more) in enumerate([
+            ("many", {"Labels": {"l%d" % i: "x" for i in range(100000)}}),
+            ("large", {"Labels": {"x": "x" * 3 * MB, "SERVICE_TAGS": "a," * 250000}}),
+            ("huge", {"Labels": {"x": "x" * 20 * MB}}),
+            ("env", {"Env": ["X%d=%s" % (i, "x" * 1000) for i in range(1500)]}), (name, {})]):
+        e2e.create(one, {**port_80(8010 + number), **more})
+        others_real(r, "web", 8002)
+    wait_for("theirs", lambda: {ours(one) for one in ("first", "many", "large", "env")} <= set(e2e.ids()))
+    e2e.same("IDs that are too long", [], [one for one in e2e.ids() if len(one) > ID_MAX])
+    e2e.same("tags that are too long", [], [one for one, at in e2e.services().items() if
+                                           sum(map(len, at["tags"])) > TAGS_MAX])
+    most = peak_mb(r)
+    docker("rm", "-f", "many", "large", "huge", "env", name)
+    e2e.expect({ours("first"): e2e.svc("plain", 8001)})
+    r.stop()
+    if most > 100 * MEMORY:
+        raise e2e.Failure("%.1f MB of memory" % most)
+
+
+def publishing(ports, labels, env=()):
+    """For create(): these ports, published as 8100 and so on."""
+    return {"Image": "plain", "Labels": labels, "Env": list(env), "ExposedPorts": {"%d/tcp" % p: {} for p in ports},
+            "HostConfig": {"PortBindings": {"%d/tcp" % port: [{"HostPort": str(8100 + i)}]
+                                            for i, port in enumerate(ports)}}}
+
+
+def by_api(name):
+    """What dockerd makes of a text: broken UTF-8 becomes U+FFFD."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
+@real("IDs: each that can be used, or cannot, is gone in the end")
+def _():
+    names = dict(enumerate([*GOOD_IDS, *map(by_api, ODD_IDS)], 1))
+    r = Registrator("-resync", "0")
+    e2e.create("evil", publishing(names, {"SERVICE_%d_ID" % port: name for port, name in names.items()}))
+    want = {name if port <= len(GOOD_IDS) else "%s:evil:%d" % (e2e.HOST, port): 8099 + port
+            for port, name in names.items()}
+    e2e.wait_same("services", want, lambda: {name: one["port"] for name, one in e2e.services().items()})
+    docker("kill", "evil")
+    e2e.expect({})
+    r.stop()
+
+
+@real("IDs that collide, also by case alone, and in a chain")
+def _():
+    r = Registrator("-resync", "0")
+    e2e.create("first", port_80(8001))
+    wait_for("the first", lambda: ours("first") in e2e.ids())
+    wanted = {port: name for port, name in zip(range(1, 41), ["x", "x", "X", "x:2", "y", "Y:7", "Y", "y", *["z"] * 9,
+                                                             *["Z"] * 9])}
+    e2e.create("evil", publishing(wanted, {"SERVICE_%d_ID" % port: name for port, name in wanted.items()}))
+    e2e.create("thief", {**port_80(8002), "Labels": {"SERVICE_ID": ours("FIRST")}})
+    want = {name: 8099 + port for port, name in unique(wanted).items()}
+    e2e.wait_same("services", {**want, ours("first"): 8001},
+                  lambda: {name: one["port"] for name, one in e2e.services().items()})
+    catalog = [one["ServiceID"] for one in e2e.get("/v1/catalog/service/plain-1")]
+    e2e.same("catalog", ["x"], catalog)
+    docker("rm", "-f", "evil", "thief")
+    e2e.expect({ours("first"): e2e.svc("plain", 8001)})
+    r.stop()
+
+
+@real("names, tags and attributes at the limit")
+def _():
+    r = Registrator("-resync", "0")
+    name, tag = "n" * NAME_MAX, "t" * TAGS_MAX
+    labels = {"SERVICE_NAME": name, "SERVICE_TAGS": tag, "SERVICE_" + "K" * 128: "v" * 512}
+    e2e.create("evil", {**port_80(8001), "Labels": labels})
+    e2e.expect({ours("evil"): e2e.svc(name, 8001, tags=[tag], meta={"k" * 128: "v" * 512})})
+    e2e.create("evil2", {**port_80(8002), "Labels": {
+        "SERVICE_NAME": name + "n", "SERVICE_TAGS": tag + "t,u", "SERVICE_" + "K" * 129: "v"}})
+    wait_for("the other", lambda: ours("evil2") in e2e.ids())
+    e2e.same("the other", e2e.svc("plain", 8002, tags=["u"]), e2e.services()[ours("evil2")])
+    docker("rm", "-f", "evil", "evil2")
+    e2e.expect({})
+    r.stop()
+
+
+@real("another's IDs: of an entry, and Consul's own")
+def _():
+    foreign = {"ID": "db", "Name": "db", "Port": 5432, "Address": "10.1.1.1", "Tags": ["precious"]}
+    e2e.put("/v1/agent/service/register", foreign)
+
+    def there():
+        return e2e.services(), [(one["ServiceID"], one["ServicePort"]) for name in ("db", "consul")
+                                for one in e2e.get("/v1/catalog/service/" + name)]
+    before = there()
+    e2e.same("before", [("db", 5432), ("consul", 8300)], before[1])
+    r = Registrator("-resync", "0", "-on-exit", "deregister")
+    for number, name in enumerate(["db", "DB", "consul", "Consul", "CONSUL"]):
+        e2e.create("evil%d" % number, {**port_80(8001 + number), "Labels": {"SERVICE_ID": name}})
+    others_real(r, "web", 8020)
+    e2e.same("meanwhile", before, there())
+    docker("rm", "-f", *["evil%d" % number for number in range(5)])
+    others_real(r, "web", 8020)
+    r.resync()
+    others_real(r, "web", 8020)
+    r.stop()
+    e2e.same("after", before, there())
+
+
+def inside(binary, pattern=""):
+    return e2e.world(binary, lambda: e2e.play((), cases=[one for one in REAL if re.search(pattern, one[0])]))
+
+
 # ==== Running ===================================================================================
 
-async def main(argv):
+async def scripted(binary, pattern):
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
-    if len(argv) not in (1, 2):
-        sys.exit(__doc__)
-    chosen = {name: test for name, test in CASES.items() if re.search(argv[1] if argv[1:] else "", name)}
-    status = await peers.run_cases(World, argv[0], chosen, AT_ONCE)
+    chosen = {name: test for name, test in CASES.items() if re.search(pattern, name)}
+    status = await peers.run_cases(World, binary, chosen, AT_ONCE) if chosen else 0
     if os.environ.get("AUTHOR_FIGURES"):
         print("\n".join("# " + line for line in sorted(FIGURES)))
     return status
 
 
+def main(argv):
+    if argv[:1] == ["--inside"]:
+        e2e.enter("author", inside)
+    if len(argv) not in (1, 2):
+        sys.exit(__doc__)
+    pattern = argv[1] if argv[1:] else ""
+    status = asyncio.run(scripted(argv[0], pattern))
+    if any(re.search(pattern, name) for name, _ in REAL):
+        try:
+            e2e.enter("author", inside)
+        except SystemExit as e:
+            status = status or e.code
+    sys.exit(status)
+
+
 if __name__ == "__main__":
-    sys.exit(asyncio.run(main(sys.argv[1:])))
+    main(sys.argv[1:])
