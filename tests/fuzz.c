@@ -60,7 +60,7 @@ static void fuzz_json(struct str in)
         buf_byte(&twice, '}');
         CHECK(json_parse(&k, edge(buf_str(&twice)), &e) != 0);
     }
-    mem_drop(&a);
+    arena_free(&a);
     buf_free(&once);
     buf_free(&twice);
 }
@@ -128,7 +128,7 @@ static void fuzz_registration(const struct service *s)
     CHECK(consul_row(&j, &a, &row) && row.marked);
     CHECK(str_eq(row.id, s->id) && row.view == reg_view_of(s));
     CHECK(s->port > 0 && s->port < 65536);
-    mem_drop(&a);
+    arena_free(&a);
     buf_free(&body);
     buf_free(&list);
 }
@@ -207,7 +207,7 @@ static void fuzz_docker(struct str in)
     if (c != NULL)
         fuzz_derive(c, c->ports % 2 ? c : NULL, (unsigned char)*in.p);
     docker_free(c);
-    mem_drop(&a);
+    arena_free(&a);
 }
 
 /* The next line of *in, terminated, for the caller to free.  Its quotes and
@@ -382,7 +382,7 @@ static void fuzz_consul(struct str in)
                               back.content == row.content &&
                               back.checks == row.checks));
     }
-    mem_drop(&a);
+    arena_free(&a);
     buf_free(&mark);
 }
 
@@ -413,7 +413,7 @@ static void fuzz_text(struct str in)
     http_request(&b, "PUT", edge(in), STR("h"), STR(""), STR(""));
     CHECK(b.bad || str_find(buf_str(&b), STR(" HTTP/1.1\r\nHost: h\r\n")) ==
           4 + in.n);
-    mem_drop(&a);
+    arena_free(&a);
     buf_free(&b);
     buf_free(&utf8);
 }
@@ -463,7 +463,7 @@ static struct str fuzz_pem_used(struct buf *b, unsigned how, struct str in)
         buf_add(b, s);
     }
     buf_u64(b, (uint64_t)br_skey_decoder_key_type(&t->key));
-    mem_drop(&t->arena);
+    arena_free(&t->arena);
     free(t);
     buf_add(b, buf_str(&fuzz_seen));
     return buf_str(b);

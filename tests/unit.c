@@ -189,8 +189,8 @@ static void text_pieces(void)
     WANT(str_find(STR("a"), STR("aa")) == 1);
     SAME(str_trim(edge(STR(" \t\r\n a b \r\n"))), STR("a b"), "trim");
     SAME(str_trim(edge(STR(" \n "))), STR(""), "trim");
-    WANT(str_same(STR("Content-LENGTH"), STR("cONTENT-length")));
-    WANT(!str_same(STR("[a"), STR("{a")) && !str_same(STR("@"), STR("`")));
+    WANT(str_caseeq(STR("Content-LENGTH"), STR("cONTENT-length")));
+    WANT(!str_caseeq(STR("[a"), STR("{a")) && !str_caseeq(STR("@"), STR("`")));
     WANT(str_eq(none, STR("")) && str_index(none, 'x') == 0);
     WANT(str_cmp(STR("a"), STR("b")) < 0 && str_cmp(STR("a"), STR("ab")) < 0);
     WANT(str_cmp(STR("\xff"), STR("a")) > 0 &&
@@ -301,7 +301,7 @@ static void text_encoders(void)
                 WANT((unsigned char)b.p[k] >= 0x20 && b.p[k] != 0x7f);
             WANT(json_parse(&j, edge(buf_str(&b)), &e) == 0);
             SAME(json_str(&j, JSON_ROOT, &a), buf_str(&all), "buf_json");
-            mem_drop(&a);
+            arena_free(&a);
 
             b.n = 0;
             buf_url(&b, edge(in));
@@ -376,17 +376,17 @@ static void text_arena(void)
 
     for (i = 0; i < MANY; i++) {
         n = i * i % 777;
-        p[i] = mem_get(&a, n);
+        p[i] = arena_alloc(&a, n);
         WANT((uintptr_t)p[i] % sizeof(union align) == 0);
         memset(p[i], (int)(i % 251), n);
     }
-    memset(mem_get(&a, 1000000), 1, 1000000);
+    memset(arena_alloc(&a, 1000000), 1, 1000000);
     for (i = 0; i < MANY; i++)
         for (k = 0, n = i * i % 777; k < n; k++)
             WANT((unsigned char)p[i][k] == i % 251);
-    mem_drop(&a);
+    arena_free(&a);
     WANT(a.last == NULL);
-    mem_drop(&a);
+    arena_free(&a);
 }
 
 struct item {
@@ -417,15 +417,15 @@ static void text_lists(void)
         list_init(&i[k].link);
     WANT(list_empty(&x));
     for (k = 0; k < 3; k++)
-        list_before(&x, &i[k].link);
+        list_insert(&x, &i[k].link);
     list_is(&x, "abc", __LINE__);
-    list_before(x.next, &i[2].link);        /* moves to the front */
+    list_insert(x.next, &i[2].link);        /* moves to the front */
     list_is(&x, "cab", __LINE__);
-    list_before(&y, &i[0].link);            /* moves to another list */
+    list_insert(&y, &i[0].link);            /* moves to another list */
     list_is(&x, "cb", __LINE__);
     list_is(&y, "a", __LINE__);
-    list_take(&i[0].link);
-    list_take(&i[0].link);                  /* from none is no harm */
+    list_remove(&i[0].link);
+    list_remove(&i[0].link);                  /* from none is no harm */
     WANT(list_empty(&y) && !list_empty(&x));
 }
 
@@ -574,7 +574,7 @@ static void json_lookup(void)
     for (i = 0; json_next(&j, 0, &i);)
         n++;
     WANT(n == 0);
-    mem_drop(&a);
+    arena_free(&a);
     buf_free(&b);
     json_free(&j);
 }
@@ -619,7 +619,7 @@ static void json_strings(void)
         ROW(json_parse(&j, edge(buf_str(&b)), &e) == 0, row[i].in);
         SAME(json_str(&j, JSON_ROOT, &a), row[i].out, row[i].in);
     }
-    mem_drop(&a);
+    arena_free(&a);
     buf_free(&b);
     json_free(&j);
 }
@@ -1597,7 +1597,7 @@ static void docker_engines(void)
         WANT(json_parse(&j, edge(quoted(&text, version[i])), &e) == 0);
         ROW(docker_is_podman(&j) == (i < 2), version[i]);
     }
-    mem_drop(&a);
+    arena_free(&a);
     json_free(&j);
     buf_free(&text);
 }
@@ -2386,7 +2386,7 @@ static void consul_round_trip(void)
         buf_free(&mark);
         buf_free(&notes.text);
     }
-    mem_drop(&a);
+    arena_free(&a);
     json_free(&j);
     buf_free(&body);
     buf_free(&list);
@@ -2430,7 +2430,7 @@ static void consul_views(void)
         WANT(consul_row(&j, &a, &r2) && !r2.marked && r2.keeps_marks);
         ROW(r.view != r2.view, differs[i].a);
     }
-    mem_drop(&a);
+    arena_free(&a);
     json_free(&j);
     buf_free(&body);
     buf_free(&list);
@@ -2501,7 +2501,7 @@ static void consul_rows(void)
         want(consul_verdict(verdict[i].call, &ans) == verdict[i].verdict,
              __LINE__, "%u %s", verdict[i].status, verdict[i].body);
     }
-    mem_drop(&a);
+    arena_free(&a);
     json_free(&j);
     buf_free(&text);
 }
@@ -2826,7 +2826,7 @@ static struct str words(struct buf *b, const char *format, ...)
 
     b->n = 0;
     va_start(args, format);
-    log_words(b, format, args);
+    buf_vfmt(b, format, args);
     va_end(args);
     return buf_str(b);
 }
@@ -2987,9 +2987,9 @@ static void address_holds(const unsigned char *ip, size_t n)
                        ip[14] << 8 | ip[15]);
     else
         CHECK(inet_ntop(n == 4 ? AF_INET : AF_INET6, ip, text, sizeof text));
-    os_put_ip(&b, ip, n);
+    ip_format(&b, ip, n);
     SAME(buf_str(&b), str_of(text), text);
-    want(os_ip(buf_str(&b), back) == n && memcmp(back, ip, n) == 0, __LINE__,
+    want(ip_parse(buf_str(&b), back) == n && memcmp(back, ip, n) == 0, __LINE__,
          "%s is not read again", text);
     buf_free(&b);
 }
@@ -3034,12 +3034,12 @@ static void os_addresses(void)
         address_holds(ip, i % 5 == 0 ? 4 : 16);
     }
     for (i = 0; i < LENGTH(name); i++)
-        ROW(os_ip(edge(str_of(name[i])), ip) == 0, name[i]);
+        ROW(ip_parse(edge(str_of(name[i])), ip) == 0, name[i]);
     for (i = 0; i < LENGTH(none); i++)
-        os_put_ip(&b, ip, none[i]);
+        ip_format(&b, ip, none[i]);
     WANT(b.n == 0);
-    WANT(os_local(STR("::ffff:127.0.0.1")));
-    WANT(!os_local(STR("::ffff:1.2.3.4")));
+    WANT(ip_is_local(STR("::ffff:127.0.0.1")));
+    WANT(!ip_is_local(STR("::ffff:1.2.3.4")));
     buf_free(&b);
 }
 
@@ -3058,13 +3058,13 @@ static struct str der_of(const char *pem, struct arena *a)
         der.n = t.chain->data_len;
     }
     der = str_copy(a, der);
-    mem_drop(&t.arena);
+    arena_free(&t.arena);
     return der;
 }
 
 static struct str ip_of(const char *name, unsigned char ip[16])
 {
-    struct str s = { (const char *)ip, os_ip(str_of(name), ip) };
+    struct str s = { (const char *)ip, ip_parse(str_of(name), ip) };
 
     return s;
 }
@@ -3116,7 +3116,7 @@ static void tls_certificates(void)
         buf_free(&f.names);
     }
     buf_free(&time);
-    mem_drop(&a);
+    arena_free(&a);
 }
 
 static bool within(struct str piece, struct str in)
@@ -3139,7 +3139,7 @@ static void tls_damage(void)
 
     for (i = 0; i < LENGTH(pem); i++) {
         struct str der = der_of(pem[i], &a), s;
-        char *bytes = mem_get(&a, der.n);
+        char *bytes = arena_alloc(&a, der.n);
 
         memcpy(bytes, der.p, der.n);
         for (n = 0; n < der.n; n++) {
@@ -3158,7 +3158,7 @@ static void tls_damage(void)
             bytes[n] = der.p[n];
         }
     }
-    mem_drop(&a);
+    arena_free(&a);
 }
 
 static void tls_elements(void)
@@ -3400,7 +3400,7 @@ static void tls_chains(void)
                  "row %zu, %s: %s", i, row[i].name, why.text);
         }
         distrust(&cfg);
-        mem_drop(&a);
+        arena_free(&a);
     }
 }
 
@@ -3412,7 +3412,7 @@ static void tls_forgeries(void)
     struct tls_config none = trusting(NULL, "a.example.test");
     struct arena a = { NULL };
     struct str der = der_of(PEM_SERVER, &a), cert[2] = { der, der };
-    char *bytes = mem_get(&a, der.n);
+    char *bytes = arena_alloc(&a, der.n);
     struct err why;
     size_t n;
 
@@ -3435,7 +3435,7 @@ static void tls_forgeries(void)
     }
     distrust(&cfg);
     distrust(&none);
-    mem_drop(&a);
+    arena_free(&a);
 }
 
 /* ---- TLS: files ---- */
@@ -3575,10 +3575,10 @@ static void tls_cut_files(void)
         WANT(t.anchors == 0);
         WANT(tls_add_anchor(&t, STR("CERTIFICATE"), edge(der), "f", &e) == 0 &&
              t.anchors == 1 && t.users == 1);
-        mem_drop(&t.arena);
+        arena_free(&t.arena);
     }
     buf_free(&out);
-    mem_drop(&a);
+    arena_free(&a);
 }
 
 /* An EC key of n bytes, as SEC 1 has it. */
@@ -3626,7 +3626,7 @@ static void tls_long_keys(void)
     want(past > 0 && past <= 24, __LINE__, "%zu bytes past the end", past);
     free(t);
     buf_free(&b);
-    mem_drop(&a);
+    arena_free(&a);
 }
 
 /* Loads CAs, and says how many they are or what is wrong. */
@@ -3902,7 +3902,7 @@ static void talk_close(struct talk *k)
     os_close(k->fd[0]);
     os_close(k->fd[1]);
     distrust(&k->cfg);
-    mem_drop(&k->own.arena);
+    arena_free(&k->own.arena);
     buf_free(&k->in);
     buf_free(&k->heard);
 }
