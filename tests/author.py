@@ -231,10 +231,17 @@ class World(peers.World):
             return truth()
         await super().until(said, what, *details)
 
+    def known(self):
+        return {"h:first:80", *self.consul.foreign, *(self.others.ids if self.others else ())}
+
+    def count(self):
+        """As len(theirs()), in less time."""
+        there = self.consul.services
+        return len(there) - sum(name in there for name in self.known())
+
     def theirs(self, *but):
         """The IDs of what Consul has of the malicious container, or of anybody that is not known here."""
-        known = {"h:first:80", *self.consul.foreign, *(self.others.ids if self.others else ())}
-        found = self.consul.services.keys() - known
+        found = self.consul.services.keys() - self.known()
         for one in but:
             found = {name for name in found if not name.startswith("h:%s:" % one["Name"][1:])}
         return found
@@ -266,10 +273,12 @@ class World(peers.World):
     def differs(self, want):
         """For until(): what did not come, and how it is instead."""
         return "came to the %d services expected" % len(want), lambda: [
-            "it has %d" % len(self.theirs()), "what differs: %.900r" % sorted(self.theirs() ^ want.keys())[:9]]
+            "it has %d" % self.count(),
+            "what differs: %.900r" % sorted(self.theirs() ^ want.keys())[:9]]
 
     async def until_theirs(self, want):
-        await self.until(lambda: self.theirs() == want.keys(), *self.differs(want))
+        await self.until(lambda: self.count() == len(want) and self.theirs() == want.keys(),
+                         *self.differs(want))
         self.stands(want)
 
     def small(self):
@@ -403,12 +412,6 @@ def flood(name, make, want=None, warns=(), args=(), enough=None, mb=0, large=Fal
     add(name, partial(flooded, Flood(name, make, args, want, warns, enough, mb, large)))
 
 
-def values_of(value):
-    if isinstance(value, dict):
-        return 1 + len(value) + sum(map(values_of, value.values()))
-    return 1 + sum(map(values_of, value)) if isinstance(value, list) else 1
-
-
 def room_mb(engine, *boxes):
     """What the program may need for these at its height, of which 4 MB are for everything else.  An inspect
     is read into a buffer that grows (two texts).  Its values are looked at (48 bytes for each, of at most a
@@ -419,7 +422,8 @@ def room_mb(engine, *boxes):
         text = min(len(engine.make(one, "inspect")), INSPECT_MAX)
         row = min(len(engine.make(one, "row")), 4 << 20)
         ports = max(len(one["Config"]["ExposedPorts"] or ()), len(one["NetworkSettings"]["Ports"]))
-        most = max(most, 2 * max(text, row) + 48 * min(values_of(one), 1000000)
+        values = min(sum(engine.make(one, "inspect").count(mark) for mark in (b",", b":")), 1000000)
+        most = max(most, 2 * max(text, row) + 48 * values
                    + min(2 * text * max(ports, 1), 16 << 20) + 1500 * min(ports, SERVICES_MAX))
     return min(100, 4 + most / 1e6)
 
@@ -432,19 +436,20 @@ async def settled(w, others, row, evil):
     if row.warns == ["row"]:    # which has not been read, so no name is known
         await w.until_log(WARNINGS["row"])
     elif row.enough:
-        await w.until(lambda: len(w.theirs()) >= row.enough or too_large(),
+        await w.until(lambda: w.count() >= row.enough or too_large(),
                       "registered %d of its services" % row.enough)
         if row.want:
             w.stands({name: row.want.get(name, {"Name": "none of that ID"}) for name in w.theirs()})
     elif row.want is not None:
-        await w.until(lambda: w.theirs() == row.want.keys() or too_large(), *w.differs(row.want))
+        await w.until(lambda: w.count() == len(row.want) and w.theirs() == row.want.keys() or too_large(),
+                      *w.differs(row.want))
         await w.until(lambda: w.warnings(evil) or not row.warns, "warned of it")
         if not too_large():
             w.stands(row.want)
     else:
         written = -1
-        while written != len(w.theirs()):
-            written = len(w.theirs())
+        while written != w.count():
+            written = w.count()
             await others.more(20)
             await asyncio.sleep(0.3)
     if too_large():
@@ -693,13 +698,13 @@ async def _(w):
     await life(w)
     async with Others(w) as others:
         w.engine.start(many)
-        await w.until(lambda: len(w.theirs()) > 100, "registered the first 100")
+        await w.until(lambda: w.count() > 100, "registered the first 100")
         await others.summary()
-        await amid(w, others, 10, lambda: len(w.theirs()) < SERVICES_MAX - 1000)
-        await w.until(lambda: len(w.theirs()) > 4000, "registered 4,000")
+        await amid(w, others, 10, lambda: w.count() < SERVICES_MAX - 1000)
+        await w.until(lambda: w.count() > 4000, "registered 4,000")
         w.engine.die(many)
-        await w.until(lambda: len(w.theirs()) < 3900, "removed 100")
-        await amid(w, others, 10, lambda: len(w.theirs()) > 1000)
+        await w.until(lambda: w.count() < 3900, "removed 100")
+        await amid(w, others, 10, lambda: w.count() > 1000)
         others.fair()
     await w.stop_soon()
 
@@ -713,8 +718,8 @@ async def _(w):
     async with Others(w) as others:
         for one in many:
             w.engine.start(one)
-        await w.until(lambda: len(w.theirs()) > 300, "registered the first 300")
-        await amid(w, others, 10, lambda: len(w.theirs()) < 25000)
+        await w.until(lambda: w.count() > 300, "registered the first 300")
+        await amid(w, others, 10, lambda: w.count() < 25000)
         begun = {name.split(":")[1] for name in w.theirs()}
         equal("those that have had a turn", len(begun), 3)
         for one in many:
@@ -817,10 +822,10 @@ async def _(w):
     w.memory_mb = room_mb(w.engine, many)
     w.has(many)
     await life(w, args=["-on-exit", "deregister"])
-    await w.until(lambda: len(w.theirs()) > 9000, "registered 9,000")
+    await w.until(lambda: w.count() > 9000, "registered 9,000")
     w.consul.slow(0.004)
     await w.stop_soon()
-    demand(len(w.theirs()) < 9000, "nothing was removed")
+    demand(w.count() < 9000, "nothing was removed")
 
 
 def worst():
@@ -841,7 +846,8 @@ async def _(w):
     async with Others(w) as others:
         w.engine.start(box("first", {80: 8001}))
         await others.summary()
-        await w.until(lambda: len(w.theirs()) in (10001, 20001), "registered them all", lambda: [str(len(w.theirs()))])
+        await w.until(lambda: w.count() in (10001, 20001), "registered them all",   # the second may be too large
+                      lambda: ["it has %d" % w.count()])
         await others.more(3)
         others.fair()
     await w.stop_soon()
@@ -1180,7 +1186,7 @@ async def everywhere(text, w):
     await life(w)
     async with Others(w) as others:
         w.engine.start(one)
-        await w.until(lambda: len(w.theirs()) == 2, "registered both")
+        await w.until(lambda: w.count() == 2, "registered both")
         await others.summary()
         for service in map(w.consul.sent.get, w.theirs()):
             service = bare(service)
@@ -1192,7 +1198,7 @@ async def everywhere(text, w):
         w.engine.die(one)
         await w.until_theirs({})
         w.engine.start(one)
-        await w.until(lambda: len(w.theirs()) == 2, "registered both again")
+        await w.until(lambda: w.count() == 2, "registered both again")
     await w.stop_soon()
     forged = [line for line in w.lines() if re.search(
         "[\u202a-\u202e\u2066-\u2069\u200e\u200f\u061c\u2028\u2029]", line)]
