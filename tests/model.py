@@ -33,12 +33,13 @@ registrator's own jitter, and how busy this machine is.
 """
 import argparse
 import asyncio
-import concurrent.futures
 import copy
 import hashlib
 import itertools
 import json
 import logging
+import multiprocessing
+import multiprocessing.connection
 import os
 import random
 import re
@@ -59,6 +60,7 @@ from peers import Failure, World, clean_text
 MARGIN_S = 0.3
 LIMIT_S = 40        # to come right, when all faults are over
 REST_LISTS = 4      # of each peer, while nothing else is asked
+SHOWN = 200         # lines of a trace; --trace prints all
 REST_S = 0.5        # or so long, without a resync
 MARK = re.compile("[0-9a-f]{16}-[0-9a-f]{24}")
 OTHERS_MARK = "0123456789abcdef-" + "5" * 24
@@ -703,7 +705,7 @@ class Agent(Front, Consul):
         if request.path == REGISTER and life:
             service, mark = oracle.read_registration(json.loads(request.body.decode()))
             row = self.services.get(service.id)
-            same = row is not None and oracle.fingerprint(
+            same = row is not None and not self.store.is_of_others(service.id, self.r) and oracle.fingerprint(
                 oracle.read_entry(row, self.checks.get(service.id))[0]) == oracle.fingerprint(service)
             why = life.judge_put(service, mark, same)
             life.tried[service.id] = life.now()
@@ -1209,6 +1211,8 @@ def write_script(seed):
     w.add("begin", 1)
     w.wait(20, 100, 200)
     for _ in range(pick(30, 80, 160)):
+        if len(w.boxes) > 12:
+            w.destroy()
         w.rng.choices(list(moves), moves.values())[0](w)
         w.now += pick(0, 0, 1, 3, 10, 30, 60)
     return Script(seed, modes, rows, resync, lossy, pick("1.10", "1.10", "29"), not agent, w.ops)
@@ -1282,16 +1286,15 @@ class Model:
             await self.rest()
             await self.leave()
         finally:
+            for task in self.tasks + self.watches:
+                task.cancel()       # before the processes: one may be about to begin
+            await asyncio.gather(*self.tasks, *self.watches, return_exceptions=True)
             for r in self.registrators:
                 r.engine.close()
                 r.consul.close()
                 if r.proc and r.proc.returncode is None:
-                    r.may_end = True
                     r.proc.kill()
                     await r.proc.wait()
-            for task in self.tasks + self.watches:
-                task.cancel()
-            await asyncio.gather(*self.tasks, *self.watches, return_exceptions=True)
 
     # -- operations: the engine
 
@@ -1657,9 +1660,9 @@ def run_seed(binary, seed, haste):
     failure, trace, logs = run_script(binary, script, haste)
     if failure is None:
         return ["ok model %d" % seed]
-    again = "python3 tests/model.py %s --haste %d --trace %d" % (binary, haste, seed)
+    again = "all of it: python3 tests/model.py %s --haste %d --trace %d" % (binary, haste, seed)
     return ["not ok model %d: %s" % (seed, failure)] + ["  " + line for line in [
-        *failure.details, title(script), *trace, *logs, again]]
+        *failure.details, title(script), *trace[-SHOWN:], *logs, again]]
 
 
 def shrink(binary, script, haste, tries=3):
@@ -1693,38 +1696,46 @@ def show(binary, script, haste):
     return int(failure is not None)
 
 
-def end_with_parent():
-    """A worker ends its registrators when it is told to end."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+def child(pipe, *args):
+    pipe.send(run_seed(*args))
 
 
 def run_many(binary, seeds, jobs, haste, endless):
-    """Prints the results as they come; gives the exit status."""
+    """Each seed in a process of its own; prints the results as they come, and gives the exit status."""
     failed = done = 0
-    with concurrent.futures.ProcessPoolExecutor(jobs, initializer=end_with_parent) as pool:
-        waiting = set()
-        try:
-            for seed in itertools.chain(seeds, [None] * jobs):
-                if seed is not None:
-                    waiting.add(pool.submit(run_seed, binary, seed, haste))
-                while len(waiting) >= (jobs * 2 if seed is not None else 1):
-                    ready, waiting = concurrent.futures.wait(waiting, return_when="FIRST_COMPLETED")
-                    for future in ready:
-                        lines = future.result()
-                        failed += lines[0].startswith("not ok")
-                        done += 1
-                        if not endless or lines[0].startswith("not ok"):
-                            print("\n".join(lines), flush=True)
-                        if endless and done % 100 == 0:
-                            print("# %d seeds, %d failed" % (done, failed), flush=True)
-        except BaseException:
-            for process in list(pool._processes.values()):
-                process.terminate()
-            raise
-    return int(failed > 0)
+    running = {}        # where its lines come from: (process, seed)
+    seeds = iter(seeds)
+    try:
+        while True:
+            for seed in itertools.islice(seeds, jobs - len(running)):
+                here, there = multiprocessing.Pipe(False)
+                running[here] = multiprocessing.Process(target=child, args=(there, binary, seed, haste)), seed
+                running[here][0].start()
+                there.close()
+            if not running:
+                return int(failed > 0 or not done)
+            for pipe in multiprocessing.connection.wait(running):
+                process, seed = running.pop(pipe)
+                try:
+                    lines = pipe.recv()
+                except EOFError:
+                    lines = ["not ok model %d: its process ended" % seed]
+                process.join()
+                done += 1
+                failed += lines[0].startswith("not ok")
+                if not endless or lines[0].startswith("not ok"):
+                    print("\n".join(lines), flush=True)
+                if endless and done % 100 == 0:
+                    print("# %d seeds, %d failed" % (done, failed), flush=True)
+    finally:
+        for process, _ in running.values():     # it ends its registrator
+            process.terminate()
+        for process, _ in running.values():
+            process.join()
 
 
 def main():
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     parser = argparse.ArgumentParser(usage=__doc__)
     parser.add_argument("binary")
     parser.add_argument("--seeds", default="1-40")
