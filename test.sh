@@ -2,9 +2,9 @@
 # Runs every test of registrator and ends with "N passed, N failed".
 #
 #     ./test.sh            all suites, two at a time
-#     ./test.sh SUITE...   only these: build lint unit fuzz parity peers
-#                          hostile tls e2e faults podman power hosts image
-#                          examples arch
+#     ./test.sh SUITE...   only these: build lint unit fuzz parity model
+#                          peers hostile tls e2e faults podman power hosts
+#                          image examples arch
 #     ./test.sh demo       a walk to watch: a container comes and goes
 #     ./test.sh demo 3     the same with three hosts and three Consul servers
 #
@@ -16,7 +16,7 @@ set -u
 cd "$(dirname "$0")" || exit 1
 unset MAKEFLAGS MFLAGS MAKELEVEL        # "make test" may have called us
 export LC_ALL=C.UTF-8
-suites=(build lint unit fuzz parity peers hostile tls e2e podman power)
+suites=(build lint unit fuzz parity model peers hostile tls e2e podman power)
 beside=(faults hosts image examples arch)       # while the others run
 binary=${REGISTRATOR:-./registrator}    # another build, to be tested instead
 passed=0 failed=0 child='' child_signal=TERM second=''
@@ -161,6 +161,12 @@ suite_fuzz() {                          # a taste: make fuzz is the meal
 
 suite_parity() {
     exec python3 tests/parity.py check "$binary" tests/parity.json
+}
+
+suite_model() {                         # a taste, too: make model
+    # shellcheck disable=SC2086
+    compile "$tmp/model" registrator.c $sanitizers -DHASTE=10 || return 1
+    exec python3 tests/model.py "$tmp/model" --seeds 1-100
 }
 
 suite_peers() {

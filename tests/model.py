@@ -60,6 +60,7 @@ from peers import Failure, World, clean_text
 MARGIN_S = 0.3
 LIMIT_S = 40        # to come right, when all faults are over
 REST_LISTS = 4      # of each peer, while nothing else is asked
+OFTEN, OFTEN_S = 40, 1.0    # so often in so long: a loop.  Lists are 0.1 s apart
 SHOWN = 200         # lines of a trace; --trace prints all
 REST_S = 0.5        # or so long, without a resync
 MARK = re.compile("[0-9a-f]{16}-[0-9a-f]{24}")
@@ -481,12 +482,27 @@ STATUSES = [(500, "rpc error: deadline exceeded"), (503, "Service Unavailable"),
             (429, "Too Many Requests"), (403, "Permission denied"), (400, "Bad Request")]
 
 
+class Pace:
+    """Nothing is asked for again and again: that would be a loop."""
+
+    def __init__(self, model):
+        self.model = model
+        self.times = defaultdict(list)
+
+    def of(self, what, life):
+        times, now = self.times[what, life], self.model.now()
+        times.append(now)
+        if len(times) > OFTEN and now - times[-OFTEN] < OFTEN_S:
+            self.model.wrong("a loop: %s %d times in %.1f s" % (what, OFTEN, now - times[-OFTEN]))
+
+
 class Front:
     """One registrator's own way to a peer that all share: with faults of its own, and heard by its judge."""
 
     def attach_to(self, registrator, label):
         self.r, self.label = registrator, label
         self.lives, self.readers = {}, {}
+        self.pace = Pace(registrator.model)
         self.note = ""
 
     async def serve(self, reader, writer):
@@ -597,7 +613,8 @@ class Docker(Front, Engine):
         return ("list", "") if request.path == LIST else (request.path[1:], "")
 
     def arrived(self, request):
-        pass
+        if request.path == LIST:
+            self.pace.of("the list of containers", self.life())
 
     def answer(self, request):
         answer = super().answer(request)
@@ -702,7 +719,10 @@ class Agent(Front, Consul):
     def arrived(self, request):
         """Judges a write."""
         life, why = self.life(), None
+        if request.path == "/v1/agent/services":
+            self.pace.of("the list of entries", life)
         if request.path == REGISTER and life:
+            self.pace.of(json.loads(request.body.decode())["ID"], life)
             service, mark = oracle.read_registration(json.loads(request.body.decode()))
             row = self.services.get(service.id)
             same = row is not None and not self.store.is_of_others(service.id, self.r) and oracle.fingerprint(
@@ -758,6 +778,11 @@ class Agent(Front, Consul):
             if self.actor:
                 self.actor.did("deregister", i)
         return answer
+
+    def without_marks(self, request):
+        """The list as a proxy shows it that knows no Meta."""
+        rows = json.loads(self.answer(request)[1])
+        return 200, {i: {**row, "Meta": {}} for i, row in rows.items()}
 
     def odd_rows(self, request, number):
         """Instead of a list, one with a row that cannot be read."""
@@ -889,8 +914,9 @@ def refused(service):
 
 # ==== A script ==================================================================================
 
-Script = namedtuple("Script", "seed modes registrators resync lossy form agent_is_calm ops")
-# registrators: [(Options, more arguments)]; ops: [(milliseconds, name, arguments...)]
+Script = namedtuple("Script", "seed modes registrators resync lossy form agent_is_calm ops siege besieged")
+# registrators: [(Options, more arguments)]; ops: [(milliseconds, name, arguments...)];
+# siege: a fault that stays, when all is right, while these (`besieged`) are done: they must come right all the same
 
 NAMES = ["a", "bb", "web", "db", "app.1", "x-y"]
 IDS = ["shared", "x1", "vault"]
@@ -1162,6 +1188,24 @@ class Writer:
     def cut(self):
         self.add("cut", self.who(), self.pick("engine", "consul"))
 
+    def besieged(self, siege):
+        """What is done while a fault stays: nothing that it could stand in the way of."""
+        ops, self.ops, self.now = self.ops, [], 100
+        if siege == "an inspect hangs":
+            self.add("noise", self.some(True), "update")
+        self.now += self.pick(0, 0, 1500)       # a call that hangs is given up
+        for _ in range(3):
+            number = self.new(self.fresh("late"), start=False)
+            self.ops[-1][2 + 1].update(mode=self.pick("bridge", "default", "n1"), env=[], labels={})
+            self.start(number)
+            self.wait(0, 50)
+            self.rename() if self.chance(0.3) else self.stop()
+            self.wait(0, 50)
+        found, self.ops = self.ops, ops
+        return found
+
+
+SIEGES = ["list hangs", "list fails", "engine rows", "agent rows", "no marks", "networks fail", "an inspect hangs"]
 
 LIFE = {Writer.new: 8, Writer.begin: 6, Writer.stop: 6, Writer.crash: 5, Writer.restart: 5, Writer.rename: 4,
         Writer.swap: 2, Writer.recreate: 4, Writer.replace: 4, Writer.destroy: 3, Writer.hand_over: 3,
@@ -1215,7 +1259,12 @@ def write_script(seed):
             w.destroy()
         w.rng.choices(list(moves), moves.values())[0](w)
         w.now += pick(0, 0, 1, 3, 10, 30, 60)
-    return Script(seed, modes, rows, resync, lossy, pick("1.10", "1.10", "29"), not agent, w.ops)
+    siege, besieged = None, []
+    if chance(0.3):
+        siege = pick(*[s for s in SIEGES if not (two and s == "no marks")])
+        modes.append(siege)
+        besieged = w.besieged(siege)
+    return Script(seed, modes, rows, resync, lossy, pick("1.10", "1.10", "29"), not agent, w.ops, siege, besieged)
 
 
 # ==== Running one ===============================================================================
@@ -1272,18 +1321,12 @@ class Model:
         try:
             for r in self.registrators:
                 await r.open()
-            for number, (at, name, *arguments) in enumerate(self.script.ops):
-                while self.now() < self.began + at / 1000:
-                    await asyncio.sleep(self.began + at / 1000 - self.now())
-                self.check()
-                self.say("-- %d %s %s" % (number, name, " ".join(map(str, arguments))))
-                result = getattr(self, "do_" + name)(*arguments)
-                if asyncio.iscoroutine(result):
-                    self.tasks.append(asyncio.ensure_future(result))
-                await asyncio.sleep(0)
+            await self.do(self.script.ops)
             await self.quiet()
             await self.come_right()
             await self.rest()
+            if self.script.siege:
+                await self.siege(self.script.siege)
             await self.leave()
         finally:
             for task in self.tasks + self.watches:
@@ -1295,6 +1338,18 @@ class Model:
                 if r.proc and r.proc.returncode is None:
                     r.proc.kill()
                     await r.proc.wait()
+
+    async def do(self, ops):
+        began = self.now()
+        for number, (at, name, *arguments) in enumerate(ops):
+            while self.now() < began + at / 1000:
+                await asyncio.sleep(began + at / 1000 - self.now())
+            self.check()
+            self.say("-- %d %s %s" % (number, name, " ".join(map(str, arguments))))
+            result = getattr(self, "do_" + name)(*arguments)
+            if asyncio.iscoroutine(result):
+                self.tasks.append(asyncio.ensure_future(result))
+            await asyncio.sleep(0)
 
     # -- operations: the engine
 
@@ -1535,6 +1590,32 @@ class Model:
                 if late[what] > 6:
                     raise Failure("no rest: %s again and again" % what)
 
+    async def siege(self, kind):
+        """A fault that stays harms nothing but what it stands in the way of."""
+        self.say("== " + kind)
+        self.at_rest = 0
+        self.agent_is_calm = False
+        began = self.now()
+        running = sorted(c.id for c in self.host.containers.values() if c.runs)
+        for r in self.registrators:
+            e, a = r.engine, r.consul
+            peer, glob, answer = {
+                "list hangs": (e, "GET " + LIST, hang), "list fails": (e, "GET " + LIST, (500, "try again")),
+                "engine rows": (e, "GET " + LIST, lambda q, e=e: e.odd_rows(q, 2)),
+                "agent rows": (a, "GET /v1/agent/services", lambda q, a=a: a.odd_rows(q, 2)),
+                "no marks": (a, "GET /v1/agent/services", lambda q, a=a: a.without_marks(q)),
+                "networks fail": (e, "GET /networks*", (403, "no")),
+                "an inspect hangs": (e, "GET /containers/%s/json" % (running or ["none"])[0], hang)}[kind]
+            peer.on(glob, answer)
+        await self.do(self.script.besieged)
+        await self.come_right()
+        self.say("== over, after %.1f s" % (self.now() - began))
+        for r in self.registrators:
+            r.engine.behave()
+            r.consul.behave()
+        await self.come_right()
+        await self.rest()
+
     def is_odd(self, q):
         """Whether nobody should ask for it at rest; what Consul refuses is tried again."""
         if q.path == REGISTER:
@@ -1697,6 +1778,7 @@ def show(binary, script, haste):
 
 
 def child(pipe, *args):
+    signal.signal(signal.SIGINT, signal.SIG_IGN)    # its parent tells it
     pipe.send(run_seed(*args))
 
 
@@ -1741,10 +1823,12 @@ def main():
     parser.add_argument("--seeds", default="1-40")
     parser.add_argument("-j", type=int, default=8)
     parser.add_argument("--modes", default="")
+    parser.add_argument("--limit", type=int, default=LIMIT_S)
     parser.add_argument("--haste", type=int, default=10)
     parser.add_argument("--trace", type=int)
     parser.add_argument("--shrink", type=int)
     o = parser.parse_args()
+    globals()["LIMIT_S"] = o.limit
     if o.trace is not None:
         return show(o.binary, write_script(o.trace), o.haste)
     if o.shrink is not None:
@@ -1756,4 +1840,7 @@ def main():
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(130)
