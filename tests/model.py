@@ -309,9 +309,9 @@ class Life:
         for service_id in before.ids - ids if before else ():
             self.release(service_id, container, runs)
         self.known[container] = Known(self.now(), made, ids, runs)
-        if runs:
+        if runs or ids:
             self.dead.pop(container, None)
-        else:
+        if not runs:
             for c in self.r.host.sharers(container):
                 self.lose(c.id)
 
@@ -439,9 +439,10 @@ class Life:
     def judge_place(self, i, authors):
         """Who has the ID and runs keeps it."""
         owner, when = self.has.get(fold(i), (None, 0))
-        claim = self.r.claims.get((owner, i))
-        if claim and claim.running and authors and owner not in authors and claim.since <= when and self.knows(claim):
-            return "gives the place of %s to another" % self.r.host.short(owner)
+        for claim in self.r.rivals(i):
+            if claim.container == owner and claim.running and claim.since <= when and self.knows(claim) \
+                    and authors and owner not in authors:
+                return "gives the place of %s to another" % self.r.host.short(owner)
         return None
 
     def judge_need(self, i, text, same):
@@ -914,8 +915,9 @@ def refused(service):
 
 # ==== A script ==================================================================================
 
-Script = namedtuple("Script", "seed modes registrators resync lossy form agent_is_calm ops siege besieged")
+Script = namedtuple("Script", "seed modes registrators resync hup lossy form agent_is_calm ops siege besieged")
 # registrators: [(Options, more arguments)]; ops: [(milliseconds, name, arguments...)];
+# hup: the end needs a SIGHUP, since no resync comes and the registry was changed behind registrator's back;
 # siege: a fault that stays, when all is right, while these (`besieged`) are done: they must come right all the same
 
 NAMES = ["a", "bb", "web", "db", "app.1", "x-y"]
@@ -938,6 +940,7 @@ class Writer:
         self.numbers = itertools.count(1)
         self.ids, self.names = list(IDS), list(NAMES)
         self.kinds = self.rng.sample(KINDS, self.pick(1, 2, 4, len(KINDS)))     # of faults
+        self.mild = self.chance(0.5)        # nothing but a resync could mend
 
     def chance(self, probability):
         return self.rng.random() < probability
@@ -1124,7 +1127,7 @@ class Writer:
         if what not in ("self", "leader", "any"):
             kinds += ["status", "status", "garbage", "proxy"]
         if what in ("put", "drop", "write"):
-            kinds += ["done", "after", "after", "swallow", "busy"]
+            kinds += ["done", "busy"] + ([] if self.mild else ["after", "after", "swallow"])
         if what == "services":
             kinds += ["rows", "rows"]
         self.rule("consul", what, kinds)
@@ -1152,7 +1155,7 @@ class Writer:
         else:
             self.add("away", "engine", None, self.pick(5, 50, 200, 500))
 
-    def agent_away(self):
+    def agent_away(self):       # an agent that begins anew closes its connections
         self.add("away", "consul", self.pick(None, None, "all", "ours"), self.pick(5, 50, 200, 500))
 
     def forget(self):
@@ -1211,8 +1214,8 @@ LIFE = {Writer.new: 8, Writer.begin: 6, Writer.stop: 6, Writer.crash: 5, Writer.
         Writer.swap: 2, Writer.recreate: 4, Writer.replace: 4, Writer.destroy: 3, Writer.hand_over: 3,
         Writer.network: 4, Writer.pause: 1, Writer.noise: 2}
 ENGINE = {Writer.engine_fault: 12, Writer.events: 5, Writer.stream: 4, Writer.engine_away: 2}
-AGENT = {Writer.agent_fault: 12, Writer.agent_away: 3, Writer.forget: 3, Writer.alter: 5, Writer.foreign: 4,
-         Writer.ghost: 2}
+AGENT = {Writer.agent_fault: 12, Writer.agent_away: 3}
+BEHIND = {Writer.forget: 3, Writer.alter: 5, Writer.foreign: 4, Writer.ghost: 2}
 SIGNALS = {Writer.kill: 4, Writer.freeze: 1, Writer.hang_up: 2, Writer.cut: 2}
 
 
@@ -1223,7 +1226,8 @@ def write_script(seed):
     engine, agent, signals = chance(0.6), chance(0.6), chance(0.6)
     options = Options(internal=not two and chance(0.25), explicit=chance(0.1), ip=pick("", "", "", "192.0.2.77"),
                       tags=pick("", "", "", "all,of it"), label=pick("", "", "addr"), on_success=chance(0.35), cleanup=not two and chance(0.2))
-    resync = pick(2, 4) if lossy else pick(0, 2, 4) if two else pick(0, 2, 4, 60)
+    resync = pick(2, 4) if lossy else pick(0, 2, 4) if two else pick(0, 0, 2, 4, 60)
+    w.mild = w.mild and not two
     more = ["-resync", str(resync)]
     for name in ("internal", "explicit", "cleanup"):
         more += ["-" + name] if getattr(options, name) else []
@@ -1248,7 +1252,8 @@ def write_script(seed):
             w.stop()
     for _ in range(pick(0, 0, 1, 2) + 2 * agent):
         w.foreign()
-    moves = {**LIFE, **(ENGINE if engine else {}), **(AGENT if agent else {}), **(SIGNALS if signals else {})}
+    moves = {**LIFE, **(ENGINE if engine else {}), **(AGENT if agent else {}), **(SIGNALS if signals else {}),
+             **(BEHIND if agent and not w.mild else {})}
     moves = {move: weight * pick(0.2, 1, 1, 3) for move, weight in moves.items()}   # each script dwells on some
     w.add("begin", 0)
     w.wait(0, 50, 100)
@@ -1261,10 +1266,11 @@ def write_script(seed):
         w.now += pick(0, 0, 1, 3, 10, 30, 60)
     siege, besieged = None, []
     if chance(0.3):
-        siege = pick(*[s for s in SIEGES if not (two and s == "no marks")])
+        siege = pick(*[s for s in SIEGES if s != "no marks" or not (two or options.cleanup)])
         modes.append(siege)
         besieged = w.besieged(siege)
-    return Script(seed, modes, rows, resync, lossy, pick("1.10", "1.10", "29"), not agent, w.ops, siege, besieged)
+    hup = resync == 60 or (resync == 0 and (two or (agent and not w.mild)))
+    return Script(seed, modes, rows, resync, hup, lossy, pick("1.10", "1.10", "29"), not agent, w.ops, siege, besieged)
 
 
 # ==== Running one ===============================================================================
@@ -1543,7 +1549,7 @@ class Model:
         for r in self.registrators:
             for peer in (r.engine, r.consul):
                 peer.behave()
-            if self.script.resync in (0, 60):
+            if self.script.hup:
                 await self.do_signal(r.number, "SIGHUP")
         self.say("== all behave")
         self.at_rest = 1
@@ -1563,7 +1569,7 @@ class Model:
         late = defaultdict(int)
         while True:
             marks = [(peer, len(peer.requests)) for r in self.registrators for peer in (r.engine, r.consul)]
-            began, odd = self.now(), []
+            began, odd, busy = self.now(), [], [r.cpu_s() for r in self.registrators]
 
             def lists():
                 return [sum(1 for q in peer.requests[n:] if q.path.endswith(("/services", LIST))) for peer, n in marks]
@@ -1576,13 +1582,16 @@ class Model:
                 odd = [(peer, q) for peer, n in marks for q in peer.requests[n:] if self.is_odd(q)]
                 if pace in (0, 60 / self.haste):
                     if passed > REST_S and sum(lists()) == 0:
-                        return self.still_right()
+                        break
                     odd = odd or [(peer, "list") for (peer, _), n in zip(marks, lists()) if n > 0]
                 elif min(lists()) >= REST_LISTS:
                     break
             if not odd:
-                if max(lists()) - 1 > 2 * passed / pace:
+                if max(lists()) > 1 + 2 * passed / (pace or 1):
                     raise Failure("lists more often than each %.2f s" % pace, "%s in %.2f s" % (lists(), passed))
+                busy = [r.cpu_s() - before for r, before in zip(self.registrators, busy)]
+                if max(busy) > 0.2 + passed / 2:
+                    raise Failure("busy at rest", "%s s of processor time in %.2f s" % (busy, passed))
                 return self.still_right()
             for peer, q in odd:
                 what = q if isinstance(q, str) else peer.describe(q)
