@@ -41,8 +41,8 @@
  * Its environment (section 14): DOCKER_HOST, DOCKER_TLS_VERIFY,
  * DOCKER_CERT_PATH, HOME (for ~/.docker), CONSUL_HTTP_ADDR,
  * CONSUL_HTTP_TOKEN, CONSUL_HTTP_TOKEN_FILE, CONSUL_HTTP_AUTH,
- * CONSUL_HTTP_SSL, CONSUL_HTTP_SSL_VERIFY, CONSUL_CACERT, CONSUL_CAPATH,
- * CONSUL_CLIENT_CERT, CONSUL_CLIENT_KEY, CONSUL_TLSCERT, CONSUL_TLSKEY,
+ * CONSUL_HTTP_SSL, CONSUL_HTTP_SSL_VERIFY, CONSUL_CACERT, CONSUL_CLIENT_CERT,
+ * CONSUL_CLIENT_KEY, CONSUL_TLSCERT, CONSUL_TLSKEY,
  * CONSUL_TLS_SERVER_NAME, CONSUL_NAMESPACE, CONSUL_PARTITION, and TZ.
  * Its signals: SIGTERM and SIGINT end it, SIGHUP compares everything now,
  * SIGUSR1 logs a summary; SIGPIPE is ignored.
@@ -101,7 +101,6 @@
 
 #include <arpa/inet.h>          /* inet_pton */
 #include <bearssl.h>            /* 0.6, in section 7 alone */
-#include <dirent.h>             /* opendir, for CONSUL_CAPATH */
 #include <errno.h>
 #include <fcntl.h>              /* fcntl, open: O_NONBLOCK, FD_CLOEXEC */
 #include <limits.h>             /* CHAR_BIT, INT_MAX, UINT_MAX */
@@ -249,15 +248,6 @@ static void *mem_grow(void *p, size_t n, size_t size)
         memcpy(grown, p, n);
     free(p);
     return grown;
-}
-
-/* Overwrites what is secret, in a way that no compiler leaves out. */
-static void mem_wipe(void *p, size_t n)
-{
-    volatile unsigned char *q = p;
-
-    while (n-- > 0)
-        *q++ = 0;
 }
 
 /* Memory that is released all at once: a chain of chunks, each twice as
@@ -615,13 +605,6 @@ static struct str buf_done(struct buf *b, struct arena *a)
 
     buf_free(b);
     return s;
-}
-
-/* The same for a secret: what it held before it grew is not wiped. */
-static void buf_wipe(struct buf *b)
-{
-    mem_wipe(b->p, b->room);    /* beyond n, too: it may have been longer */
-    buf_free(b);
 }
 
 /* Room for n more bytes, of which the caller then counts b->n up. */
@@ -1836,31 +1819,6 @@ static void os_name(struct buf *list, const char *path)
     }
 }
 
-/* The files of a directory, as such a list; hidden ones and directories do
- * not count. */
-static int os_directory(const char *path, struct buf *b, struct err *e)
-{
-    DIR *d = opendir(path);
-    const struct dirent *file;
-    struct stat st;
-    size_t start;
-
-    if (d == NULL)
-        return err_set(e, "%s: %s", path, strerror(errno));
-    while ((file = readdir(d)) != NULL)
-        if (*file->d_name != '.') {
-            start = b->n;
-            buf_lit(b, path);
-            buf_byte(b, '/');
-            buf_lit(b, file->d_name);
-            buf_byte(b, '\0');
-            if (stat(b->p + start, &st) == 0 && S_ISDIR(st.st_mode))
-                b->n = start;
-        }
-    (void)closedir(d);
-    return 0;
-}
-
 /* Bytes that nobody can guess.  False: there are none to be had. */
 static bool os_random(void *p, size_t n)
 {
@@ -1873,17 +1831,6 @@ static bool os_random(void *p, size_t n)
     os_close(fd);
     return ok;
 #endif
-}
-
-/* The date as certificates have it: YYYYMMDDHHMMSS, in UTC. */
-static void os_clock(struct buf *b)
-{
-    static const char *const after[] = { "", "", "", "", "", "" };
-    time_t now = time(NULL);
-    struct tm tm;
-
-    if (gmtime_r(&now, &tm) != NULL)
-        log_time(b, &tm, after);
 }
 
 /* The bytes of an address in digits: 4 or 16 of them; 0: it is a name. */
@@ -2266,65 +2213,70 @@ static int os_confine(struct str files, bool interface, struct err *e)
 #endif
 }
 
-/* ==== 7. TLS ================================================ tls_ ====
+/* ==== 7. TLS =================================== der_ cert_ pem_ tls_ ====
  *
- * BearSSL 0.6 as steps that wait for nothing, and what it leaves out: names
- * that are addresses, extendedKeyUsage, sentences for its errors.  TLS 1.2
- * with ECDHE and AES-GCM, and no more is linked: each curve, cipher or hash
- * that no Docker or Consul insists on would be 3 to 8 kB.  No verified name,
- * no connection.
+ * BearSSL 0.6 as steps that never wait, and the checks that it leaves out:
+ * names that are addresses, extendedKeyUsage, nameConstraints, and all that
+ * the certificate of a CA says about that CA.  TLS 1.2 with ECDHE and AES-GCM;
+ * no more is linked, since each curve, cipher or hash that no Docker or Consul
+ * insists on would be 3 to 8 kB.  No verified name, no connection.
  *
- * Calls: str_ buf_ mem_ log_ err_ os_.
+ * Calls: str_ buf_ mem_ err_ os_.
  */
 
-/* What a peer's certificate is judged by, and what we show it. */
-struct tls_trust {
+enum {
+    CERTS_MAX = 10,             /* in a chain, theirs or ours */
+    CERT_MAX = 64 * 1024,       /* bytes; with a thousand names it has 30 kB */
+    PEM_MAX = 8 * 1024 * 1024   /* a bundle of all public CAs has 220 kB */
+};
+
+/* What we look at in a certificate. */
+struct cert_info {
+    struct cert_info *next;     /* in the CA file */
+    struct str der;             /* the whole, into which the others point */
+    size_t signed_n;            /* how much of it is not signature */
+    struct str issuer, subject;
+    struct str names;           /* subjectAltName; empty: none */
+    bool for_servers;           /* extendedKeyUsage allows it, or is missing */
+    bool may_sign;              /* keyUsage allows it, or is missing */
+    bool limited;               /* it has nameConstraints */
+    uint64_t seen;              /* extensions 2.5.29.N, a bit for each N */
+};
+
+/* What was read from the files of a configuration. */
+struct tls_creds {
     struct arena arena;         /* all that the rest points to */
-    br_x509_trust_anchor *anchor;
-    size_t anchors;
-    br_x509_certificate *chain; /* of ours; NULL: we have none */
+    struct cert_info *anchors;
+    br_x509_certificate chain[CERTS_MAX];       /* our own */
     size_t chain_n;
     br_skey_decoder_context key;
     unsigned char slack[32];    /* 0.6 lets a key overrun key_data by 24 */
-    size_t users;               /* connections that have begun with it */
-    bool retired;               /* newer files have been read */
 };
 
-/* How TLS is spoken to one peer. */
+/* How to speak TLS to one peer.  Its connections point to it. */
 struct tls_config {
     bool on;
-    bool blind;                 /* CONSUL_HTTP_SSL_VERIFY=false */
-    struct str name;            /* that the certificate must be for */
-    const char *ca_file, *ca_path;      /* NULL: the system's */
+    bool insecure;              /* CONSUL_HTTP_SSL_VERIFY=false */
+    struct str name;            /* what the certificate must be for */
+    const char *ca_file;        /* NULL: the system's; tls_load finds it */
     const char *cert_file, *key_file;   /* NULL: none */
-    struct tls_trust *trust;
-    bool stale;                 /* a handshake failed: read the files again */
-    struct err unread;          /* why that could not be; empty: it could */
+    struct tls_creds *creds;    /* of tls_load */
+    bool stale;                 /* a handshake failed: tls_reload is due */
+    struct err reload_error;    /* of the last tls_reload; empty: none */
 };
 
-/* What x509_minimal does not look at.  It gets all certificates first and
- * decides; then the first one, kept byte for byte, is looked at here. */
-struct tls_check {
-    const br_x509_class *vtable;        /* first: BearSSL's own way */
-    br_x509_minimal_context *minimal;
-    br_x509_decoder_context decoder;    /* for the key, if we are blind */
-    bool blind;
-    struct str name;
-    unsigned char ip[16];
-    size_t ip_n;                /* 4 or 16; 0: the name is not an address */
-    unsigned seen;              /* certificates */
-    struct buf first;           /* the peer's own */
-    unsigned error;             /* BearSSL's, or 0 */
-    struct err why;             /* more than the error says, or empty */
-};
-
+/* A connection.  The server's certificates are judged when all have come. */
 struct tls {
+    br_x509_minimal_context minimal;    /* first: BearSSL calls us with it */
+    br_x509_class x509;         /* its functions, of which some are ours */
+    br_x509_decoder_context decoder;    /* if insecure */
     br_ssl_client_context client;
-    br_x509_minimal_context minimal;
-    struct tls_check check;
-    struct tls_trust *trust;
-    char hello[4];              /* the first bytes of the server, */
-    size_t heard;               /* and how many they are */
+    const struct tls_config *config;
+    struct buf cert[CERTS_MAX]; /* of the server, its own first */
+    const br_x509_pkey *key;    /* of that one; NULL: it is refused */
+    struct err why;             /* more than BearSSL's error says, or empty */
+    unsigned char first_bytes[4];       /* of the server, */
+    size_t first_n;             /* and how many they are */
     bool ready;                 /* the handshake is done */
     bool dead;                  /* nothing can be sent: read out the alert */
     bool wants_write;           /* a record waits for room to be sent */
@@ -2332,634 +2284,480 @@ struct tls {
     unsigned char out[BR_SSL_BUFSIZE_OUTPUT / 4];
 };
 
-/* ---- Certificates: X.690 DER, as far as RFC 5280 section 4 needs it ---- */
+/* ---- DER (X.690), as far as certificates need it ---- */
 
-/* Takes the header of the next element off *s: its content is the first *n
- * bytes of what is left. */
-static bool tls_der(struct str *s, unsigned *tag, size_t *n)
+/* Takes the next element off *s; *in is its content.  False: there is none,
+ * or it is malformed. */
+static bool der_next(struct str *s, unsigned *tag, struct str *in)
 {
     const unsigned char *p = (const unsigned char *)s->p;
-    size_t more, i, len;
+    size_t n, more = 0, i;
 
-    if (s->n < 2 || (p[0] & 31) == 31)
+    if (s->n < 2 || (p[0] & 31) == 31)  /* a tag of several bytes */
         return false;
-    more = (p[1] & 128) != 0 ? p[1] & 127 : 0;
-    if ((p[1] & 128) != 0 && (more < 1 || more > 3 || s->n - 2 < more))
-        return false;
-    for (len = more > 0 ? 0 : p[1], i = 0; i < more; i++)
-        len = len << 8 | p[2 + i];
-    if (len > s->n - 2 - more)
+    n = p[1];
+    if (n > 127) {              /* the length is in that many bytes more */
+        more = n & 127;
+        if (more < 1 || more > 3 || s->n - 2 < more)
+            return false;
+        for (n = i = 0; i < more; i++)
+            n = n << 8 | p[2 + i];
+    }
+    if (n > s->n - 2 - more)
         return false;
     *tag = p[0];
-    *s = str_from(*s, 2 + more);
-    *n = len;
+    *in = str_upto(str_from(*s, 2 + more), n);
+    *s = str_from(*s, 2 + more + n);
     return true;
 }
 
-/* Takes the next element off *s, which must have this tag; *in is what is in
- * it. */
-static bool tls_enter(struct str *s, unsigned want, struct str *in)
+/* The same for an element that must have this tag; else *s stays. */
+static bool der_take(struct str *s, unsigned want, struct str *in)
 {
     struct str rest = *s;
     unsigned tag;
-    size_t n;
 
-    if (!tls_der(&rest, &tag, &n) || tag != want)
+    if (!der_next(&rest, &tag, in) || tag != want)
         return false;
-    *s = str_from(rest, n);
-    *in = str_upto(rest, n);
+    *s = rest;
     return true;
 }
 
-/* What is of interest in a certificate. */
-struct tls_facts {
-    bool san, ip;               /* it has names; this address among them */
-    bool eku, server;           /* it has purposes; a server's among them */
-    struct str from, to;        /* validity, as YYMMDDHHMMSSZ or YYYYMM... */
-    struct buf names;           /* for people: a, b, 10.0.0.1 */
+/* ---- Certificates (RFC 5280 section 4) ---- */
+
+enum {                          /* extensions, the end of 2.5.29.N */
+    CERT_KEY_USAGE = 15, CERT_NAMES = 17, CERT_LIMITS = 30, CERT_PURPOSES = 37
 };
 
-/* A subjectAltName: dNSName [2] or iPAddress [7] (RFC 5280 4.2.1.6). */
-static void tls_name(struct tls_facts *f, unsigned tag, struct str name,
-                     struct str ip)
+/* Whether one of the names, dNSName [2] or iPAddress [7], is the one wanted.
+ * The "*" of "*.example.com" stands for one label (RFC 6125 6.4.3).  Adds all
+ * to `text`: a, b, 10.0.0.1. */
+static bool cert_is_for(struct str names, struct str want, struct buf *text)
 {
-    f->ip = f->ip || (tag == 0x87 && ip.n > 0 && str_eq(name, ip));
-    if (tag != 0x82 && tag != 0x87)
-        return;
-    buf_lit(&f->names, f->names.n > 0 ? ", " : "");
-    if (tag == 0x82)
-        buf_add(&f->names, name);
-    else
-        os_put_ip(&f->names, (const unsigned char *)name.p, name.n);
+    unsigned char bytes[16];
+    struct str ip = { (const char *)bytes, os_ip(want, bytes) };
+    struct str parent = want, san;
+    bool found = false;
+    unsigned tag;
+
+    (void)str_cut(&parent, '.');
+    while (der_next(&names, &tag, &san)) {
+        if (tag == 0x82 || tag == 0x87)
+            buf_lit(text, text->n > 0 ? ", " : "");
+        if (tag == 0x82) {
+            buf_add(text, san);
+            found |= ip.n == 0 &&
+                     (str_same(san, want) ||
+                      (parent.n > 0 && str_prefix(san, STR("*.")) &&
+                       str_same(str_from(san, 2), parent)));
+        } else if (tag == 0x87) {
+            os_put_ip(text, (const unsigned char *)san.p, san.n);
+            found |= ip.n > 0 && str_eq(san, ip);
+        }
+    }
+    return found;
 }
 
-/* The contents of subjectAltName or extendedKeyUsage. */
-static bool tls_entries(struct tls_facts *f, bool san, struct str list,
-                        struct str ip)
+/* Whether extendedKeyUsage has a server's purpose, or any. */
+static bool cert_is_server(struct str purposes)
 {
     struct str server = STR("\x2b\x06\x01\x05\x05\x07\x03\x01");
-    struct str any = STR("\x55\x1d\x25\x00");
-    unsigned tag;
-    size_t n;
+    struct str any = STR("\x55\x1d\x25\x00"), oid;
 
-    while (list.n > 0) {
-        struct str one;
-
-        if (!tls_der(&list, &tag, &n))
-            return false;
-        one = str_upto(list, n);
-        list = str_from(list, n);
-        if (san)
-            tls_name(f, tag, one, ip);
-        else
-            f->server = f->server || (tag == 6 && (str_eq(one, server) ||
-                                                   str_eq(one, any)));
-    }
-    return true;
+    while (der_take(&purposes, 6, &oid))
+        if (str_eq(oid, server) || str_eq(oid, any))
+            return true;
+    return false;
 }
 
 /* One Extension: SEQUENCE { OID, critical BOOLEAN DEFAULT FALSE, OCTETS }. */
-static bool tls_extension(struct tls_facts *f, struct str x, struct str ip)
+static bool cert_extension(struct cert_info *c, struct str x)
 {
-    struct str oid, octets, list;
-    bool san;
+    struct str oid, critical, value, in;
+    unsigned id = 0, tag;
 
-    if (!tls_enter(&x, 6, &oid))
+    if (!der_take(&x, 6, &oid))
         return false;
-    san = str_eq(oid, STR("\x55\x1d\x11"));
-    if (!san && !str_eq(oid, STR("\x55\x1d\x25")))
-        return true;
-    (void)tls_enter(&x, 1, &octets);    /* critical or not */
-    if (!tls_enter(&x, 4, &octets) || !tls_enter(&octets, 0x30, &list))
+    (void)der_take(&x, 1, &critical);   /* BearSSL looks at it */
+    if (!der_take(&x, 4, &value) || !der_next(&value, &tag, &in))
         return false;
-    f->san = f->san || san;
-    f->eku = f->eku || !san;
-    return tls_entries(f, san, list, ip);
-}
-
-/* notBefore and notAfter, UTCTime or GeneralizedTime. */
-static bool tls_validity(struct tls_facts *f, struct str times)
-{
-    unsigned tag;
-    size_t n;
-
-    if (!tls_der(&times, &tag, &n))
+    if (oid.n == 3 && str_prefix(oid, STR("\x55\x1d")))
+        id = (unsigned char)oid.p[2];
+    if (id < 64 && (c->seen >> id & 1) != 0)    /* 4.2: none comes twice */
         return false;
-    f->from = str_upto(times, n);
-    times = str_from(times, n);
-    if (!tls_der(&times, &tag, &n))
-        return false;
-    f->to = str_upto(times, n);
+    c->seen |= id > 0 && id < 64 ? (uint64_t)1 << id : 0;
+    switch (id) {
+    case CERT_KEY_USAGE:                /* the first byte counts bits */
+        c->may_sign = in.n > 1 && (in.p[1] & 0x80) != 0;
+        break;
+    case CERT_NAMES:
+        c->names = in;
+        break;
+    case CERT_LIMITS:
+        c->limited = true;
+        break;
+    case CERT_PURPOSES:
+        c->for_servers = cert_is_server(in);
+    }
     return true;
 }
 
-/* Reads a certificate (RFC 5280 4.1).  False: it is malformed.  The caller
- * frees f->names in any case. */
-static bool tls_look(struct str cert, struct str ip, struct tls_facts *f)
+/* Reads a certificate (4.1).  False: it is malformed. */
+static bool cert_parse(struct str der, struct cert_info *c)
 {
-    struct str tbs, part = STR(""), list;
-    unsigned tag = 0, sequences = 0;
-    size_t n;
+    struct str cert, tbs, part, list;
+    unsigned tag;
 
-    memset(f, 0, sizeof *f);
-    f->names.max = ERR_MAX / 2;
-    f->from = f->to = STR("");
-    if (!tls_enter(&cert, 0x30, &list) || !tls_enter(&list, 0x30, &tbs))
+    memset(c, 0, sizeof *c);
+    c->der = der;
+    c->names = STR("");
+    c->for_servers = c->may_sign = true;
+    if (!der_take(&der, 0x30, &cert) || der.n > 0 ||
+        !der_take(&cert, 0x30, &tbs))
         return false;
-    while (tag != 0xa3) {               /* extensions [3] are the last */
+    c->signed_n = (size_t)(cert.p - c->der.p);
+    (void)der_take(&tbs, 0xa0, &part);          /* version */
+    if (!der_take(&tbs, 2, &part) ||            /* serialNumber */
+        !der_take(&tbs, 0x30, &part) ||         /* signature */
+        !der_take(&tbs, 0x30, &c->issuer) ||
+        !der_take(&tbs, 0x30, &part) ||         /* validity */
+        !der_take(&tbs, 0x30, &c->subject))
+        return false;
+    do {
         if (tbs.n == 0)
             return true;
-        if (!tls_der(&tbs, &tag, &n))
+        if (!der_next(&tbs, &tag, &part))
             return false;
-        part = str_upto(tbs, n);
-        tbs = str_from(tbs, n);
-        /* validity is the third SEQUENCE, after signature and issuer */
-        if (tag == 0x30 && ++sequences == 3 && !tls_validity(f, part))
-            return false;
-    }
-    if (!tls_enter(&part, 0x30, &list))
+    } while (tag != 0xa3);                      /* extensions */
+    if (!der_take(&part, 0x30, &list))
         return false;
     while (list.n > 0)
-        if (!tls_enter(&list, 0x30, &part) || !tls_extension(f, part, ip))
+        if (!der_take(&list, 0x30, &part) || !cert_extension(c, part))
             return false;
     return true;
 }
 
-/* A time of a certificate as YYYYMMDDHHMMSS; empty if it is not one.  Of
- * UTCTime, 50 is 1950 (RFC 5280 4.1.2.5.1). */
-static void tls_time(struct str t, struct buf *b)
+/* Why neither a server nor a CA may have it; NULL: they may. */
+static const char *cert_unfit(const struct cert_info *c)
 {
-    if ((t.n != 13 && t.n != 15) || !str_all(str_upto(t, t.n - 1), str_digit))
-        return;                         /* fractions of a second, say */
-    if (t.n == 13)
-        buf_lit(b, *t.p >= '5' ? "19" : "20");
-    buf_add(b, str_upto(t, t.n - 1));
+    if (!c->for_servers)
+        return "certificate is not for servers (extendedKeyUsage)";
+    return c->limited ? "certificate has nameConstraints, which are not "
+                        "supported" : NULL;
 }
 
-/* The same for people: 2026-11-22 18:05 UTC. */
-static void tls_put_time(struct buf *b, struct str t)
-{
-    size_t i;
+/* ---- The verdict on the server's certificates ---- */
 
-    for (i = 0; i < t.n && i < 12; i++) {
-        if (i == 4 || i == 6 || i == 8 || i == 10)
-            buf_byte(b, i < 8 ? '-' : i == 8 ? ' ' : ':');
-        buf_byte(b, t.p[i]);
-    }
-    buf_lit(b, " UTC");
-}
-
-/* ---- The check of a chain ---- */
-
-static void tls_start_chain(const br_x509_class **c, const char *name)
-{
-    struct tls_check *x = (void *)c;
-
-    x->seen = 0;
-    x->error = BR_ERR_X509_NOT_TRUSTED; /* until the verdict */
-    *x->why.text = '\0';
-    x->first.n = 0;
-    x->first.max = 65536;
-    x->minimal->vtable->start_chain(&x->minimal->vtable, name);
-}
-
-static void tls_start_cert(const br_x509_class **c, uint32_t length)
-{
-    struct tls_check *x = (void *)c;
-
-    x->seen++;
-    x->minimal->vtable->start_cert(&x->minimal->vtable, length);
-}
-
-static void tls_append(const br_x509_class **c, const unsigned char *p,
+/* Collects them; BearSSL counts them. */
+static void tls_append(const br_x509_class **x, const unsigned char *p,
                        size_t n)
 {
-    struct tls_check *x = (void *)c;
+    struct tls *t = (void *)x;
     struct str s = { (const char *)p, n };
+    size_t i = t->minimal.num_certs;
 
-    if (x->seen == 1)
-        buf_add(&x->first, s);
-    x->minimal->vtable->append(&x->minimal->vtable, p, n);
-}
-
-static void tls_end_cert(const br_x509_class **c)
-{
-    struct tls_check *x = (void *)c;
-
-    x->minimal->vtable->end_cert(&x->minimal->vtable);
-}
-
-/* Says more about a certificate that is refused: for which names it is, or
- * since when it is not valid. */
-static void tls_explain(struct tls_check *x, const struct tls_facts *f)
-{
-    struct buf from = { .max = 0 }, to = { .max = 0 }, now = { .max = 0 };
-    struct buf text = { .max = 0 };
-    bool late;
-
-    tls_time(f->from, &from);
-    tls_time(f->to, &to);
-    os_clock(&now);
-    late = to.n > 0 && str_cmp(buf_str(&to), buf_str(&now)) < 0;
-    if (x->error == BR_ERR_X509_BAD_SERVER_NAME) {
-        err_set(&x->why, "the certificate is not for %.*s but for %.*s%s",
-                PUT(x->name),
-                PUT(f->names.n > 0 ? buf_str(&f->names)
-                                   : STR("no name (subjectAltName)")),
-                f->names.bad ? " ..." : "");
-    } else if (x->error == BR_ERR_X509_EXPIRED &&
-               (late || str_cmp(buf_str(&now), buf_str(&from)) < 0)) {
-        buf_lit(&text, late ? "the certificate expired on "
-                            : "the certificate is not valid before ");
-        tls_put_time(&text, buf_str(late ? &to : &from));
-        buf_lit(&text, ", and the clock says ");
-        tls_put_time(&text, buf_str(&now));
-        err_set(&x->why, "%.*s", PUT(buf_str(&text)));
-    } else if (x->error == BR_ERR_X509_FORBIDDEN_KEY_USAGE && f->eku) {
-        err_set(&x->why, "the certificate is not for servers "
-                         "(extendedKeyUsage)");
+    if (i < CERTS_MAX) {
+        t->cert[i].max = CERT_MAX;
+        buf_add(&t->cert[i], s);
     }
-    buf_free(&from);
-    buf_free(&to);
-    buf_free(&now);
-    buf_free(&text);
 }
 
-/* The verdict of the blind: whether there is a key.  The decoder of 0.6 gets
- * the certificate in one piece, since whatever follows what it has found an
- * error in makes it run on, into nowhere. */
-static unsigned tls_blindly(struct tls_check *x)
+/* Our own verdict on the n certificates, which are read into c; -1 and why. */
+static int tls_inspect(const struct tls *t, size_t n, struct cert_info *c,
+                       struct err *e)
 {
-    br_x509_decoder_init(&x->decoder, NULL, NULL);
-    br_x509_decoder_push(&x->decoder, x->first.p, x->first.n);
-    return br_x509_decoder_get_pkey(&x->decoder) != NULL
-        ? 0 : BR_ERR_X509_UNSUPPORTED;
+    struct buf names = { .max = ERR_MAX / 2 };
+    struct str want = t->config->name, none = STR("no name (subjectAltName)");
+    int result = 0;
+    size_t i;
+
+    for (i = 0; i < n; i++)
+        if (!cert_parse(buf_str(&t->cert[i]), &c[i]))
+            return err_set(e, "malformed certificate");
+        else if (cert_unfit(&c[i]) != NULL)
+            return err_set(e, "%s %s", i == 0 ? "the" : "an intermediate",
+                           cert_unfit(&c[i]));
+    if (!c->may_sign)
+        return err_set(e, "the certificate may not sign (keyUsage)");
+    if (!cert_is_for(c->names, want, &names))
+        result = err_set(e, "the certificate is not for %.*s but for %.*s%s",
+                         PUT(want), PUT(names.n > 0 ? buf_str(&names) : none),
+                         names.bad ? " ..." : "");
+    buf_free(&names);
+    return result;
 }
 
-/* The verdict: x509_minimal's, then ours.  Fails closed. */
-static unsigned tls_end_chain(const br_x509_class **c)
+/* BearSSL's verdict on the first n certificates and the CA that has signed
+ * the last of them; 0: nothing is wrong.  BearSSL does not look at the
+ * certificates of its own trust anchors: so it gets none, and this one as the
+ * end of the chain, without the signature, which nobody has to trust. */
+static unsigned tls_verify(struct tls *t, size_t n, const struct cert_info *ca)
 {
-    struct tls_check *x = (void *)c;
-    struct str ip = { (const char *)x->ip, x->ip_n };
-    struct tls_facts f;
-    bool read = tls_look(buf_str(&x->first), ip, &f) && !x->first.bad;
+    const br_x509_class *x = &br_x509_minimal_vtable;
+    const br_x509_class **m = &t->minimal.vtable;
+    size_t i;
 
-    x->error = x->minimal->vtable->end_chain(&x->minimal->vtable);
-    if (x->blind)
-        x->error = tls_blindly(x);
-    else if (x->error == 0 && !read)
-        x->error = BR_ERR_X509_UNEXPECTED;
-    else if (x->error == 0 && (x->ip_n > 0 ? !f.ip : !f.san))
-        x->error = BR_ERR_X509_BAD_SERVER_NAME; /* no common name instead */
-    else if (x->error == 0 && f.eku && !f.server)
-        x->error = BR_ERR_X509_FORBIDDEN_KEY_USAGE;
-    if (read)
-        tls_explain(x, &f);
-    buf_free(&f.names);
-    buf_free(&x->first);
-    return x->error;
+    x->start_chain(m, NULL);            /* names: see tls_inspect */
+    for (i = 0; i < n; i++) {
+        x->start_cert(m, (uint32_t)t->cert[i].n);
+        x->append(m, (const unsigned char *)t->cert[i].p, t->cert[i].n);
+        x->end_cert(m);
+    }
+    x->start_cert(m, (uint32_t)ca->der.n);
+    x->append(m, (const unsigned char *)ca->der.p, ca->signed_n);
+    return (unsigned)t->minimal.err;
 }
 
-static const br_x509_pkey *tls_get_pkey(const br_x509_class *const *c,
+/* Looks in the CA file for the server's certificate itself (i is 0), or for a
+ * CA of the name that the i-th certificate gives as its issuer. */
+static unsigned tls_find_ca(struct tls *t, size_t n, const struct cert_info *c)
+{
+    const struct cert_info *ca = t->config->creds->anchors;
+    unsigned error = BR_ERR_X509_NOT_TRUSTED;
+    size_t i;
+
+    for (; ca != NULL; ca = ca->next)
+        for (i = 0; i <= n; i++) {
+            if (i == 0 ? !str_eq(ca->der, c->der)
+                       : !str_eq(ca->subject, c[i - 1].issuer))
+                continue;
+            if (cert_unfit(ca) != NULL) {
+                err_set(&t->why, "the CA's %s", cert_unfit(ca));
+                continue;
+            }
+            error = tls_verify(t, i, ca);
+            if (error == 0) {
+                t->key = &t->minimal.pkey;
+                *t->why.text = '\0';
+                return 0;
+            }
+        }
+    return error;
+}
+
+/* Without verification: any certificate with a key will do.  The decoder
+ * gets it in one piece: after an error, one more would make 0.6 run on into
+ * nowhere. */
+static unsigned tls_accept_any_cert(struct tls *t)
+{
+    br_x509_decoder_init(&t->decoder, NULL, NULL);
+    br_x509_decoder_push(&t->decoder, t->cert->p, t->cert->n);
+    t->key = br_x509_decoder_get_pkey(&t->decoder);
+    return t->key != NULL ? 0 : BR_ERR_X509_UNSUPPORTED;
+}
+
+static unsigned tls_end_chain(const br_x509_class **x)
+{
+    struct tls *t = (void *)x;
+    size_t n = t->minimal.num_certs, i;
+    struct cert_info c[CERTS_MAX];
+
+    for (i = 0; i < n; i++)
+        if (i == CERTS_MAX || t->cert[i].bad)
+            return BR_ERR_X509_LIMIT_EXCEEDED;
+    if (n == 0)
+        return BR_ERR_X509_EMPTY_CHAIN;
+    if (t->config->insecure)
+        return tls_accept_any_cert(t);
+    return tls_inspect(t, n, c, &t->why) != 0 ? BR_ERR_X509_NOT_TRUSTED
+                                              : tls_find_ca(t, n, c);
+}
+
+static const br_x509_pkey *tls_get_pkey(const br_x509_class *const *x,
                                         unsigned *usages)
 {
-    const struct tls_check *x = (const void *)c;
-
-    if (x->error != 0)
-        return NULL;
-    if (!x->blind)
-        return x->minimal->vtable->get_pkey(&x->minimal->vtable, usages);
     if (usages != NULL)
-        *usages = BR_KEYTYPE_KEYX | BR_KEYTYPE_SIGN;
-    return br_x509_decoder_get_pkey((br_x509_decoder_context *)(uintptr_t)
-                                    &x->decoder);
+        *usages = BR_KEYTYPE_SIGN;
+    return ((const struct tls *)(const void *)x)->key;
 }
-
-static const br_x509_class tls_check_class = {
-    sizeof(struct tls_check), tls_start_chain, tls_start_cert, tls_append,
-    tls_end_cert, tls_end_chain, tls_get_pkey
-};
 
 /* ---- Files: PEM (RFC 7468) ---- */
 
-static void tls_collect(void *to, const void *p, size_t n)
+/* What is done with an object of a PEM file; -1 and the reason. */
+typedef int pem_use(struct tls_creds *, struct str name, struct str der,
+                    const char *path, struct err *);
+
+static void pem_collect(void *to, const void *p, size_t n)
 {
     struct str s = { p, n };
 
     buf_add(to, s);
 }
 
-/* Reads a file as BearSSL's decoder wants it: lines that end in LF, the last
- * one too.  There is room for any key from the start, since of what grows a
- * copy stays behind. */
-static int tls_read(const char *path, struct buf *b, struct err *e)
-{
-    size_t i, k = 0;
-
-    b->max = 8 * 1024 * 1024;           /* a bundle of all CAs has 220 kB */
-    (void)buf_need(b, 2 * READ_MAX);
-    if (os_file(path, b, e) != 0)
-        return -1;
-    for (i = 0; i < b->n; i++)
-        if (b->p[i] != '\r')
-            b->p[k++] = b->p[i];
-    b->n = k;
-    buf_byte(b, '\n');
-    return 0;
-}
-
-/* What is done with each object of a PEM text; -1 and the reason. */
-typedef int tls_use(struct tls_trust *, struct str name, struct str der,
-                    const char *path, struct err *);
-
-/* Calls `use` for every object of the file. */
-static int tls_each(struct tls_trust *t, const char *path, tls_use *use,
+/* Calls use(c, ...) for each object of a file.  BearSSL wants lines that end
+ * in LF, the last one too. */
+static int pem_each(const char *path, pem_use *use, struct tls_creds *c,
                     struct err *e)
 {
-    struct buf text = { .max = 0 }, der = { .max = 0 };
+    struct buf text = { .max = PEM_MAX }, der = { .max = 0 };
     br_pem_decoder_context pem;
-    char name[128] = "";
-    size_t at = 0;
-    bool inside = false;
-    int result = tls_read(path, &text, e), event;
+    char name[sizeof pem.name] = "";    /* empty: between objects */
+    int result = os_file(path, &text, e), event;
+    size_t i, n = 0;
 
+    for (i = 0; i < text.n; i++)
+        if (text.p[i] != '\r')
+            text.p[n++] = text.p[i];
+    text.n = n;
+    buf_byte(&text, '\n');
     br_pem_decoder_init(&pem);
-    (void)buf_need(&der, text.n);       /* so that it does not grow either */
-    while (result == 0 && at < text.n) {
-        at += br_pem_decoder_push(&pem, text.p + at, text.n - at);
+    for (i = 0; result == 0 && i < text.n;) {
+        i += br_pem_decoder_push(&pem, text.p + i, text.n - i);
         event = br_pem_decoder_event(&pem);
         if (event == BR_PEM_BEGIN_OBJ) {
             memcpy(name, br_pem_decoder_name(&pem), sizeof name);
             der.n = 0;
-            br_pem_decoder_setdest(&pem, tls_collect, &der);
-            inside = true;
+            br_pem_decoder_setdest(&pem, pem_collect, &der);
         } else if (event == BR_PEM_END_OBJ) {
-            inside = false;
-            result = use(t, str_of(name), buf_str(&der), path, e);
-        } else if (event == BR_PEM_ERROR) {
-            bool locked = str_find(buf_str(&text), STR("ENCRYPTED")) < text.n;
-
-            result = err_set(e, "%s: %s", path,
-                             locked ? "an encrypted private key (only "
-                                      "unencrypted ones work)"
-                                    : "malformed PEM");
+            result = use(c, str_of(name), buf_str(&der), path, e);
+            *name = '\0';
+        } else if (event == BR_PEM_ERROR) {     /* also: Proc-Type: */
+            result = err_set(e, "%s: malformed PEM, or an encrypted key",
+                             path);
         }
     }
-    if (result == 0 && inside)
+    if (result == 0 && *name != '\0')
         result = err_set(e, "%s: PEM that ends early", path);
-    mem_wipe(&pem, sizeof pem);
-    buf_wipe(&der);
-    buf_wipe(&text);
+    buf_free(&der);
+    buf_free(&text);
     return result;
 }
 
-static bool tls_is_cert(struct str name)
-{
-    return str_eq(name, STR("CERTIFICATE")) ||
-           str_eq(name, STR("X509 CERTIFICATE"));
-}
+/* ---- The files of a configuration ---- */
 
-static unsigned char *tls_bytes(struct arena *a, const void *p, size_t n)
-{
-    return memcpy(mem_get(a, n), p, n);
-}
-
-/* Adds a CA.  One with a kind of key that BearSSL lacks is passed over, so
- * that a mixed bundle works. */
-static int tls_add_anchor(struct tls_trust *t, struct str name, struct str der,
+/* Adds a certificate of the CA file, whatever it is; tls_find_ca judges it if
+ * a server needs it. */
+static int tls_add_anchor(struct tls_creds *c, struct str name, struct str der,
                           const char *path, struct err *e)
 {
-    br_x509_decoder_context decoder;
-    br_x509_trust_anchor *a;
-    br_x509_pkey *key;
-    struct buf dn = { .max = 0 };
+    struct cert_info *a;
 
-    if (!tls_is_cert(name))
+    if (!str_eq(name, STR("CERTIFICATE")))
         return 0;
-    br_x509_decoder_init(&decoder, tls_collect, &dn);
-    br_x509_decoder_push(&decoder, der.p, der.n);
-    key = br_x509_decoder_get_pkey(&decoder);
-    if (key == NULL) {
-        buf_free(&dn);
-        if (br_x509_decoder_last_error(&decoder) != BR_ERR_X509_UNSUPPORTED)
-            return err_set(e, "%s: malformed certificate", path);
-        log_at(LOG_WARN, "%s: a CA with a kind of key that is not supported "
-                         "is passed over", path);
-        return 0;
-    }
-    if (t->anchors % 32 == 0) {         /* full: the old list stays behind */
-        a = mem_get(&t->arena, (t->anchors + 32) * sizeof *a);
-        if (t->anchors > 0)
-            memcpy(a, t->anchor, t->anchors * sizeof *a);
-        t->anchor = a;
-    }
-    a = &t->anchor[t->anchors++];
-    memset(a, 0, sizeof *a);
-    a->dn.data = tls_bytes(&t->arena, dn.p, dn.n);
-    a->dn.len = dn.n;
-    a->flags = br_x509_decoder_isCA(&decoder) ? BR_X509_TA_CA : 0;
-    a->pkey = *key;                     /* its bytes are the decoder's */
-    if (key->key_type == BR_KEYTYPE_RSA) {
-        a->pkey.key.rsa.n =
-            tls_bytes(&t->arena, key->key.rsa.n, key->key.rsa.nlen);
-        a->pkey.key.rsa.e =
-            tls_bytes(&t->arena, key->key.rsa.e, key->key.rsa.elen);
-    } else {
-        a->pkey.key.ec.q =
-            tls_bytes(&t->arena, key->key.ec.q, key->key.ec.qlen);
-    }
-    buf_free(&dn);
+    a = mem_get(&c->arena, sizeof *a);
+    if (!cert_parse(str_copy(&c->arena, der), a))
+        return err_set(e, "%s: malformed certificate", path);
+    a->next = c->anchors;
+    c->anchors = a;
     return 0;
 }
 
 /* Adds a certificate to our own chain. */
-static int tls_add_cert(struct tls_trust *t, struct str name, struct str der,
+static int tls_add_cert(struct tls_creds *c, struct str name, struct str der,
                         const char *path, struct err *e)
 {
-    enum { MOST = 10 };
-
-    if (!tls_is_cert(name))
+    if (!str_eq(name, STR("CERTIFICATE")))
         return 0;
-    if (t->chain_n == MOST)
-        return err_set(e, "%s: more than %d certificates", path, MOST);
-    if (t->chain == NULL)
-        t->chain = mem_get(&t->arena, MOST * sizeof *t->chain);
-    t->chain[t->chain_n].data = tls_bytes(&t->arena, der.p, der.n);
-    t->chain[t->chain_n++].data_len = der.n;
+    if (c->chain_n == CERTS_MAX)
+        return err_set(e, "%s: more than %d certificates", path, CERTS_MAX);
+    c->chain[c->chain_n].data =
+        memcpy(mem_get(&c->arena, der.n), der.p, der.n);
+    c->chain[c->chain_n++].data_len = der.n;
     return 0;
 }
 
 /* Takes our private key: PKCS#1, PKCS#8 or SEC1. */
-static int tls_add_key(struct tls_trust *t, struct str name, struct str der,
+static int tls_add_key(struct tls_creds *c, struct str name, struct str der,
                        const char *path, struct err *e)
 {
     int error;
 
     if (str_eq(name, STR("ENCRYPTED PRIVATE KEY")))
-        return err_set(e, "%s: an encrypted private key (only unencrypted "
-                          "ones work)", path);
+        return err_set(e, "%s: an encrypted key", path);
     if (!str_suffix(name, STR("PRIVATE KEY")))
         return 0;               /* EC PARAMETERS, certificates */
-    if (br_skey_decoder_key_type(&t->key) != 0)
+    if (br_skey_decoder_key_type(&c->key) != 0)
         return err_set(e, "%s: more than one private key", path);
-    br_skey_decoder_init(&t->key);
-    br_skey_decoder_push(&t->key, der.p, der.n);
-    error = br_skey_decoder_last_error(&t->key);
+    br_skey_decoder_init(&c->key);
+    br_skey_decoder_push(&c->key, der.p, der.n);
+    error = br_skey_decoder_last_error(&c->key);
     if (error == BR_ERR_X509_UNSUPPORTED)
         return err_set(e, "%s: a kind of key that is not supported (RSA and "
                           "EC P-256, P-384, P-521 are)", path);
     return error == 0 ? 0 : err_set(e, "%s: malformed private key", path);
 }
 
-/* Whether the key is that of our certificate: what it signs, that verifies.
- * (br_rsa_compute_modulus would compare, but overruns its buffer in 0.6.) */
-static bool tls_key_fits(const struct tls_trust *t)
-{
-    static const unsigned char hash[33] = "any thirty-two bytes will do her";
-    const unsigned char *oid = BR_HASH_OID_SHA256;
-    const br_rsa_private_key *rsa = br_skey_decoder_get_rsa(&t->key);
-    const br_ec_private_key *ec = br_skey_decoder_get_ec(&t->key);
-    unsigned char sig[512], got[32];
-    br_x509_decoder_context decoder;
-    const br_x509_pkey *key;
-    size_t n;
-
-    br_x509_decoder_init(&decoder, NULL, NULL);
-    br_x509_decoder_push(&decoder, t->chain[0].data, t->chain[0].data_len);
-    key = br_x509_decoder_get_pkey(&decoder);
-    if (key == NULL)
-        return false;
-    n = key->key_type == BR_KEYTYPE_RSA ? key->key.rsa.nlen : 0;
-    if (rsa != NULL && n > 0)
-        return (rsa->n_bitlen + 7) / 8 == n && n <= sizeof sig &&
-               br_rsa_i31_pkcs1_sign(oid, hash, 32, rsa, sig) &&
-               br_rsa_i31_pkcs1_vrfy(sig, n, oid, 32, &key->key.rsa, got) &&
-               memcmp(hash, got, 32) == 0;
-    if (ec == NULL || n > 0 || ec->curve != key->key.ec.curve ||
-        ec->xlen > 66)
-        return false;
-    n = br_ecdsa_i31_sign_asn1(&br_ec_prime_i31, &br_sha256_vtable, hash, ec,
-                               sig);
-    return n > 0 && br_ecdsa_i31_vrfy_asn1(&br_ec_prime_i31, hash, 32,
-                                           &key->key.ec, sig, n);
-}
-
-/* Ends the use of files that newer ones have replaced. */
-static void tls_free_trust(struct tls_trust *t)
-{
-    if (t != NULL && t->retired && t->users == 0) {
-        mem_drop(&t->arena);
-        mem_wipe(t, sizeof *t);
-        free(t);
-    }
-}
-
-/* Every file of a directory of CAs; one that is no PEM has none. */
-static int tls_ca_dir(struct tls_trust *t, const char *path, struct err *e)
-{
-    struct buf files = { .max = 0 };
-    int result = os_directory(path, &files, e);
-    struct str rest = buf_str(&files);
-
-    while (result == 0 && rest.n > 0) {
-        result = tls_each(t, rest.p, tls_add_anchor, e);
-        (void)str_cut(&rest, '\0');
-    }
-    buf_free(&files);
-    if (result == 0 && t->anchors == 0)
-        result = err_set(e, "%s: no certificate in it", path);
-    return result;
-}
-
-/* Where systems keep all CAs. */
-static const char *const tls_bundle[] = {
-    "/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt",
-    "/etc/ssl/ca-bundle.pem", "/etc/ssl/cert.pem"
-};
-
-/* The CAs: of the file or directory given, else the system's. */
-static int tls_load_ca(struct tls_trust *t, const struct tls_config *cfg,
+/* The CAs: of the file given, else of where systems keep them all. */
+static int tls_load_ca(struct tls_creds *c, struct tls_config *cfg,
                        struct err *e)
 {
-    const char *file = cfg->ca_file;
+    static const char *const bundle[] = {
+        "/etc/ssl/certs/ca-certificates.crt",
+        "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/ca-bundle.pem",
+        "/etc/ssl/cert.pem"
+    };
     size_t i;
 
-    if (cfg->blind)
-        return 0;
-    if (file == NULL && cfg->ca_path != NULL)
-        return tls_ca_dir(t, cfg->ca_path, e);
-    for (i = 0; file == NULL && i < LENGTH(tls_bundle); i++)
-        if (os_exists(tls_bundle[i]))
-            file = tls_bundle[i];
-    if (file == NULL)
-        return err_set(e, "TLS: no CA is given, and this system has no bundle "
-                          "of them (as %s)", tls_bundle[0]);
-    if (tls_each(t, file, tls_add_anchor, e) != 0)
+    for (i = 0; cfg->ca_file == NULL && i < LENGTH(bundle); i++)
+        if (os_exists(bundle[i]))
+            cfg->ca_file = bundle[i];
+    if (cfg->ca_file == NULL)
+        return err_set(e, "TLS: no CA is given, and this system has no file "
+                          "of all: name one in CONSUL_CACERT, or a folder "
+                          "with ca.pem in DOCKER_CERT_PATH (in a container, "
+                          "mount it with -v)");
+    if (pem_each(cfg->ca_file, tls_add_anchor, c, e) != 0)
         return -1;
-    return t->anchors > 0 ? 0 : err_set(e, "%s: no certificate in it", file);
+    return c->anchors != NULL
+        ? 0 : err_set(e, "%s: no certificate in it", cfg->ca_file);
 }
 
-/* Our own certificate with its key. */
-static int tls_load_cert(struct tls_trust *t, const char *cert,
-                         const char *key, struct err *e)
+/* Our own certificate and its key. */
+static int tls_load_cert(struct tls_creds *c, const struct tls_config *cfg,
+                         struct err *e)
 {
-    br_skey_decoder_init(&t->key);
-    if (tls_each(t, cert, tls_add_cert, e) != 0)
+    if (pem_each(cfg->cert_file, tls_add_cert, c, e) != 0 ||
+        pem_each(cfg->key_file, tls_add_key, c, e) != 0)
         return -1;
-    if (t->chain_n == 0)
-        return err_set(e, "%s: no certificate in it", cert);
-    if (tls_each(t, key, tls_add_key, e) != 0)
-        return -1;
-    if (br_skey_decoder_key_type(&t->key) == 0)
-        return err_set(e, "%s: no private key in it", key);
-    return tls_key_fits(t)
-        ? 0 : err_set(e, "%s: not the key of the certificate in %s", key,
-                      cert);
-}
-
-/* Reads all files of the configuration; if they are good, they replace those
- * that were read before. */
-static int tls_load(struct tls_config *cfg, struct err *e)
-{
-    struct tls_trust *t = mem_zero(sizeof *t);
-
-    if (tls_load_ca(t, cfg, e) != 0 ||
-        (cfg->cert_file != NULL &&
-         tls_load_cert(t, cfg->cert_file, cfg->key_file, e) != 0)) {
-        t->retired = true;
-        tls_free_trust(t);
-        return -1;
-    }
-    if (cfg->trust != NULL)
-        cfg->trust->retired = true;
-    tls_free_trust(cfg->trust);
-    cfg->trust = t;
+    if (c->chain_n == 0)
+        return err_set(e, "%s: no certificate in it", cfg->cert_file);
+    if (br_skey_decoder_key_type(&c->key) == 0)
+        return err_set(e, "%s: no private key in it", cfg->key_file);
     return 0;
 }
 
-/* Adds the names of all files that tls_load may read. */
-static void tls_names(const struct tls_config *cfg, struct buf *list)
+static void tls_free_creds(struct tls_creds *c)
 {
-    bool system = cfg->on && cfg->ca_file == NULL && cfg->ca_path == NULL;
-    struct err e;
-    size_t i;
+    if (c != NULL)
+        mem_drop(&c->arena);
+    free(c);
+}
 
-    os_name(list, cfg->ca_file);
-    os_name(list, cfg->cert_file);
-    os_name(list, cfg->key_file);
-    for (i = 0; system && i < LENGTH(tls_bundle); i++)
-        os_name(list, tls_bundle[i]);
-    if (cfg->ca_path != NULL) {
-        buf_lit(list, cfg->ca_path);
-        os_name(list, "/");             /* itself, also while it is empty */
-        (void)os_directory(cfg->ca_path, list, &e);
+/* Reads all files.  If they are good they replace those of before, which no
+ * connection may use any more. */
+static int tls_load(struct tls_config *cfg, struct err *e)
+{
+    struct tls_creds *c = mem_zero(sizeof *c);
+
+    br_skey_decoder_init(&c->key);
+    if ((!cfg->insecure && tls_load_ca(c, cfg, e) != 0) ||
+        (cfg->cert_file != NULL && tls_load_cert(c, cfg, e) != 0)) {
+        tls_free_creds(c);
+        return -1;
     }
+    tls_free_creds(cfg->creds);
+    cfg->creds = c;
+    return 0;
+}
+
+/* Reads them again if a handshake has failed.  On failure those of before
+ * stay in force, and the reason is kept for tls_why. */
+static int tls_reload(struct tls_config *cfg, struct err *e)
+{
+    if (!cfg->stale)
+        return 0;
+    cfg->stale = false;
+    *cfg->reload_error.text = '\0';
+    if (tls_load(cfg, e) == 0)
+        return 0;
+    cfg->reload_error = *e;
+    return -1;
 }
 
 /* ---- The engine ---- */
 
 /* What we offer, the best first; what is not named here is not linked. */
-static void tls_profile(struct tls *t, const struct tls_config *cfg)
+static void tls_profile(struct tls *t)
 {
     static const uint16_t suite[] = {
         BR_TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256,
@@ -2984,8 +2782,7 @@ static void tls_profile(struct tls *t, const struct tls_config *cfg)
     br_ssl_engine_set_prf_sha256(e, br_tls12_sha256_prf);
     br_ssl_engine_set_prf_sha384(e, br_tls12_sha384_prf);
     br_ssl_engine_set_default_aes_gcm(e);
-    br_x509_minimal_init(x, &br_sha256_vtable, cfg->trust->anchor,
-                         cfg->trust->anchors);
+    br_x509_minimal_init(x, &br_sha256_vtable, NULL, 0); /* tls_verify */
     br_x509_minimal_set_rsa(x, br_rsa_i31_pkcs1_vrfy);
     br_x509_minimal_set_ecdsa(x, &br_ec_prime_i31, br_ecdsa_i31_vrfy_asn1);
     br_x509_minimal_set_minrsa(x, 256);         /* bytes: 2048 bits */
@@ -2994,161 +2791,129 @@ static void tls_profile(struct tls *t, const struct tls_config *cfg)
         br_x509_minimal_set_hash(x, hash_id[i], hash[i]);
     }
     br_ssl_engine_add_flags(e, BR_OPT_NO_RENEGOTIATION);
+    t->x509 = br_x509_minimal_vtable;
+    t->x509.append = tls_append;
+    t->x509.end_chain = tls_end_chain;
+    t->x509.get_pkey = tls_get_pkey;
+    x->vtable = &t->x509;
+    br_ssl_engine_set_x509(e, &x->vtable);
 }
 
 /* Has our certificate at hand for a server that asks for it. */
-static void tls_show_cert(struct tls *t, const struct tls_trust *trust)
+static void tls_show_cert(struct tls *t, const struct tls_creds *c)
 {
-    const br_rsa_private_key *rsa = br_skey_decoder_get_rsa(&trust->key);
-    const br_ec_private_key *ec = br_skey_decoder_get_ec(&trust->key);
+    const br_rsa_private_key *rsa = br_skey_decoder_get_rsa(&c->key);
+    const br_ec_private_key *ec = br_skey_decoder_get_ec(&c->key);
 
-    if (trust->chain_n > 0 && rsa != NULL)
-        br_ssl_client_set_single_rsa(&t->client, trust->chain, trust->chain_n,
-                                     rsa, br_rsa_i31_pkcs1_sign);
-    else if (trust->chain_n > 0 && ec != NULL)
-        br_ssl_client_set_single_ec(&t->client, trust->chain, trust->chain_n,
-                                    ec, BR_KEYTYPE_SIGN, 0, &br_ec_prime_i31,
+    if (rsa != NULL)
+        br_ssl_client_set_single_rsa(&t->client, c->chain, c->chain_n, rsa,
+                                     br_rsa_i31_pkcs1_sign);
+    else if (ec != NULL)
+        br_ssl_client_set_single_ec(&t->client, c->chain, c->chain_n, ec,
+                                    BR_KEYTYPE_SIGN, 0, &br_ec_prime_i31,
                                     br_ecdsa_i31_sign_asn1);
 }
 
-static void tls_free(struct tls *t)
+/* Begins a connection.  A name that is an address is not sent as SNI (RFC
+ * 6066 section 3).  NULL: why, in e. */
+static struct tls *tls_open(const struct tls_config *cfg, struct err *e)
 {
-    if (t != NULL) {
-        buf_free(&t->check.first);
-        t->trust->users--;
-        tls_free_trust(t->trust);
-        mem_wipe(t, sizeof *t);
-        free(t);
-    }
-}
-
-/* Reads the files again; those that are no good leave the ones before them in
- * force, and that is said once. */
-static void tls_reload(struct tls_config *cfg)
-{
-    struct err e = { "" };
-
-    if (tls_load(cfg, &e) != 0 && strcmp(e.text, cfg->unread.text) != 0)
-        log_at(LOG_ERROR, "TLS: %s: going on with what it was", e.text);
-    cfg->unread = e;
-    cfg->stale = false;
-}
-
-/* Begins a connection.  A name that is an address is checked by us, and not
- * sent as SNI (RFC 6066 section 3); an empty one would be checked by nobody.
- * NULL: why, in e. */
-static struct tls *tls_open(struct tls_config *cfg, struct err *e)
-{
-    unsigned char seed[32];
+    unsigned char seed[32], ip[16];
     struct tls *t;
     char *name;
 
-    if (cfg->stale)
-        tls_reload(cfg);
-    CHECK(cfg->name.n > 0 && cfg->trust != NULL);
+    CHECK(cfg->name.n > 0 && cfg->creds != NULL);
     if (!os_random(seed, sizeof seed)) {
         err_set(e, "TLS: no source of randomness");
         return NULL;
     }
     t = mem_zero(sizeof *t);
-    t->trust = cfg->trust;
-    t->trust->users++;
-    tls_profile(t, cfg);
-    tls_show_cert(t, cfg->trust);
-    t->check.vtable = &tls_check_class;
-    t->check.minimal = &t->minimal;
-    t->check.blind = cfg->blind;
-    t->check.name = cfg->name;
-    t->check.ip_n = os_ip(cfg->name, t->check.ip);
-    br_ssl_engine_set_x509(&t->client.eng, &t->check.vtable);
+    t->config = cfg;
+    tls_profile(t);
+    tls_show_cert(t, cfg->creds);
     br_ssl_engine_set_buffers_bidi(&t->client.eng, t->in, sizeof t->in, t->out,
                                    sizeof t->out);
     br_ssl_engine_inject_entropy(&t->client.eng, seed, sizeof seed);
-    mem_wipe(seed, sizeof seed);
-    name = t->check.ip_n > 0 ? NULL : str_dup(cfg->name);
+    name = os_ip(cfg->name, ip) > 0 ? NULL : str_dup(cfg->name);
     (void)br_ssl_client_reset(&t->client, name, 0);     /* the engine tells */
     free(name);
     return t;
 }
 
-struct tls_word {
+static void tls_free(struct tls *t)
+{
+    size_t i;
+
+    for (i = 0; t != NULL && i < CERTS_MAX; i++)
+        buf_free(&t->cert[i]);
+    free(t);
+}
+
+#define TLS_ALERT(n) BR_ERR_RECV_FATAL_ALERT + (n), "the server refuses: "
+
+/* The errors on which a person can act; of others the number is told. */
+static const struct {
     int error;
-    const char *words;
+    const char *text;
+} tls_errors[] = {
+    { BR_ERR_UNSUPPORTED_VERSION, "the server does not speak TLS 1.2" },
+    { BR_ERR_X509_UNSUPPORTED, "a certificate has a key or signature that is "
+        "not supported (RSA PKCS#1 and ECDSA P-256, P-384, P-521 with SHA-2 "
+        "are)" },
+    { BR_ERR_X509_LIMIT_EXCEEDED, "too many certificates (10 can be read) or "
+        "too large ones (64 kB, RSA keys of 4096 bits)" },
+    { BR_ERR_X509_WEAK_PUBLIC_KEY, "a certificate's RSA key is too short: "
+        "less than 2048 bits" },
+    { BR_ERR_X509_BAD_SIGNATURE, "a certificate is not signed by the CA that "
+        "it names, but by another key" },
+    { BR_ERR_X509_EXPIRED, "a certificate of the server, or the CA's, has "
+        "expired or is not yet valid" },
+    { BR_ERR_X509_DN_MISMATCH, "the server's certificates are out of order: "
+        "each must be followed by its issuer's" },
+    { BR_ERR_X509_NOT_CA, "a certificate is signed by one that is no CA's, or "
+        "that allows no further CA (pathlen)" },
+    { BR_ERR_X509_FORBIDDEN_KEY_USAGE, "a certificate is signed by a CA that "
+        "may not sign certificates (keyUsage)" },
+    { BR_ERR_X509_CRITICAL_EXTENSION, "a certificate has a critical extension "
+        "that is not supported" },
+    { TLS_ALERT(40) "handshake_failure (it wants a client certificate, or "
+        "nothing is in common: TLS 1.2 with ECDHE on P-256, P-384 or P-521 "
+        "and AES-GCM is needed)" },
+    { TLS_ALERT(42) "bad_certificate (ours is missing or not accepted)" },
+    { TLS_ALERT(48) "unknown_ca (of our client certificate)" },
+    { TLS_ALERT(51) "decrypt_error (is our key that of our certificate?)" },
+    { TLS_ALERT(70) "protocol_version (TLS 1.2 is needed)" },
+    { TLS_ALERT(116) "certificate_required (it wants a client certificate)" },
 };
 
-static const struct tls_word tls_errors[] = {
-    { BR_ERR_BAD_PARAM, "malformed message" },
-    { BR_ERR_UNSUPPORTED_VERSION, "no common version (TLS 1.2 is needed), or "
-                                  "the server does not speak TLS" },
-    { BR_ERR_BAD_VERSION, "a record of another version than agreed on" },
-    { BR_ERR_BAD_LENGTH, "a record of impossible length, or the server does "
-                         "not speak TLS" },
-    { BR_ERR_TOO_LARGE, "a record that is too large" },
-    { BR_ERR_BAD_MAC, "a record that is not authentic" },
-    { BR_ERR_NO_RANDOM, "no source of randomness" },
-    { BR_ERR_UNEXPECTED, "unexpected message, or the server does not speak "
-                         "TLS" },
-    { BR_ERR_BAD_CIPHER_SUITE, "the server chose what was not offered" },
-    { BR_ERR_INVALID_ALGORITHM, "a curve or signature that is not supported" },
-    { BR_ERR_BAD_SIGNATURE, "bad signature in the handshake" },
-    { BR_ERR_WRONG_KEY_USAGE, "the certificate's key may not be used so "
-                              "(keyUsage)" },
-    { BR_ERR_X509_UNSUPPORTED, "the certificates have a key or signature that "
-        "is not supported (RSA PKCS#1 and ECDSA P-256, P-384, P-521 with "
-        "SHA-2 are)" },
-    { BR_ERR_X509_LIMIT_EXCEEDED, "the certificate is too large, or its RSA "
-                                  "key has over 4096 bits" },
-    { BR_ERR_X509_BAD_SIGNATURE, "bad signature in the certificates" },
-    { BR_ERR_X509_EXPIRED, "a certificate of the server's chain has expired "
-                           "or is not yet valid" },
-    { BR_ERR_X509_DN_MISMATCH, "the certificates are out of order" },
-    { BR_ERR_X509_BAD_SERVER_NAME, "the certificate is for another name" },
-    { BR_ERR_X509_CRITICAL_EXTENSION, "the certificate has a critical "
-                                      "extension that is not supported" },
-    { BR_ERR_X509_NOT_CA, "an intermediate certificate is not a CA's" },
-    { BR_ERR_X509_FORBIDDEN_KEY_USAGE, "the certificate may not be used so "
-                                       "(keyUsage)" },
-    { BR_ERR_X509_WEAK_PUBLIC_KEY, "the certificate's RSA key has less than "
-                                   "2048 bits" },
-    { BR_ERR_X509_NOT_TRUSTED, "the certificate is not signed by a CA that is "
-                               "trusted" },
-}, tls_alerts[] = {
-    { 40, "handshake_failure (it wants a client certificate, or there is "
-          "nothing in common: TLS 1.2 with ECDHE on P-256, P-384 or P-521 "
-          "and AES-GCM is needed)" },
-    { 42, "bad_certificate (our client certificate is missing or refused)" },
-    { 43, "unsupported_certificate" }, { 44, "certificate_revoked" },
-    { 45, "certificate_expired" }, { 46, "certificate_unknown" },
-    { 47, "illegal_parameter" },
-    { 48, "unknown_ca (it does not know who signed our client "
-          "certificate)" },
-    { 49, "access_denied" }, { 50, "decode_error" }, { 51, "decrypt_error" },
-    { 70, "protocol_version (TLS 1.2 is needed)" },
-    { 71, "insufficient_security" }, { 80, "internal_error" },
-    { 112, "unrecognized_name" },
-    { 116, "certificate_required (it wants a client certificate)" },
-};
-
-/* Why the engine has failed: a sentence that a person can act on. */
+/* Why the engine has failed: a sentence, which a person can act on. */
 static int tls_why(const struct tls *t, struct err *e)
 {
+    const char *reload = t->config->reload_error.text;
     int error = br_ssl_engine_last_error(&t->client.eng);
     bool alert = error >= BR_ERR_RECV_FATAL_ALERT &&
                  error < BR_ERR_SEND_FATAL_ALERT;
-    const struct tls_word *w = alert ? tls_alerts : tls_errors;
-    size_t n = alert ? LENGTH(tls_alerts) : LENGTH(tls_errors);
+    struct err why = t->why;
+    size_t i;
 
-    if (*t->check.why.text != '\0')
-        return err_set(e, "TLS: %s", t->check.why.text);
-    if (t->heard == 4 && memcmp(t->hello, "HTTP", 4) == 0)
-        return err_set(e, "TLS: the server speaks plain HTTP on this port");
-    error -= alert ? BR_ERR_RECV_FATAL_ALERT : 0;
-    for (; n > 0; n--, w++)
-        if (w->error == error)
-            return err_set(e, "TLS: %s%s", alert ? "the server refuses: " : "",
-                           w->words);
-    return err_set(e, "TLS: %s %d", alert ? "the server refuses: alert"
-                                          : "error of BearSSL", error);
+    if (*why.text == '\0' && error == BR_ERR_X509_NOT_TRUSTED)
+        err_set(&why, "the certificate is not signed by a valid CA of %s, or "
+                      "the server does not send its intermediate ones",
+                t->config->ca_file);
+    if (t->first_n == 4 && memcmp(t->first_bytes, "HTTP", 4) == 0)
+        err_set(&why, "the server speaks plain HTTP on this port: use its TLS "
+                      "port, or consul://");
+    else if (t->first_n > 0 && (*t->first_bytes < 20 || *t->first_bytes > 23))
+        err_set(&why, "the server does not speak TLS on this port");
+    for (i = 0; *why.text == '\0' && i < LENGTH(tls_errors); i++)
+        if (tls_errors[i].error == error)
+            err_set(&why, "%s", tls_errors[i].text);
+    if (*why.text == '\0')
+        err_set(&why, alert ? "the server refuses: alert %d"
+                            : "error %d of BearSSL",
+                error - (alert ? BR_ERR_RECV_FATAL_ALERT : 0));
+    return err_set(e, *reload == '\0' ? "TLS: %s%s" : "TLS: %s; the files "
+                      "could not be read again: %s", why.text, reload);
 }
 
 /* Moves one piece between the engine and its peers, in the order in which
@@ -3187,8 +2952,8 @@ static enum io tls_move(struct tls *t, int fd, struct str *out, int *error)
         p = br_ssl_engine_recvrec_buf(e, &n);
         io = os_read_into(fd, p, &n, error);
         if (io == IO_OK) {
-            for (i = 0; i < n && t->heard < sizeof t->hello; i++)
-                t->hello[t->heard++] = (char)p[i];
+            for (i = 0; i < n && t->first_n < sizeof t->first_bytes; i++)
+                t->first_bytes[t->first_n++] = p[i];
             br_ssl_engine_recvrec_ack(e, n);
         }
     }
@@ -3750,6 +3515,14 @@ static void conn_reset(struct endpoint *p)
                     false);
     p->addresses = 0;
     p->dropped = false;
+}
+
+/* A session begins, so no connection is open. */
+static void conn_begin(struct endpoint *p)
+{
+    struct err e;
+
+    (void)tls_reload(&p->tls, &e);      /* if it fails, tls_why tells */
 }
 
 /* Gives the connection a request and asks for nothing yet. */
@@ -7612,9 +7385,12 @@ static void bridge_sessions(struct bridge *b)
 {
     struct session *s = &b->with_reg;
 
-    if (b->with_engine.state == AWAY && b->now >= b->with_engine.due)
+    if (b->with_engine.state == AWAY && b->now >= b->with_engine.due) {
+        conn_begin(&b->engine);
         bridge_engine_begin(b);
+    }
     if (s->state == AWAY && b->now >= s->due) {
+        conn_begin(&b->reg.peer);
         s->state = ASKING;
         s->step = 0;
     }
@@ -8146,12 +7922,14 @@ static int opt_consul_tls(struct endpoint *p, struct err *e)
     if (verify.n > 0 && !opt_bool(verify, &on))
         return err_set(e, "CONSUL_HTTP_SSL_VERIFY is true or false, not "
                           "\"%.*s\"", PUT(verify));
-    p->tls.blind = !on;
+    if (opt_env("CONSUL_CAPATH").n > 0)
+        return err_set(e, "CONSUL_CAPATH is not supported: name a file of CAs "
+                          "in CONSUL_CACERT instead");
+    p->tls.insecure = !on;
     if (!on)
         log_at(LOG_WARN, "CONSUL_HTTP_SSL_VERIFY=false: ANYBODY between here "
                          "and Consul can read and change everything");
     p->tls.ca_file = opt_env_file("CONSUL_CACERT", "CONSUL_CACERT");
-    p->tls.ca_path = opt_env_file("CONSUL_CAPATH", "CONSUL_CAPATH");
     p->tls.cert_file = opt_env_file("CONSUL_CLIENT_CERT", "CONSUL_TLSCERT");
     p->tls.key_file = opt_env_file("CONSUL_CLIENT_KEY", "CONSUL_TLSKEY");
     if ((p->tls.cert_file == NULL) != (p->tls.key_file == NULL))
@@ -8357,8 +8135,12 @@ static void opt_confine(const struct bridge *b)
     os_name(&files, "/etc/hosts");
     os_name(&files, "/etc/resolv.conf");
     os_name(&files, b->reg.token_file);
-    tls_names(&b->engine.tls, &files);
-    tls_names(&b->reg.peer.tls, &files);
+    os_name(&files, b->engine.tls.ca_file);
+    os_name(&files, b->engine.tls.cert_file);
+    os_name(&files, b->engine.tls.key_file);
+    os_name(&files, b->reg.peer.tls.ca_file);
+    os_name(&files, b->reg.peer.tls.cert_file);
+    os_name(&files, b->reg.peer.tls.key_file);
     if (os_confine(buf_str(&files), b->opt.ip.n > 0, &e) != 0)
         log_at(LOG_WARN, "not as confined as it could be: %s", e.text);
     buf_free(&files);
