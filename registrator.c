@@ -2237,9 +2237,9 @@ struct cert_info {
     size_t signed_n;            /* how much of it is not signature */
     struct str issuer, subject;
     struct str names;           /* subjectAltName; empty: none */
-    bool for_servers;           /* extendedKeyUsage allows it, or is missing */
     bool may_sign;              /* keyUsage allows it, or is missing */
-    bool limited;               /* it has nameConstraints */
+    const char *unfit;          /* why it is neither for servers nor for their
+                                   CAs; NULL: it may be */
     uint64_t seen;              /* extensions 2.5.29.N, a bit for each N */
 };
 
@@ -2394,10 +2394,11 @@ static bool cert_extension(struct cert_info *c, struct str x)
         c->names = in;
         break;
     case CERT_LIMITS:
-        c->limited = true;
+        c->unfit = "has nameConstraints, which are not supported";
         break;
     case CERT_PURPOSES:
-        c->for_servers = cert_is_server(in);
+        if (!cert_is_server(in))
+            c->unfit = "is not for servers (extendedKeyUsage)";
     }
     return true;
 }
@@ -2411,7 +2412,7 @@ static bool cert_parse(struct str der, struct cert_info *c)
     memset(c, 0, sizeof *c);
     c->der = der;
     c->names = STR("");
-    c->for_servers = c->may_sign = true;
+    c->may_sign = true;
     if (!der_take(&der, 0x30, &cert) || der.n > 0 ||
         !der_take(&cert, 0x30, &tbs))
         return false;
@@ -2435,15 +2436,6 @@ static bool cert_parse(struct str der, struct cert_info *c)
         if (!der_take(&list, 0x30, &part) || !cert_extension(c, part))
             return false;
     return true;
-}
-
-/* Why neither a server nor a CA may have it; NULL: they may. */
-static const char *cert_unfit(const struct cert_info *c)
-{
-    if (!c->for_servers)
-        return "certificate is not for servers (extendedKeyUsage)";
-    return c->limited ? "certificate has nameConstraints, which are not "
-                        "supported" : NULL;
 }
 
 /* ---- The verdict on the server's certificates ---- */
@@ -2471,12 +2463,13 @@ static int tls_inspect(const struct tls *t, size_t n, struct cert_info *c,
     int result = 0;
     size_t i;
 
-    for (i = 0; i < n; i++)
+    for (i = 0; i < n; i++) {
         if (!cert_parse(buf_str(&t->cert[i]), &c[i]))
-            return err_set(e, "malformed certificate");
-        else if (cert_unfit(&c[i]) != NULL)
-            return err_set(e, "%s %s", i == 0 ? "the" : "an intermediate",
-                           cert_unfit(&c[i]));
+            c[i].unfit = "is malformed";
+        if (c[i].unfit != NULL)
+            return err_set(e, "%s certificate %s",
+                           i == 0 ? "the" : "an intermediate", c[i].unfit);
+    }
     if (!c->may_sign)
         return err_set(e, "the certificate may not sign (keyUsage)");
     if (!cert_is_for(c->names, want, &names))
@@ -2487,16 +2480,21 @@ static int tls_inspect(const struct tls *t, size_t n, struct cert_info *c,
     return result;
 }
 
-/* BearSSL's verdict on the first n certificates and the CA that has signed
- * the last of them; 0: nothing is wrong.  BearSSL does not look at the
- * certificates of its own trust anchors: so it gets none, and this one as the
- * end of the chain, without the signature, which nobody has to trust. */
+/* The verdict on the first n certificates and the CA that is to have signed
+ * the last of them; 0: all is well.  BearSSL does not look at certificates of
+ * trust anchors: so it gets no anchors, and the CA's certificate as the last
+ * of the chain, but without the signature, since it is trusted as it is. */
 static unsigned tls_verify(struct tls *t, size_t n, const struct cert_info *ca)
 {
     const br_x509_class *x = &br_x509_minimal_vtable;
     const br_x509_class **m = &t->minimal.vtable;
     size_t i;
 
+    *t->why.text = '\0';
+    if (ca->unfit != NULL) {
+        err_set(&t->why, "the CA's certificate %s", ca->unfit);
+        return BR_ERR_X509_NOT_TRUSTED;
+    }
     x->start_chain(m, NULL);            /* names: see tls_inspect */
     for (i = 0; i < n; i++) {
         x->start_cert(m, (uint32_t)t->cert[i].n);
@@ -2508,30 +2506,21 @@ static unsigned tls_verify(struct tls *t, size_t n, const struct cert_info *ca)
     return (unsigned)t->minimal.err;
 }
 
-/* Looks in the CA file for the server's certificate itself (i is 0), or for a
- * CA of the name that the i-th certificate gives as its issuer. */
+/* Looks in the CA file for a CA that has signed one of the n certificates, or
+ * for the server's certificate itself. */
 static unsigned tls_find_ca(struct tls *t, size_t n, const struct cert_info *c)
 {
     const struct cert_info *ca = t->config->creds->anchors;
     unsigned error = BR_ERR_X509_NOT_TRUSTED;
     size_t i;
 
-    for (; ca != NULL; ca = ca->next)
-        for (i = 0; i <= n; i++) {
-            if (i == 0 ? !str_eq(ca->der, c->der)
-                       : !str_eq(ca->subject, c[i - 1].issuer))
-                continue;
-            if (cert_unfit(ca) != NULL) {
-                err_set(&t->why, "the CA's %s", cert_unfit(ca));
-                continue;
-            }
-            error = tls_verify(t, i, ca);
-            if (error == 0) {
-                t->key = &t->minimal.pkey;
-                *t->why.text = '\0';
-                return 0;
-            }
-        }
+    for (; error != 0 && ca != NULL; ca = ca->next)
+        for (i = 0; error != 0 && i <= n; i++)
+            if (i > 0 ? str_eq(ca->subject, c[i - 1].issuer)
+                      : str_eq(ca->der, c->der))
+                error = tls_verify(t, i, ca);
+    if (error == 0)
+        t->key = &t->minimal.pkey;
     return error;
 }
 
@@ -2573,7 +2562,8 @@ static const br_x509_pkey *tls_get_pkey(const br_x509_class *const *x,
 
 /* ---- Files: PEM (RFC 7468) ---- */
 
-/* What is done with an object of a PEM file; -1 and the reason. */
+/* Takes an object of a PEM file.  1: it is used; 0: it is none for us; -1: it
+ * is no good, and why. */
 typedef int pem_use(struct tls_creds *, struct str name, struct str der,
                     const char *path, struct err *);
 
@@ -2584,15 +2574,15 @@ static void pem_collect(void *to, const void *p, size_t n)
     buf_add(to, s);
 }
 
-/* Calls use(c, ...) for each object of a file.  BearSSL wants lines that end
- * in LF, the last one too. */
-static int pem_each(const char *path, pem_use *use, struct tls_creds *c,
-                    struct err *e)
+/* Calls use(c, ...) for each object of a file, which must have one at least
+ * that is `what`.  BearSSL wants lines that end in LF, the last one too. */
+static int pem_each(const char *path, const char *what, pem_use *use,
+                    struct tls_creds *c, struct err *e)
 {
     struct buf text = { .max = PEM_MAX }, der = { .max = 0 };
     br_pem_decoder_context pem;
     char name[sizeof pem.name] = "";    /* empty: between objects */
-    int result = os_file(path, &text, e), event;
+    int result = os_file(path, &text, e), event, used = 0;
     size_t i, n = 0;
 
     for (i = 0; i < text.n; i++)
@@ -2601,7 +2591,7 @@ static int pem_each(const char *path, pem_use *use, struct tls_creds *c,
     text.n = n;
     buf_byte(&text, '\n');
     br_pem_decoder_init(&pem);
-    for (i = 0; result == 0 && i < text.n;) {
+    for (i = 0; result >= 0 && i < text.n;) {
         i += br_pem_decoder_push(&pem, text.p + i, text.n - i);
         event = br_pem_decoder_event(&pem);
         if (event == BR_PEM_BEGIN_OBJ) {
@@ -2610,17 +2600,20 @@ static int pem_each(const char *path, pem_use *use, struct tls_creds *c,
             br_pem_decoder_setdest(&pem, pem_collect, &der);
         } else if (event == BR_PEM_END_OBJ) {
             result = use(c, str_of(name), buf_str(&der), path, e);
+            used |= result;
             *name = '\0';
-        } else if (event == BR_PEM_ERROR) {     /* also: Proc-Type: */
-            result = err_set(e, "%s: malformed PEM, or an encrypted key",
+        } else if (event == BR_PEM_ERROR) {
+            result = err_set(e, "%s: PEM that is malformed or encrypted",
                              path);
         }
     }
-    if (result == 0 && *name != '\0')
+    if (result >= 0 && *name != '\0')
         result = err_set(e, "%s: PEM that ends early", path);
+    else if (result >= 0 && used == 0)
+        result = err_set(e, "%s: no %s in it", path, what);
     buf_free(&der);
     buf_free(&text);
-    return result;
+    return result < 0 ? -1 : 0;
 }
 
 /* ---- The files of a configuration ---- */
@@ -2639,7 +2632,7 @@ static int tls_add_anchor(struct tls_creds *c, struct str name, struct str der,
         return err_set(e, "%s: malformed certificate", path);
     a->next = c->anchors;
     c->anchors = a;
-    return 0;
+    return 1;
 }
 
 /* Adds a certificate to our own chain. */
@@ -2653,7 +2646,7 @@ static int tls_add_cert(struct tls_creds *c, struct str name, struct str der,
     c->chain[c->chain_n].data =
         memcpy(mem_get(&c->arena, der.n), der.p, der.n);
     c->chain[c->chain_n++].data_len = der.n;
-    return 0;
+    return 1;
 }
 
 /* Takes our private key: PKCS#1, PKCS#8 or SEC1. */
@@ -2662,8 +2655,6 @@ static int tls_add_key(struct tls_creds *c, struct str name, struct str der,
 {
     int error;
 
-    if (str_eq(name, STR("ENCRYPTED PRIVATE KEY")))
-        return err_set(e, "%s: an encrypted key", path);
     if (!str_suffix(name, STR("PRIVATE KEY")))
         return 0;               /* EC PARAMETERS, certificates */
     if (br_skey_decoder_key_type(&c->key) != 0)
@@ -2674,7 +2665,8 @@ static int tls_add_key(struct tls_creds *c, struct str name, struct str der,
     if (error == BR_ERR_X509_UNSUPPORTED)
         return err_set(e, "%s: a kind of key that is not supported (RSA and "
                           "EC P-256, P-384, P-521 are)", path);
-    return error == 0 ? 0 : err_set(e, "%s: malformed private key", path);
+    return error == 0 ? 1 : err_set(e, "%s: a private key that is malformed "
+                                       "or encrypted", path);
 }
 
 /* The CAs: of the file given, else of where systems keep them all. */
@@ -2696,24 +2688,7 @@ static int tls_load_ca(struct tls_creds *c, struct tls_config *cfg,
                           "of all: name one in CONSUL_CACERT, or a folder "
                           "with ca.pem in DOCKER_CERT_PATH (in a container, "
                           "mount it with -v)");
-    if (pem_each(cfg->ca_file, tls_add_anchor, c, e) != 0)
-        return -1;
-    return c->anchors != NULL
-        ? 0 : err_set(e, "%s: no certificate in it", cfg->ca_file);
-}
-
-/* Our own certificate and its key. */
-static int tls_load_cert(struct tls_creds *c, const struct tls_config *cfg,
-                         struct err *e)
-{
-    if (pem_each(cfg->cert_file, tls_add_cert, c, e) != 0 ||
-        pem_each(cfg->key_file, tls_add_key, c, e) != 0)
-        return -1;
-    if (c->chain_n == 0)
-        return err_set(e, "%s: no certificate in it", cfg->cert_file);
-    if (br_skey_decoder_key_type(&c->key) == 0)
-        return err_set(e, "%s: no private key in it", cfg->key_file);
-    return 0;
+    return pem_each(cfg->ca_file, "certificate", tls_add_anchor, c, e);
 }
 
 static void tls_free_creds(struct tls_creds *c)
@@ -2731,7 +2706,9 @@ static int tls_load(struct tls_config *cfg, struct err *e)
 
     br_skey_decoder_init(&c->key);
     if ((!cfg->insecure && tls_load_ca(c, cfg, e) != 0) ||
-        (cfg->cert_file != NULL && tls_load_cert(c, cfg, e) != 0)) {
+        (cfg->cert_file != NULL &&
+         (pem_each(cfg->cert_file, "certificate", tls_add_cert, c, e) != 0 ||
+          pem_each(cfg->key_file, "private key", tls_add_key, c, e) != 0))) {
         tls_free_creds(c);
         return -1;
     }
@@ -2862,20 +2839,15 @@ static const struct {
         "are)" },
     { BR_ERR_X509_LIMIT_EXCEEDED, "too many certificates (10 can be read) or "
         "too large ones (64 kB, RSA keys of 4096 bits)" },
-    { BR_ERR_X509_WEAK_PUBLIC_KEY, "a certificate's RSA key is too short: "
-        "less than 2048 bits" },
-    { BR_ERR_X509_BAD_SIGNATURE, "a certificate is not signed by the CA that "
-        "it names, but by another key" },
-    { BR_ERR_X509_EXPIRED, "a certificate of the server, or the CA's, has "
-        "expired or is not yet valid" },
-    { BR_ERR_X509_DN_MISMATCH, "the server's certificates are out of order: "
-        "each must be followed by its issuer's" },
-    { BR_ERR_X509_NOT_CA, "a certificate is signed by one that is no CA's, or "
-        "that allows no further CA (pathlen)" },
-    { BR_ERR_X509_FORBIDDEN_KEY_USAGE, "a certificate is signed by a CA that "
-        "may not sign certificates (keyUsage)" },
-    { BR_ERR_X509_CRITICAL_EXTENSION, "a certificate has a critical extension "
-        "that is not supported" },
+    { BR_ERR_X509_WEAK_PUBLIC_KEY, "an RSA key is shorter than 2048 bits" },
+    { BR_ERR_X509_BAD_SIGNATURE, "a certificate has not been signed by the CA "
+        "of that name" },
+    { BR_ERR_X509_EXPIRED, "a certificate has expired or is not yet valid" },
+    { BR_ERR_X509_DN_MISMATCH, "the server's certificates are out of order" },
+    { BR_ERR_X509_NOT_CA, "a certificate is signed by what is no CA, or by "
+        "one that allows no further CA (pathlen)" },
+    { BR_ERR_X509_FORBIDDEN_KEY_USAGE, "a CA may not sign (keyUsage)" },
+    { BR_ERR_X509_CRITICAL_EXTENSION, "an unknown extension is critical" },
     { TLS_ALERT(40) "handshake_failure (it wants a client certificate, or "
         "nothing is in common: TLS 1.2 with ECDHE on P-256, P-384 or P-521 "
         "and AES-GCM is needed)" },
@@ -2891,27 +2863,26 @@ static int tls_why(const struct tls *t, struct err *e)
 {
     const char *reload = t->config->reload_error.text;
     int error = br_ssl_engine_last_error(&t->client.eng);
-    bool alert = error >= BR_ERR_RECV_FATAL_ALERT &&
-                 error < BR_ERR_SEND_FATAL_ALERT;
     struct err why = t->why;
     size_t i;
 
-    if (*why.text == '\0' && error == BR_ERR_X509_NOT_TRUSTED)
-        err_set(&why, "the certificate is not signed by a valid CA of %s, or "
-                      "the server does not send its intermediate ones",
-                t->config->ca_file);
     if (t->first_n == 4 && memcmp(t->first_bytes, "HTTP", 4) == 0)
         err_set(&why, "the server speaks plain HTTP on this port: use its TLS "
                       "port, or consul://");
     else if (t->first_n > 0 && (*t->first_bytes < 20 || *t->first_bytes > 23))
         err_set(&why, "the server does not speak TLS on this port");
+    else if (*why.text == '\0' && error == BR_ERR_X509_NOT_TRUSTED)
+        err_set(&why, "the server's certificate is not signed by a CA in %s, "
+                      "or it does not send its intermediate certificates",
+                t->config->ca_file);
     for (i = 0; *why.text == '\0' && i < LENGTH(tls_errors); i++)
         if (tls_errors[i].error == error)
             err_set(&why, "%s", tls_errors[i].text);
-    if (*why.text == '\0')
-        err_set(&why, alert ? "the server refuses: alert %d"
-                            : "error %d of BearSSL",
-                error - (alert ? BR_ERR_RECV_FATAL_ALERT : 0));
+    if (*why.text == '\0' && error >= BR_ERR_RECV_FATAL_ALERT)
+        err_set(&why, "the server refuses: alert %d",
+                error - BR_ERR_RECV_FATAL_ALERT);
+    else if (*why.text == '\0')
+        err_set(&why, "error %d of BearSSL", error);
     return err_set(e, *reload == '\0' ? "TLS: %s%s" : "TLS: %s; the files "
                       "could not be read again: %s", why.text, reload);
 }

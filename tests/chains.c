@@ -20,7 +20,7 @@ static void judge(char *line)
 
     cfg.ca_file = path[0];
     if (tls_load(&cfg, &why) != 0 ||
-        pem_each(path[1], tls_add_cert, &sent, &why) != 0) {
+        pem_each(path[1], "certificate", tls_add_cert, &sent, &why) != 0) {
         printf("files %s\n", why.text);
     } else {
         for (i = 0; i < sent.chain_n; i++) {

@@ -430,7 +430,7 @@ static int fuzz_see(struct tls_creds *c, struct str name, struct str der,
     buf_add(&fuzz_seen, name);
     buf_byte(&fuzz_seen, '\n');
     buf_add(&fuzz_seen, der);
-    return 0;
+    return 1;
 }
 
 /* Uses a file as CAs, as our certificates, as a key, or as it is. */
@@ -448,7 +448,7 @@ static struct str fuzz_pem_used(struct buf *b, unsigned how, struct str in)
     int result;
 
     b->n = fuzz_seen.n = 0;
-    result = pem_each(path, use[how % 4], c, &e);
+    result = pem_each(path, "object", use[how % 4], c, &e);
     CHECK(result == 0 ? *e.text == '\0'
                       : str_prefix(str_of(e.text), str_of(path)));
     CHECK(c->chain_n <= CERTS_MAX);
@@ -496,7 +496,7 @@ static void fuzz_pem(struct str in)
         rest = str_from(rest, line.n);
     }
     buf_lit(&b, "-----END X-----");
-    CHECK(pem_each(spill(0, buf_str(&b)), fuzz_see, NULL, &e) == 0);
+    CHECK(pem_each(spill(0, buf_str(&b)), "X", fuzz_see, NULL, &e) == 0);
     CHECK(str_prefix(buf_str(&fuzz_seen), STR("X\n")) &&
           str_eq(str_from(buf_str(&fuzz_seen), 2), in));
     buf_free(&once);
@@ -534,8 +534,8 @@ static void fuzz_der(struct str in)
               cert_is_for(d.names, want, &names));
         CHECK(str_eq(c.issuer, d.issuer) && str_eq(c.subject, d.subject) &&
               str_eq(c.names, d.names) && c.signed_n == d.signed_n &&
-              c.for_servers == d.for_servers && c.may_sign == d.may_sign &&
-              c.limited == d.limited && c.seen == d.seen);
+              c.unfit == d.unfit && c.may_sign == d.may_sign &&
+              c.seen == d.seen);
     }
     for (rest = der; der_next(&rest, &tag, &part);)
         CHECK(within(part, der));
@@ -583,7 +583,7 @@ static void fuzz_chain(struct str in)
     CHECK(verdict(&cfg, cert, n, 1, &again) == error);
     CHECK(verdict(&none, cert, n, SIZE_MAX, &again) != 0);
     if (error == 0 && !cfg.insecure) {
-        CHECK(n > 0 && cert_parse(cert[0], &c) && c.for_servers);
+        CHECK(n > 0 && cert_parse(cert[0], &c) && c.unfit == NULL);
         CHECK(cert_is_for(c.names, cfg.name, &names));
         cfg.name = STR("c.example.test");
         CHECK(verdict(&cfg, cert, n, SIZE_MAX, &again) != 0 &&
@@ -615,16 +615,16 @@ static void fuzz_key(struct str in)
         memset(c, 0, sizeof *c);
         br_skey_decoder_init(&c->key);
         result[k] = tls_add_key(c, name, edge(str_from(in, 1)), "f", &e[k]);
-        CHECK(result[k] == 0 ? br_skey_decoder_key_type(&c->key) != 0
+        CHECK(result[k] >= 0 ? br_skey_decoder_key_type(&c->key) != 0
                              : str_prefix(str_of(e[k].text), STR("f: ")));
         for (i = 24; i < sizeof c->slack; i++)
             CHECK(c->slack[i] == 0);
         rsa = br_skey_decoder_get_rsa(&c->key);
         ec = br_skey_decoder_get_ec(&c->key);
-        if (result[k] == 0 && ec != NULL)
+        if (result[k] == 1 && ec != NULL)
             signed_n[k] = br_ecdsa_i31_sign_asn1(
                 &br_ec_prime_i31, &br_sha256_vtable, hash, ec, sig);
-        else if (result[k] == 0 && (rsa->n_bitlen + 7) / 8 <= sizeof sig)
+        else if (result[k] == 1 && (rsa->n_bitlen + 7) / 8 <= sizeof sig)
             signed_n[k] = br_rsa_i31_pkcs1_sign(BR_HASH_OID_SHA256, hash, 32,
                                                 rsa, sig);
     }
