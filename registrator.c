@@ -2275,6 +2275,7 @@ struct tls {
     struct buf cert[CERTS_MAX]; /* of the server, its own first */
     const br_x509_pkey *key;    /* of that one; NULL: it is refused */
     struct err why;             /* more than BearSSL's error says, or empty */
+    bool ca_failed;             /* what is wrong is wrong with the CA */
     unsigned char first_bytes[4];       /* of the server, */
     size_t first_n;             /* and how many they are */
     bool ready;                 /* the handshake is done */
@@ -2324,10 +2325,6 @@ static bool der_take(struct str *s, unsigned want, struct str *in)
 }
 
 /* ---- Certificates (RFC 5280 section 4) ---- */
-
-enum {                          /* extensions, the end of 2.5.29.N */
-    CERT_KEY_USAGE = 15, CERT_NAMES = 17, CERT_LIMITS = 30, CERT_PURPOSES = 37
-};
 
 /* Whether one of the names, dNSName [2] or iPAddress [7], is the one wanted.
  * The "*" of "*.example.com" stands for one label (RFC 6125 6.4.3).  Adds all
@@ -2387,16 +2384,16 @@ static bool cert_extension(struct cert_info *c, struct str x)
         return false;
     c->seen |= id > 0 && id < 64 ? (uint64_t)1 << id : 0;
     switch (id) {
-    case CERT_KEY_USAGE:                /* the first byte counts bits */
+    case 15:                            /* keyUsage, after a count of bits */
         c->may_sign = in.n > 1 && (in.p[1] & 0x80) != 0;
         break;
-    case CERT_NAMES:
+    case 17:                            /* subjectAltName */
         c->names = in;
         break;
-    case CERT_LIMITS:
+    case 30:
         c->unfit = "has nameConstraints, which are not supported";
         break;
-    case CERT_PURPOSES:
+    case 37:
         if (!cert_is_server(in))
             c->unfit = "is not for servers (extendedKeyUsage)";
     }
@@ -2503,6 +2500,7 @@ static unsigned tls_verify(struct tls *t, size_t n, const struct cert_info *ca)
     }
     x->start_cert(m, (uint32_t)ca->der.n);
     x->append(m, (const unsigned char *)ca->der.p, ca->signed_n);
+    t->ca_failed = t->minimal.num_certs == n;
     return (unsigned)t->minimal.err;
 }
 
@@ -2877,7 +2875,8 @@ static int tls_why(const struct tls *t, struct err *e)
                 t->config->ca_file);
     for (i = 0; *why.text == '\0' && i < LENGTH(tls_errors); i++)
         if (tls_errors[i].error == error)
-            err_set(&why, "%s", tls_errors[i].text);
+            err_set(&why, t->ca_failed ? "%s (see the CA in %s)" : "%s%s",
+                    tls_errors[i].text, t->ca_failed ? t->config->ca_file : "");
     if (*why.text == '\0' && error >= BR_ERR_RECV_FATAL_ALERT)
         err_set(&why, "the server refuses: alert %d",
                 error - BR_ERR_RECV_FATAL_ALERT);

@@ -172,7 +172,9 @@ suite_options() {                       # a part of peers
 }
 
 suite_tls() {
-    exec python3 tests/tls.py "$binary"
+    python3 tests/chains.py
+    local chains=$?
+    python3 tests/tls.py "$binary" && return "$chains"
 }
 
 suite_e2e() {

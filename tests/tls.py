@@ -190,7 +190,8 @@ def make_all():
     server("ca2-localhost", "DNS:localhost", issuer="ca2")
     server("ca3-ip", here, issuer="ca3")
     server("inter-ip", here, issuer="inter")
-    for name, more in [("client-use", ["extendedKeyUsage=clientAuth"]), ("limits", ["nameConstraints=permitted;IP:127.0.0.0/255.0.0.0"])]:
+    for name, more in [("client-use", ["extendedKeyUsage=clientAuth"]),
+                       ("limits", ["nameConstraints=permitted;IP:127.0.0.0/255.0.0.0"])]:
         make("inter-" + name, "k2", "intermediate", "ca", ca=True, more=more)
         make("ca-" + name, "ca", "test CA", ca=True, more=more)
     make("ca-old", "ca", "test CA", "ca", ca=True, dates=("20200101000000Z", "20210203040506Z"))
@@ -625,7 +626,8 @@ REFUSED = [
     ("self-signed, unknown", Server("self"), UNTRUSTED, {}),
     ("signed by another CA", Server("ca2-ip"), UNTRUSTED, {}),
     ("signed by a CA of the same name", Server("ca3-ip"), ["certificate", "signed", "CA of that name"], {}),
-    ("signed by an Ed25519 CA", Server("ed-signed"), ["certificate", "not supported"], {"CONSUL_CACERT": pem("ca.mixed")}),
+    ("signed by an Ed25519 CA", Server("ed-signed"), ["certificate", "not supported"],
+     {"CONSUL_CACERT": pem("ca.mixed")}),
     ("intermediate missing", Server("inter-ip"), UNTRUSTED, {}),
     ("intermediate expired", Server("old-chain"), ["expired"], {}),
     ("signed by a certificate that is no CA", Server("leaf-chain"), ["certificate", "signed by what is no CA"], {}),
@@ -634,12 +636,13 @@ REFUSED = [
      ["intermediate", "extendedKeyUsage"], {}),
     ("intermediate with nameConstraints", Server("limits-chain"), ["intermediate", "nameConstraints"], {}),
     ("intermediate that may not sign", Server("no-sign-chain"), [r"may not sign \(keyUsage\)"], {}),
-    ("CA file: an expired CA", Server("ip"), ["expired"], {"CONSUL_CACERT": pem("ca-old"), "good": None}),
+    ("CA file: an expired CA", Server("ip"), ["expired", "see the CA in /"], {"CONSUL_CACERT": pem("ca-old"), "good": None}),
     ("CA file: a CA with extendedKeyUsage clientAuth only", Server("ip"), ["CA's", "extendedKeyUsage"],
      {"CONSUL_CACERT": pem("ca-client-use"), "good": None}),
     ("CA file: a CA with nameConstraints", Server("ip"), ["CA's", "nameConstraints"],
      {"CONSUL_CACERT": pem("ca-limits"), "good": None}),
-    ("CA file: a CA with pathlen:0, and one below it", Server("inter-chain"), ["pathlen"], {"CONSUL_CACERT": pem("ca-0")}),
+    ("CA file: a CA with pathlen:0, and one below it", Server("inter-chain"), ["pathlen", "see the CA in /"],
+     {"CONSUL_CACERT": pem("ca-0")}),
     ("CA file: only an Ed25519 CA", Server("ip"), UNTRUSTED, {"CONSUL_CACERT": pem("ca-ed"), "good": None}),
     ("a certificate of 70 kB", Server("huge"), ["too large", "64 kB"], {}),
     ("eleven certificates", Server("long-chain"), ["too many certificates"], {}),
@@ -663,13 +666,16 @@ REFUSED = [
      [OURS], {}),
     ("client certificate of a foreign CA", Server("ip", clients="ca"), [OURS],
      {"CONSUL_CLIENT_CERT": pem("client-ca2"), "CONSUL_CLIENT_KEY": key("k2")}),
-    ("client key of another certificate, EC", Server("ip", clients="ca"), ["decrypt_error", "our key"], {
-        **mutual("client", "k2")}),
-    ("client key of another certificate, RSA", Server("ip", clients="ca"), ["decrypt_error", "our key"], {
-        **mutual("client-rsa", "rsa2")}),
-    ("client key of another kind, RSA for EC", Server("ip", clients="ca"), ["the server refuses"], mutual("client", "rsa")),
-    ("client key of another kind, EC for RSA", Server("ip", clients="ca"), ["the server refuses"], mutual("client-rsa", "k")),
-    ("client key of another kind, P-384", Server("ip", clients="ca"), ["the server refuses"], mutual("client", "p384")),
+    ("client key of another certificate, EC", Server("ip", clients="ca"), ["decrypt_error", "our key"],
+     mutual("client", "k2")),
+    ("client key of another certificate, RSA", Server("ip", clients="ca"), ["decrypt_error", "our key"],
+     mutual("client-rsa", "rsa2")),
+    ("client key of another kind, RSA for EC", Server("ip", clients="ca"), ["the server refuses"],
+     mutual("client", "rsa")),
+    ("client key of another kind, EC for RSA", Server("ip", clients="ca"), ["the server refuses"],
+     mutual("client-rsa", "k")),
+    ("client key of another kind, P-384", Server("ip", clients="ca"), ["the server refuses"],
+     mutual("client", "p384")),
     ("the server hangs in the handshake", hangs, ["no answer|time|within|second"], {"tries": 1}),
     ("the server closes in the handshake", closes, ["clos|ended|lost|connection|handshake"], {}),
     ("the server resets the connection", hangs_up, ["(?i)reset|clos|ended|lost"], {}),
