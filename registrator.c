@@ -2275,7 +2275,7 @@ struct tls {
     struct buf cert[CERTS_MAX]; /* of the server, its own first */
     const br_x509_pkey *key;    /* of that one; NULL: it is refused */
     struct err why;             /* more than BearSSL's error says, or empty */
-    bool ca_failed;             /* what is wrong is wrong with the CA */
+    bool ca_failed;             /* the CA is to blame, and not the server */
     unsigned char first_bytes[4];       /* of the server, */
     size_t first_n;             /* and how many they are */
     bool ready;                 /* the handshake is done */
@@ -2477,46 +2477,58 @@ static int tls_inspect(const struct tls *t, size_t n, struct cert_info *c,
     return result;
 }
 
-/* The verdict on the first n certificates and the CA that is to have signed
- * the last of them; 0: all is well.  BearSSL does not look at certificates of
- * trust anchors: so it gets no anchors, and the CA's certificate as the last
- * of the chain, but without the signature, since it is trusted as it is. */
-static unsigned tls_verify(struct tls *t, size_t n, const struct cert_info *ca)
+/* Gives the first n bytes of a certificate to BearSSL, which keeps the first
+ * error that it finds in a chain. */
+static void tls_feed(struct tls *t, struct str der, size_t n)
 {
     const br_x509_class *x = &br_x509_minimal_vtable;
-    const br_x509_class **m = &t->minimal.vtable;
-    size_t i;
+
+    x->start_cert(&t->minimal.vtable, (uint32_t)der.n);
+    x->append(&t->minimal.vtable, (const unsigned char *)der.p, n);
+}
+
+/* Tries a CA as the end of the chain so far; 0, or what is wrong with both,
+ * and the chain is as before.  BearSSL does not look at the certificates of
+ * its trust anchors: so it has none, and the CA's is to it one more that was
+ * sent, but without its signature, since it is trusted as it is. */
+static unsigned tls_try_ca(struct tls *t, const struct cert_info *ca)
+{
+    br_x509_minimal_context before = t->minimal;
+    int error;
 
     *t->why.text = '\0';
     if (ca->unfit != NULL) {
         err_set(&t->why, "the CA's certificate %s", ca->unfit);
         return BR_ERR_X509_NOT_TRUSTED;
     }
-    x->start_chain(m, NULL);            /* names: see tls_inspect */
-    for (i = 0; i < n; i++) {
-        x->start_cert(m, (uint32_t)t->cert[i].n);
-        x->append(m, (const unsigned char *)t->cert[i].p, t->cert[i].n);
-        x->end_cert(m);
-    }
-    x->start_cert(m, (uint32_t)ca->der.n);
-    x->append(m, (const unsigned char *)ca->der.p, ca->signed_n);
-    t->ca_failed = t->minimal.num_certs == n;
-    return (unsigned)t->minimal.err;
+    tls_feed(t, ca->der, ca->signed_n);
+    error = t->minimal.err;
+    t->ca_failed = error != 0 && before.err == 0;
+    if (error != 0)
+        t->minimal = before;
+    return (unsigned)error;
 }
 
-/* Looks in the CA file for a CA that has signed one of the n certificates, or
- * for the server's certificate itself. */
-static unsigned tls_find_ca(struct tls *t, size_t n, const struct cert_info *c)
+/* BearSSL's verdict on the n certificates with a CA of the file that has
+ * signed one of them; that file may have the server's own, too. */
+static unsigned tls_verify(struct tls *t, size_t n, const struct cert_info *c)
 {
-    const struct cert_info *ca = t->config->creds->anchors;
+    const struct cert_info *ca;
     unsigned error = BR_ERR_X509_NOT_TRUSTED;
     size_t i;
 
-    for (; error != 0 && ca != NULL; ca = ca->next)
-        for (i = 0; error != 0 && i <= n; i++)
-            if (i > 0 ? str_eq(ca->subject, c[i - 1].issuer)
-                      : str_eq(ca->der, c->der))
-                error = tls_verify(t, i, ca);
+    br_x509_minimal_vtable.start_chain(&t->minimal.vtable, NULL);
+    for (i = 0; error != 0 && i <= n; i++) {
+        if (i > 0) {
+            tls_feed(t, c[i - 1].der, c[i - 1].der.n);
+            br_x509_minimal_vtable.end_cert(&t->minimal.vtable);
+        }
+        for (ca = t->config->creds->anchors; error != 0 && ca != NULL;
+             ca = ca->next)
+            if (i == 0 ? str_eq(ca->der, c->der)
+                       : str_eq(ca->subject, c[i - 1].issuer))
+                error = tls_try_ca(t, ca);
+    }
     if (error == 0)
         t->key = &t->minimal.pkey;
     return error;
@@ -2547,7 +2559,7 @@ static unsigned tls_end_chain(const br_x509_class **x)
     if (t->config->insecure)
         return tls_accept_any_cert(t);
     return tls_inspect(t, n, c, &t->why) != 0 ? BR_ERR_X509_NOT_TRUSTED
-                                              : tls_find_ca(t, n, c);
+                                              : tls_verify(t, n, c);
 }
 
 static const br_x509_pkey *tls_get_pkey(const br_x509_class *const *x,
@@ -2616,7 +2628,7 @@ static int pem_each(const char *path, const char *what, pem_use *use,
 
 /* ---- The files of a configuration ---- */
 
-/* Adds a certificate of the CA file, whatever it is; tls_find_ca judges it if
+/* Adds a certificate of the CA file, whatever it is; tls_try_ca judges it if
  * a server needs it. */
 static int tls_add_anchor(struct tls_creds *c, struct str name, struct str der,
                           const char *path, struct err *e)
@@ -2757,7 +2769,7 @@ static void tls_profile(struct tls *t)
     br_ssl_engine_set_prf_sha256(e, br_tls12_sha256_prf);
     br_ssl_engine_set_prf_sha384(e, br_tls12_sha384_prf);
     br_ssl_engine_set_default_aes_gcm(e);
-    br_x509_minimal_init(x, &br_sha256_vtable, NULL, 0); /* tls_verify */
+    br_x509_minimal_init(x, &br_sha256_vtable, NULL, 0); /* tls_try_ca */
     br_x509_minimal_set_rsa(x, br_rsa_i31_pkcs1_vrfy);
     br_x509_minimal_set_ecdsa(x, &br_ec_prime_i31, br_ecdsa_i31_vrfy_asn1);
     br_x509_minimal_set_minrsa(x, 256);         /* bytes: 2048 bits */
@@ -2911,10 +2923,10 @@ static enum io tls_move(struct tls *t, int fd, struct str *out, int *error)
         s.p = (const char *)br_ssl_engine_sendrec_buf(e, &n);
         s.n = n;
         io = os_write(fd, &s, error);
-        if (io == IO_OK)
+        if (io == IO_OK) {
             br_ssl_engine_sendrec_ack(e, n - s.n);
-        if (io == IO_OK)
             return IO_OK;
+        }
         t->dead = io == IO_FAILED;
         t->wants_write = io == IO_WAIT;
     }
@@ -2946,7 +2958,6 @@ static enum io tls_step(struct tls *t, int fd, struct buf *in,
     while (io == IO_OK) {
         unsigned state = br_ssl_engine_current_state(e);
         struct str s;
-        size_t n;
 
         /* noted, since neither is set while a record is being sent */
         if ((state & (BR_SSL_SENDAPP | BR_SSL_RECVAPP)) != 0)
@@ -2954,10 +2965,9 @@ static enum io tls_step(struct tls *t, int fd, struct buf *in,
         if ((state & BR_SSL_CLOSED) != 0)
             return br_ssl_engine_last_error(e) != 0 ? IO_FAILED : IO_END;
         if ((state & BR_SSL_RECVAPP) != 0) {
-            s.p = (const char *)br_ssl_engine_recvapp_buf(e, &n);
-            s.n = n;
+            s.p = (const char *)br_ssl_engine_recvapp_buf(e, &s.n);
             buf_add(in, s);
-            br_ssl_engine_recvapp_ack(e, n);
+            br_ssl_engine_recvapp_ack(e, s.n);
             if (!in->bad)
                 return IO_OK;
             *error = ENOBUFS;           /* with a gap, it is not the same */
@@ -2974,20 +2984,15 @@ static enum io tls_step(struct tls *t, int fd, struct buf *in,
  * closed state with data unread, so nothing waits for it. */
 static void tls_close(struct tls *t, int fd)
 {
-    br_ssl_engine_context *e = &t->client.eng;
     struct str s;
-    size_t n;
     int error;
 
     if (t->dead || !t->ready)
         return;
-    br_ssl_engine_close(e);
-    if ((br_ssl_engine_current_state(e) & BR_SSL_SENDREC) != 0) {
-        s.p = (const char *)br_ssl_engine_sendrec_buf(e, &n);
-        s.n = n;
-        while (s.n > 0 && os_write(fd, &s, &error) == IO_OK)
-            continue;
-    }
+    br_ssl_engine_close(&t->client.eng);
+    s.p = (const char *)br_ssl_engine_sendrec_buf(&t->client.eng, &s.n);
+    while (s.n > 0 && os_write(fd, &s, &error) == IO_OK)
+        continue;
 }
 
 /* ==== 8. HTTP ============================================== http_ ====
