@@ -196,8 +196,14 @@ suite_hostile() {
     return "$status"
 }
 
+suite_tls() {
+    local status=0
+    [ -n "$word" ] || python3 tests/chains.py || status=1
+    python3 tests/tls.py "$binary" "$@" && return "$status"
+}
+
 # A script each; three minutes of image are Debian's.
-for name in peers regress author tls e2e faults podman power hosts image \
+for name in peers regress author e2e faults podman power hosts image \
     examples place; do
     eval "suite_$name() { exec python3 tests/$name.py \"\$binary\" \"\$@\"; }"
 done
