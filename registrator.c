@@ -5250,7 +5250,8 @@ static int svc_port_cmp(const void *a, const void *b)
     return p->udp - q->udp;
 }
 
-/* A port of a container that does not run: where it was while it ran. */
+/* A port of a container that does not run: where it was while it ran, if that
+ * was seen; port 0 if it was not. */
 static struct svc_endpoint svc_former_endpoint(const struct svc_job *job,
                                                const struct docker_port *p)
 {
@@ -5266,6 +5267,8 @@ static struct svc_endpoint svc_former_endpoint(const struct svc_job *job,
         at.reach = SVC_INTERNAL;
         at.port = s->port;
         at.ip = s->address;
+    } else if (job->before != NULL) {
+        at.reach = SVC_NOT;
     }
     return at;
 }
@@ -6428,11 +6431,14 @@ struct entries {
 
 /* ---- The table ---- */
 
-/* What is desired, or NULL. */
+/* What is desired, or NULL.  A container that had stopped before it was first
+ * seen keeps an entry, but not one that was another's in this run. */
 static struct service *entry_desired(const struct reg_entry *e)
 {
-    return list_empty(&e->claims)
+    struct service *s = list_empty(&e->claims)
         ? NULL : LIST_OF(struct service, claim, e->claims.next);
+
+    return s != NULL && s->port == 0 && e->held ? NULL : s;
 }
 
 /* Whether the entry may be removed: it carries our mark, or none although we
@@ -6837,13 +6843,13 @@ static void entry_end_write(struct write *w, enum reg_verdict verdict,
     buf_free(&w->key);
     buf_free(&w->text);
     free(w);
+    entry_touch(es, e);         /* and e may be freed */
     if (verdict == REG_RENEWED) {
         err_set(&why, "the token was refused, and is another one now");
         side_down(&es->side, &why);
     } else if (verdict != REG_DONE && a->not_connected) {
         side_down(&es->side, a->err);
     }
-    entry_touch(es, e);
 }
 
 /* The answer to a step of a write: goes on with the next one, if there is
@@ -7220,7 +7226,7 @@ struct container {
     struct link unsettled;      /* in containers.unsettled if it has those */
     struct link sharing;        /* in containers.sharing if it shares ... */
     char *network_of;           /* the network of this one: an ID, or a name */
-    uint64_t order;             /* of being seen first */
+    uint64_t order;             /* of the first claims since it runs; 0: none */
     unsigned seen;              /* the list that showed it last */
     uint64_t row;               /* digest of its row there */
     uint64_t said;              /* digest of the notes that were logged */
@@ -7237,7 +7243,7 @@ struct containers {
     struct buf api;             /* its version, as "1.41" */
     struct buf networks;        /* that are known: docker_read_networks */
     bool podman;
-    uint64_t order;             /* of the container seen last */
+    uint64_t order;             /* of the last first claims */
     uint64_t addresses;         /* digest of what services may get as address;
                                    0: that is not known yet */
     struct buf interface;       /* the last address of -ip INTERFACE */
@@ -7303,7 +7309,6 @@ static struct container *container_get(struct containers *cs, struct str id)
         c = index_add(&cs->side.index, sizeof *c, id);
         list_init(&c->unsettled);
         list_init(&c->sharing);
-        c->order = ++cs->order;
     }
     return c;
 }
@@ -7382,6 +7387,8 @@ static void container_set_services(struct containers *cs, struct container *c,
 {
     struct svc_set *last = c->set;
 
+    if (set->running && c->order == 0)
+        c->order = ++cs->order;
     set->order = c->order;
     if (!entries_claim(cs->entries, set, notes)) {
         svc_note(notes, LOG_WARN, true, "its services would take more than %d "
@@ -7503,6 +7510,8 @@ static void container_apply(struct question *q,
     struct svc_notes notes = { { NULL, 0, 0, false }, NULL, NULL, 0 };
     bool dirty = c->asked == CONTAINER_DIRTY;
 
+    if (!info->running)
+        c->order = 0;
     if (unsure != NULL) {
         container_failed(cs, c, unsure);
     } else {
@@ -7712,6 +7721,7 @@ static void containers_event(struct containers *cs,
     if (ev->action == DOCKER_GONE) {
         container_forget(cs, c);
     } else if (ev->action == DOCKER_DIED) {
+        c->order = 0;
         if (ev->exit_code != DOCKER_NO_CODE &&
             !container_failed_itself(cs, ev->exit_code))
             container_release(cs, c);
