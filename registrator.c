@@ -1,8 +1,8 @@
 /* registrator - keeps a service registry in step with a Docker engine.
  *
  * It watches one engine and sees to it that every container port that others
- * can reach is a service in Consul, with the right address, and that nothing
- * else is.  README.md tells how to use it; this comment, what it can do.
+ * can reach is a service in Consul, with the right address.  README.md tells
+ * how to use it; this comment, what it can do.
  *
  *     cc -Os -o registrator registrator.c -lbearssl
  *
@@ -10,15 +10,13 @@
  *
  * To the engine it sends these requests and no others, all GET:
  *
- *     /version                  its API version, and whether it is Podman
- *     /info                     the same, and its ID: the marks are made of it
+ *     /version, /info           which engine it is; marks are made of its ID
  *     /events                   once a session, read for as long as it lasts
  *     /containers/json[?all=1]  at start and at each resync; all of Podman
  *     /containers/ID/json       of a container that may have changed
- *     /networks/ID              of a container with ports that Docker does
- *                               not publish (Podman: any): macvlan, ipvlan?
+ *     /networks                 for a port that is exposed but not published
  *
- * To Consul's agent, with ns= and partition= where the environment says so:
+ * To Consul's agent, with ns= and partition= if the environment names them:
  *
  *     GET /v1/status/leader     at the beginning of a session, then
  *     GET /v1/agent/self        this host's address (Member.Addr)
@@ -26,70 +24,83 @@
  *     PUT /v1/agent/service/register[?replace-existing-checks=true]
  *     PUT /v1/agent/service/deregister/ID
  *
- * Both sides over HTTP/1.1, on at most CONNS_MAX connections each, kept open,
- * in TLS 1.2 where the address says so.
+ * Both sides over HTTP/1.1, on at most CONNS_MAX connections each, in TLS 1.2
+ * if the address says so.
  *
- * An entry that it has written carries the Meta "registrator", the mark
- * OWNER-CONTENT (section 12): whose it is, and what was written.  It removes
- * what it wrote, what carries its mark and is explained by no container, and
- * with -cleanup what has no mark and an ID like one of its own.
- *
- * It reads: the files that the environment names: a token, certificates and
- * keys; with TLS and no CA named, the system's bundle of them (section 7);
- * what the C library needs to look up names (/etc/resolv.conf, /etc/hosts)
- * and the time zone.
- * Its environment (section 14): DOCKER_HOST, DOCKER_TLS_VERIFY,
- * DOCKER_CERT_PATH, HOME (for ~/.docker), CONSUL_HTTP_ADDR,
- * CONSUL_HTTP_TOKEN, CONSUL_HTTP_TOKEN_FILE, CONSUL_HTTP_AUTH,
- * CONSUL_HTTP_SSL, CONSUL_HTTP_SSL_VERIFY, CONSUL_CACERT, CONSUL_CAPATH,
+ * Its files: those that the environment names (a token, certificates, keys);
+ * with TLS and no CA named, the system's bundle of CAs; what the C library
+ * reads to look up names (/etc/resolv.conf, /etc/hosts).
+ * Its environment: DOCKER_HOST, DOCKER_TLS_VERIFY, DOCKER_CERT_PATH, HOME (for
+ * ~/.docker), CONSUL_HTTP_ADDR, CONSUL_HTTP_TOKEN, CONSUL_HTTP_TOKEN_FILE,
+ * CONSUL_HTTP_AUTH, CONSUL_HTTP_SSL, CONSUL_HTTP_SSL_VERIFY, CONSUL_CACERT,
  * CONSUL_CLIENT_CERT, CONSUL_CLIENT_KEY, CONSUL_TLSCERT, CONSUL_TLSKEY,
- * CONSUL_TLS_SERVER_NAME, CONSUL_NAMESPACE, CONSUL_PARTITION, and TZ.
- * Its signals: SIGTERM and SIGINT end it, SIGHUP compares everything now,
- * SIGUSR1 logs a summary; SIGPIPE is ignored.
- * It writes the log to stderr and, for print:, changes to stdout.
+ * CONSUL_TLS_SERVER_NAME, CONSUL_NAMESPACE, CONSUL_PARTITION; CONSUL_CAPATH is
+ * refused.
+ * Its signals: SIGTERM and SIGINT end it within 5 s, SIGHUP compares
+ * everything now, SIGUSR1 logs a summary; SIGPIPE is ignored.
+ * It writes the log to stderr and, for print:, changes to stdout.  It opens no
+ * listening socket, writes no file, starts no program, keeps nothing that it
+ * could not ask for again, and logs no secret.
  *
- * It opens no listening socket, writes no file, starts no program, keeps
- * nothing that it could not ask for again, and logs no secret.
- *
- * It leaves no core, and its memory is not to be read by others of its user.
- * Once started it gives up for good what it does not need (os_confine; not
- * with -confine=false).  By Landlock: files are read only in the directories
- * of those above; none is written, made or run anywhere; no TCP port is bound;
- * no signal reaches others.  By seccomp: only these system calls do anything,
+ * It leaves no core file, and other processes of its user cannot read its
+ * memory.  After start, by seccomp (not with -confine=false), only these
+ * system calls do anything:
  *
  *     bind brk clock_gettime close connect exit_group fcntl getdents64
  *     getrandom getsockname getsockopt ioctl madvise mmap mprotect munmap
  *     open poll read recvfrom recvmsg restart_syscall rt_sigprocmask
- *     rt_sigreturn sendmsg sendto setsockopt socket stat tkill uname write
- *     writev
+ *     rt_sigreturn sendmsg sendto setitimer setsockopt socket stat tkill
+ *     uname write writev
  *     arm64: newfstatat openat ppoll
  *     arm: clock_gettime32 clock_gettime64 fcntl64 mmap2 sigreturn stat64
  *     statx
  *
  * and of these open only to read, mmap and mprotect without execution, tkill
- * for itself alone (abort), socket for unix, IPv4 and IPv6; netlink sockets
- * and ioctl (getifaddrs) only with -ip.  To get there it also calls
+ * for itself alone (abort), ioctl to find the number of an interface, socket
+ * for unix, IPv4 and IPv6, and with -ip for netlink.  Before, it also calls
  *
- *     arch_prctl execve fstat getpid landlock_add_rule
- *     landlock_create_ruleset landlock_restrict_self openat pipe prctl
- *     prlimit64 readlinkat rt_sigaction set_tid_address
+ *     arch_prctl execve fstat getpid openat pipe prctl prlimit64
+ *     rt_sigaction set_tid_address
+ *
+ * The rules that comments cite:
+ *
+ * Ports.  A port is reached at its binding if it is published; under its own
+ * number in host mode; at the container's address on macvlan and ipvlan, and
+ * with -internal; in the network of container X at X's binding, else at X's
+ * address.  Any other port is no service.
+ *
+ * Address.  The first of: the label that -useIpFromLabel names; the
+ * container's address where the port is reached there; -ip; the host address
+ * of the binding, unless that is any; the host's address as the registry
+ * knows it.
+ *
+ * Owner.  An entry that it writes carries the mark OWNER-CONTENT.  OWNER is 32
+ * bits of the engine's ID and 32 of the options that make other services of
+ * the same containers (-internal, -explicit, -ip, -hostname).  It removes what
+ * carries its OWNER and what it has written in this run and nobody marked
+ * since; with -cleanup also what has no mark and a default ID of this host.  A
+ * service is written over an entry that it may remove, that has its engine's
+ * half of OWNER, whose ID is the default one of this very service, that has no
+ * mark and the same name, address and port, and over any with -cleanup; but
+ * not over one that another registrator has taken in this run.
  *
  * The sections, each of which uses only what stands above it:
  *
  *     1 Base         the platform, limits, CHECK
- *     2 Text         slices, buffers, memory, lists
+ *     2 Text         slices, buffers, memory, lists; three encoders
  *     3 Log          the one sink
  *     4 JSON         tokens; a splitter for streams and lists
  *     5 URL          where a peer is
- *     6 System       sockets, clock, signals, names
+ *     6 System       sockets, clock, signals, files, seccomp
  *     7 TLS          BearSSL as steps, certificates, keys
  *     8 HTTP         a response, however it is split
- *     9 Connections  requests over a few of them, none of which waits
- *    10 Docker       what the engine says
+ *     9 Connections  one request each; sessions, lists, retries
+ *    10 Docker       what the engine answers
  *    11 Services     a container in, its services out: most of the rules
- *    12 Registries   Consul, print
- *    13 Bridge       wanted against present
- *    14 Program      options, environment, main
+ *    12 Registries   rows: Consul, print
+ *    13 Entries      desired against observed
+ *    14 Containers   what is desired
+ *    15 Program      options, the loop, exit codes
  */
 
 /* ==== 1. Base ==============================================================
@@ -175,7 +186,6 @@ enum {
     ANSWER_MS = MS(60 * 1000),  /* a whole answer, however slowly it comes */
     SUBSCRIBE_MS = MS(500),     /* Docker 1.7 sends no head of /events */
     RELIST_MIN_MS = MS(1000),   /* from one list of a peer to the next */
-    IDLE_CLOSE_MS = MS(10 * 1000), /* ... if it closes idle connections */
     IN_DOUBT_MS = MS(1000),     /* a hung peer may still execute a call that
                                    timed out: when that is looked at */
     PAUSE_MIN_MS = MS(100),     /* after the loss of a peer */
@@ -6427,6 +6437,8 @@ struct entries {
     unsigned added, removed;    /* since it was logged how it stands, and */
     bool told;                  /* ... in this session of either side */
     bool prune_due;             /* a list has been read since entries_prune */
+    struct retry closes;        /* of idle connections, until an entry was
+                                   found to be missing */
     bool doubted;               /* that lists are odd has been logged */
 };
 
@@ -6953,8 +6965,8 @@ static void entry_doubt(struct entries *es, const struct reg_entry *e)
     if (es->doubted || !e->held || e->seen > e->crossed)
         return;
     log_at(LOG_WARN, "%s: what was written is not listed, or not as it was "
-                     "sent: %.*s (may the token read it? does another writer "
-                     "change it?): written again at each resync",
+                     "sent: %.*s (forgotten?  may the token read it?  does "
+                     "another writer change it?): written again",
            es->reg->kind->name, PUT(e->node.key));
     es->doubted = true;
 }
@@ -7038,8 +7050,10 @@ static void entries_listed(struct side *side)
         next = index_next(&side->index, e);     /* e may be freed */
         if (e->seen != side->epoch && judged &&
             (side->whole || e->observed == ENTRY_UNKNOWN)) {
-            if (entry_in_sync(es, e))
+            if (entry_in_sync(es, e)) {
                 entry_doubt(es, e);
+                retry_reset(&es->closes);
+            }
             entry_see_other(es, e);     /* it may have been claimed since */
         }
         if (judged && list_empty(&e->claims) && !entry_removable(es, e))
@@ -7155,17 +7169,22 @@ static void entries_set_owner(struct entries *es, uint64_t owner)
     relist(&es->side, es->side.now);
 }
 
-/* What time has made possible, but writes.  With -ttl every entry is written
- * anew so often. */
+/* What time has made possible, but writes.  A peer that closes a connection
+ * which was kept open may have been restarted, and have forgotten everything:
+ * it is asked, but less and less often if it is only its habit.  With -ttl
+ * every entry is written anew so often. */
 static void entries_tick(struct entries *es, uint64_t now)
 {
     struct endpoint *p = &es->reg->peer;
-    uint64_t soon = es->side.list_begun + IDLE_CLOSE_MS;
     struct reg_entry *e = NULL;
 
     side_tick(&es->side, now);
-    if (p->closed_idle && side_ready(&es->side))
-        relist(&es->side, soon > now ? soon : now);
+    if (p->closed_idle && side_ready(&es->side)) {
+        relist(&es->side, es->closes.due > now ? es->closes.due : now);
+        if (now >= es->closes.due)
+            (void)retry_failed(&es->closes, "", now, RELIST_MIN_MS,
+                               PAUSE_CALL_MS);
+    }
     p->closed_idle = false;
     if (now < es->renew_due)
         return;
