@@ -728,9 +728,9 @@ static void buf_u64(struct buf *b, uint64_t v)
     buf_add(b, s);
 }
 
-/* What vsnprintf would do with "%s", "%.Ns", "%d", "%02d", "%u", "%zu" and,
- * for a slice with all its NULs, "%.*s".  The C library's own brings floating
- * point and wide characters with it: 14 kB of 200. */
+/* What vsnprintf would do with "%s", "%.Ns", "%d", "%02d", "%u", "%zu", "%%"
+ * and, for a slice with all its NULs, "%.*s".  The C library's own brings
+ * floating point and wide characters with it: 14 kB of 200. */
 PRINTF(2, 0)
 static void buf_vfmt(struct buf *b, const char *f, va_list args)
 {
@@ -754,7 +754,9 @@ static void buf_vfmt(struct buf *b, const char *f, va_list args)
         if (*f == '.')
             for (most = 0, f++; str_digit(*f); f++)
                 most = most * 10 + (size_t)(*f - '0');
-        if (*f == 's') {
+        if (*f == '%') {
+            buf_byte(b, '%');
+        } else if (*f == 's') {
             s.p = va_arg(args, const char *);
             for (s.n = 0; s.n < most && s.p[s.n] != '\0'; s.n++)
                 continue;
