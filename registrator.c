@@ -225,7 +225,7 @@ static void check_fail(const char *what)
  * Slices, growing buffers, memory and lists.  Every byte from outside enters
  * a message through one of three encoders: buf_json, buf_url, buf_header.
  *
- * Calls: nothing but its own.
+ * It calls nothing but its own.
  */
 
 /* A piece of somebody else's bytes: borrowed, not terminated. */
@@ -1554,7 +1554,7 @@ static void url_base64(struct buf *b, struct str s)
  * two of its functions wait: os_wait, as it should, and os_resolve, which the
  * C library gives no other way.
  *
- * Calls: str_ buf_ log_ err_.
+ * Calls: str_ buf_ err_.
  * Kernel: socket connect read poll open close pipe fcntl sigaction
  * clock_gettime getaddrinfo getifaddrs gethostname getsockopt setsockopt
  * stat getrandom opendir readdir closedir isatty setrlimit syscall.
@@ -2174,7 +2174,7 @@ static void os_protect_memory(void)
  * that no Docker or Consul insists on would be 3 to 8 kB.  No verified name,
  * no connection.
  *
- * Calls: str_ buf_ mem_ log_ err_ os_.
+ * Calls: str_ buf_ mem_ arena_ log_ err_ os_ ip_.
  */
 
 /* What a peer's certificate is judged by, and what we show it. */
@@ -3438,7 +3438,7 @@ static void http_request(struct buf *b, const char *method, struct str path,
     buf_add(b, body);
 }
 
-/* ==== 9. Connections ============ conn_ retry_ queue_ session_ watch_ ====
+/* ==== 9. Connections ===== conn_ retry_ index_ queue_ session_ watch_ ====
  *
  * Requests to a peer over a few connections that are kept open, one request a
  * connection at a time; above them what both sides need: pauses that grow,
@@ -3448,7 +3448,7 @@ static void http_request(struct buf *b, const char *method, struct str path,
  * requests and may end the session.  Neither opens a connection nor frees what
  * its caller holds.
  *
- * Calls: str_ buf_ mem_ list_ arena_ err_ log_ json_ os_ url_ tls_ http_.
+ * Calls: str_ buf_ mem_ list_ err_ log_ json_ os_ url_ tls_ http_.
  */
 
 /* The answer to a request, valid only during done(). */
@@ -4994,7 +4994,7 @@ static bool docker_is_podman(const struct json *j)
  * and memory are linear in what inspect returned: whatever a container's
  * author writes, it holds up nobody else for long.
  *
- * Calls: str_ buf_ mem_ arena_ log_ docker_.
+ * Calls: str_ buf_ mem_ arena_ docker_.
  */
 
 struct svc_attr {
@@ -5777,8 +5777,7 @@ static struct svc_set *svc_derive(const struct svc_config *cfg,
  * A row makes requests and reads answers; it keeps nothing about services.  No
  * other section knows a word of Consul.
  *
- * Calls: str_ buf_ mem_ arena_ err_ log_ json_ url_ os_ ip_ tls_ http_ conn_
- * svc_.
+ * Calls: str_ buf_ mem_ arena_ err_ log_ json_ url_ os_ ip_ conn_ svc_.
  */
 
 struct registry {
@@ -6678,8 +6677,8 @@ static const struct reg_scheme reg_schemes[] = {
  * entries to be looked at: what is done to an entry follows from what is known
  * of it, by the one table at entry_decide.
  *
- * Calls: str_ buf_ mem_ arena_ list_ err_ log_ json_ os_ conn_ retry_ index_
- * queue_ session_ watch_ relist_ svc_ reg_.
+ * Calls: str_ buf_ mem_ arena_ list_ err_ log_ conn_ retry_ index_ queue_
+ * session_ watch_ svc_ reg_.
  */
 
 /* An entry: one that is claimed, or ours to remove, or both.
@@ -7611,7 +7610,7 @@ static void entries_init(struct entries *es, struct registry *reg)
  * services from then on.  Nothing is removed because of an answer that failed.
  *
  * Calls: str_ buf_ mem_ arena_ list_ err_ log_ json_ os_ conn_ retry_ index_
- * queue_ session_ watch_ relist_ docker_ svc_ entries_.
+ * queue_ session_ watch_ docker_ svc_ entries_.
  */
 
 /* A container that the engine has told of.
@@ -8604,8 +8603,8 @@ static void containers_init(struct containers *cs, struct entries *es)
  *
  * Options and environment in, exit codes out; between them, the loop.
  *
- * Calls: str_ buf_ mem_ list_ err_ log_ url_ os_ ip_ tls_ conn_ queue_
- * session_ svc_ reg_ env_ entries_ containers_.
+ * Calls: str_ buf_ list_ err_ log_ url_ os_ ip_ conn_ queue_ session_ svc_
+ * env_ entries_ containers_.
  */
 
 /* What the command line says. */
