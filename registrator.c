@@ -57,11 +57,10 @@
  * of those above; none is written, made or run anywhere; no TCP port is bound;
  * no signal reaches others.  By seccomp: only these system calls do anything,
  *
- *     bind brk clock_gettime close connect exit_group fcntl getdents64
- *     getrandom getsockname getsockopt ioctl madvise mmap mprotect munmap
- *     open poll read recvfrom recvmsg restart_syscall rt_sigprocmask
- *     rt_sigreturn sendmsg sendto setsockopt socket stat tkill uname write
- *     writev
+ *     bind brk clock_gettime close connect exit_group fcntl getrandom
+ *     getsockname getsockopt ioctl madvise mmap mprotect munmap open poll
+ *     read recvfrom recvmsg restart_syscall rt_sigprocmask rt_sigreturn
+ *     sendmsg sendto setsockopt socket stat tkill uname write writev
  *     arm64: newfstatat openat ppoll
  *     arm: clock_gettime32 clock_gettime64 fcntl64 mmap2 sigreturn stat64
  *     statx
@@ -101,10 +100,10 @@
 
 #include <arpa/inet.h>          /* inet_pton */
 #include <bearssl.h>            /* 0.6, in section 7 alone */
-#include <dirent.h>             /* opendir, for CONSUL_CAPATH */
 #include <errno.h>
 #include <fcntl.h>              /* fcntl, open: O_NONBLOCK, FD_CLOEXEC */
-#include <limits.h>             /* CHAR_BIT, INT_MAX, UINT_MAX */
+#include <ifaddrs.h>            /* getifaddrs: not POSIX, but everywhere */
+#include <limits.h>             /* CHAR_BIT, INT_MAX */
 #include <netdb.h>              /* getaddrinfo */
 #include <netinet/in.h>         /* sockaddr_in, sockaddr_in6, IPPROTO_TCP */
 #include <netinet/tcp.h>        /* TCP_NODELAY */
@@ -123,14 +122,6 @@
 #include <sys/un.h>             /* sockaddr_un */
 #include <time.h>               /* clock_gettime, gmtime_r */
 #include <unistd.h>             /* read, write, close, pipe, gethostname */
-#ifdef __linux__
-#include <sys/random.h>         /* getrandom */
-#endif
-#if defined __linux__ || defined __FreeBSD__ || defined __OpenBSD__
-#include <ifaddrs.h>            /* getifaddrs, for -ip INTERFACE */
-#include <net/if.h>             /* IF_NAMESIZE, if_nametoindex */
-#define HAVE_IFADDRS 1
-#endif
 
 #define VERSION "9.0.0"
 
@@ -157,7 +148,7 @@ enum {
     TEXT_MAX = 64 * 1024 * 1024, /* any text that we build */
     JSON_DEPTH = 64,            /* inspect of Docker 28 has 6 */
     JSON_VALUES = 1000 * 1000,  /* in one text: an inspect has about 300 */
-    JSON_KEPT = 64 * 1024,      /* tokens whose memory is kept for the next */
+    JSON_KEPT = 1024 * 1024,    /* bytes of tokens, kept for the next text */
     LOG_LINE_MAX = 2048,        /* the rest of a longer line is cut */
     ERR_MAX = 512,
     ALONE_MAX = 2,              /* requests that need their own connection:
@@ -167,9 +158,9 @@ enum {
     TURNS = 16,                 /* in a queue; log2 of SERVICES_MAX, and 2 */
     SERVICES_MAX = 10 * 1000,   /* of one container */
     SERVICES_SIZE = 16 * 1024 * 1024, /* of one container, in bytes */
-    SERVICE_NAME_MAX = 255,           /* bytes of a service's name */
-    SERVICE_ID_MAX = 1024,           /* of its ID: it goes into a request line */
-    SERVICE_TAGS_MAX = 16 * 1024,    /* of its tags */
+    SERVICE_NAME_MAX = 255,     /* bytes of a service's name */
+    SERVICE_ID_MAX = 1024,      /* of its ID, which is part of a path */
+    SERVICE_TAGS_MAX = 16 * 1024, /* of its tags */
     NOTES_MAX = 100,            /* log lines about a container at a time */
     CONNECT_MS = MS(5000),      /* to one address */
     CALL_MS = MS(10 * 1000),    /* an answer, or the next part of it */
@@ -193,10 +184,7 @@ enum {
 #define TEXT_(a) #a
 #define TEXT(a) TEXT_(a)
 #define LENGTH(a) (sizeof(a) / sizeof *(a))
-#define JOIN_(a, b) a##b
-#define JOIN(a, b) JOIN_(a, b)
-#define STATIC_CHECK(c) \
-    typedef char JOIN(static_check_, __LINE__)[(c) ? 1 : -1]
+#define STATIC_CHECK(c) extern char static_check[(c) ? 1 : -1]
 
 #ifdef __GNUC__
 #define PRINTF(format_at, args_at) \
@@ -220,7 +208,7 @@ static void check_fail(const char *what)
     abort();
 }
 
-/* ==== 2. Text ================================= str_ buf_ mem_ list_ ====
+/* ==== 2. Text ========================== str_ buf_ mem_ arena_ list_ ====
  *
  * Slices, growing buffers, memory and lists.  Every byte from outside enters
  * a message through one of three encoders: buf_json, buf_url, buf_header.
@@ -256,26 +244,6 @@ static void *mem_new(size_t n)
 static void *mem_zero(size_t n)
 {
     return memset(mem_new(n), 0, n);
-}
-
-/* The first n bytes of p in a block of `size`; p is released. */
-static void *mem_grow(void *p, size_t n, size_t size)
-{
-    void *grown = mem_new(size);
-
-    if (n > 0)
-        memcpy(grown, p, n);
-    free(p);
-    return grown;
-}
-
-/* Overwrites what is secret, in a way that no compiler leaves out. */
-static void mem_wipe(void *p, size_t n)
-{
-    volatile unsigned char *q = p;
-
-    while (n-- > 0)
-        *q++ = 0;
 }
 
 /* Memory that is released all at once: a chain of chunks, each twice as
@@ -379,13 +347,12 @@ static int str_cmp(struct str a, struct str b)
 
 static bool str_prefix(struct str s, struct str prefix)
 {
-    return s.n >= prefix.n &&
-           (prefix.n == 0 || memcmp(s.p, prefix.p, prefix.n) == 0);
+    return s.n >= prefix.n && str_eq(str_upto(s, prefix.n), prefix);
 }
 
 static bool str_suffix(struct str s, struct str end)
 {
-    return s.n >= end.n && memcmp(s.p + (s.n - end.n), end.p, end.n) == 0;
+    return s.n >= end.n && str_eq(str_from(s, s.n - end.n), end);
 }
 
 static char str_lower(char c)
@@ -435,16 +402,23 @@ static bool str_all(struct str s, bool (*is)(char))
     return str_span(s, is) == s.n;
 }
 
-/* As str_eq, without regard to the case of ASCII letters. */
+/* Without regard to the case of ASCII letters. */
+static int str_casecmp(struct str a, struct str b)
+{
+    size_t i;
+
+    for (i = 0; i < a.n && i < b.n; i++) {
+        int d = str_lower(a.p[i]) - str_lower(b.p[i]);
+
+        if (d != 0)
+            return d;
+    }
+    return (a.n > b.n) - (a.n < b.n);
+}
+
 static bool str_caseeq(struct str a, struct str b)
 {
-    size_t i = 0;
-
-    if (a.n != b.n)
-        return false;
-    while (i < a.n && str_lower(a.p[i]) == str_lower(b.p[i]))
-        i++;
-    return i == a.n;
+    return a.n == b.n && str_casecmp(a, b) == 0;
 }
 
 /* Where c first stands in s, or s.n. */
@@ -493,8 +467,7 @@ static size_t str_find(struct str s, struct str needle)
 
 static struct str str_trim(struct str s)
 {
-    while (s.n > 0 && str_blank(*s.p))
-        s = str_from(s, 1);
+    s = str_from(s, str_span(s, str_blank));
     while (s.n > 0 && str_blank(s.p[s.n - 1]))
         s.n--;
     return s;
@@ -504,17 +477,14 @@ static struct str str_trim(struct str s)
 static bool str_number(struct str s, unsigned base, uint64_t max,
                        uint64_t *out)
 {
-    uint64_t v = 0, d;
+    uint64_t v = 0;
     size_t i;
 
     if (s.n == 0)
         return false;
     for (i = 0; i < s.n; i++) {
-        char c = str_lower(s.p[i]);
+        size_t d = str_index(STR("0123456789abcdef"), str_lower(s.p[i]));
 
-        if (!str_hexdigit(c))
-            return false;
-        d = str_digit(c) ? (uint64_t)(c - '0') : (uint64_t)(c - 'a') + 10;
         if (d >= base || d > max || v > (max - d) / base)
             return false;
         v = v * base + d;
@@ -531,16 +501,12 @@ static bool str_u64(struct str s, uint64_t max, uint64_t *out)
 /* As Go's strconv.ParseBool. */
 static bool str_bool(struct str s, bool *out)
 {
-    static const struct str word[] = {
-        STR_INIT("0"), STR_INIT("1"), STR_INIT("f"), STR_INIT("t"),
-        STR_INIT("F"), STR_INIT("T"), STR_INIT("FALSE"), STR_INIT("TRUE"),
-        STR_INIT("false"), STR_INIT("true"), STR_INIT("False"),
-        STR_INIT("True")
-    };
+    static const char *const word[] = { "0", "1", "f", "t", "F", "T", "FALSE",
+        "TRUE", "false", "true", "False", "True" };
     size_t i;
 
     for (i = 0; i < LENGTH(word); i++)
-        if (str_eq(s, word[i])) {
+        if (str_eq(s, str_of(word[i]))) {
             *out = i % 2 != 0;
             return true;
         }
@@ -599,21 +565,6 @@ static uint32_t str_rune(struct str *s)
     return c;
 }
 
-/* Writes c as UTF-8 and returns its length, 1 to 4. */
-static size_t str_utf8(uint32_t c, char out[4])
-{
-    size_t n = c < 0x80 ? 1 : c < 0x800 ? 2 : c < 0x10000 ? 3 : 4, i;
-
-    if (n == 1) {
-        out[0] = (char)c;
-        return 1;
-    }
-    for (i = n; i-- > 1; c >>= 6)
-        out[i] = (char)(0x80 | (c & 0x3f));
-    out[0] = (char)((0xf00u >> n & 0xff) | c);
-    return n;
-}
-
 static struct str str_copy(struct arena *a, struct str s)
 {
     char *p = arena_alloc(a, s.n);
@@ -652,11 +603,8 @@ static struct str buf_str(const struct buf *b)
 
 static void buf_free(struct buf *b)
 {
-    size_t max = b->max;
-
     free(b->p);
     memset(b, 0, sizeof *b);
-    b->max = max;
 }
 
 /* The finished text, in memory of a; b is released. */
@@ -668,28 +616,22 @@ static struct str buf_done(struct buf *b, struct arena *a)
     return s;
 }
 
-/* The same for a secret: what it held before it grew is not wiped. */
-static void buf_wipe(struct buf *b)
-{
-    mem_wipe(b->p, b->room);    /* beyond n, too: it may have been longer */
-    buf_free(b);
-}
-
 /* Room for n more bytes, of which the caller then counts b->n up. */
 static bool buf_need(struct buf *b, size_t n)
 {
-    size_t max = b->max ? b->max : TEXT_MAX, room;
+    size_t max = b->max ? b->max : TEXT_MAX, room = b->room;
+    char *p;
 
-    if (b->bad || n > max - b->n) {
-        b->bad = true;
-        return false;
-    }
-    if (b->room - b->n >= n)
-        return true;
-    room = b->room < 128 ? 128 : b->room;
-    while (room - b->n < n)
+    b->bad = b->bad || n > max - b->n;
+    if (b->bad || room - b->n >= n)
+        return !b->bad;
+    for (room = room < 128 ? 128 : room; room - b->n < n;)
         room = room > max / 2 ? max : room * 2;
-    b->p = mem_grow(b->p, b->n, room);
+    p = mem_new(room);
+    if (b->n > 0)
+        memcpy(p, b->p, b->n);
+    free(b->p);
+    b->p = p;
     b->room = room;
     return true;
 }
@@ -709,69 +651,87 @@ static void buf_lit(struct buf *b, const char *z)
 
 static void buf_byte(struct buf *b, char c)
 {
-    struct str s = { &c, 1 };
-
-    buf_add(b, s);
+    if (buf_need(b, 1))
+        b->p[b->n++] = c;
 }
 
-static void buf_u64(struct buf *b, uint64_t v)
+/* c as UTF-8. */
+static void buf_rune(struct buf *b, uint32_t c)
+{
+    static const unsigned char lead[] = { 0, 0xc0, 0xe0, 0xf0 };
+    unsigned more = c < 0x80 ? 0 : c < 0x800 ? 1 : c < 0x10000 ? 2 : 3;
+
+    buf_byte(b, (char)(lead[more] | c >> 6 * more));
+    while (more-- > 0)
+        buf_byte(b, (char)(0x80 | (c >> 6 * more & 0x3f)));
+}
+
+/* At least so many digits of v, in base 10 or 16. */
+static void buf_number(struct buf *b, uint64_t v, unsigned base, size_t least)
 {
     char digits[20];
     size_t at = sizeof digits;
     struct str s;
 
     do
-        digits[--at] = (char)('0' + v % 10);
-    while ((v /= 10) > 0);
+        digits[--at] = "0123456789abcdef"[v % base];
+    while ((v /= base) > 0 || sizeof digits - at < least);
     s.p = digits + at;
     s.n = sizeof digits - at;
     buf_add(b, s);
 }
 
-/* What vsnprintf would do with "%s", "%.Ns", "%d", "%02d", "%u", "%zu", "%%"
- * and, for a slice with all its NULs, "%.*s".  The C library's own brings
- * floating point and wide characters with it: 14 kB of 200. */
+/* What vsnprintf would do with "%s", "%.Ns", "%d", "%u", "%x", "%zu", "%llx",
+ * "%0Nd" or another number of at least N digits, "%%" and, for a slice with
+ * all its NULs, "%.*s".  The C library's own brings floating point and wide
+ * characters with it: 14 kB of 200. */
 PRINTF(2, 0)
 static void buf_vfmt(struct buf *b, const char *f, va_list args)
 {
-    for (; *f != '\0'; f++) {
+    for (;;) {
         struct str s = { f, strcspn(f, "%") };
-        size_t most = SIZE_MAX;
+        size_t n = 0;
         int v;
 
         buf_add(b, s);
         f += s.n;
-        if (*f == '\0')
+        if (*f++ == '\0')
             return;
-        f++;
         if (f[0] == '.' && f[1] == '*') {
             s.n = (size_t)va_arg(args, int);
             s.p = va_arg(args, const char *);
             buf_add(b, s);
-            f += 2;
+            f += strlen(".*s");
             continue;
         }
-        if (*f == '.')
-            for (most = 0, f++; str_digit(*f); f++)
-                most = most * 10 + (size_t)(*f - '0');
-        if (*f == '%') {
+        for (f += *f == '.'; str_digit(*f); f++)
+            n = n * 10 + (size_t)(*f - '0');
+        switch (*f++) {
+        case '%':
             buf_byte(b, '%');
-        } else if (*f == 's') {
+            break;
+        case 's':
             s.p = va_arg(args, const char *);
-            for (s.n = 0; s.n < most && s.p[s.n] != '\0'; s.n++)
-                continue;
+            s.n = strnlen(s.p, n > 0 ? n : SIZE_MAX);
             buf_add(b, s);
-        } else if (*f == 'd' || *f == '0') {
+            break;
+        case 'd':
             v = va_arg(args, int);
-            buf_lit(b, v < 0 ? "-" : *f == '0' && v < 10 ? "0" : "");
-            buf_u64(b, (uint64_t)(v < 0 ? -(int64_t)v : v));
-            f += *f == '0' ? 2 : 0;
-        } else if (*f == 'u') {
-            buf_u64(b, va_arg(args, unsigned));
-        } else {
-            CHECK(f[0] == 'z' && f[1] == 'u');
-            buf_u64(b, va_arg(args, size_t));
+            buf_lit(b, v < 0 ? "-" : "");
+            buf_number(b, (uint64_t)(v < 0 ? -(int64_t)v : v), 10, n);
+            break;
+        case 'u':
+        case 'x':
+            buf_number(b, va_arg(args, unsigned), f[-1] == 'u' ? 10 : 16, n);
+            break;
+        case 'z':
+            buf_number(b, va_arg(args, size_t), 10, n);
             f++;
+            break;
+        default:
+            CHECK(f[-1] == 'l');
+            buf_number(b, va_arg(args, unsigned long long), 16, n);
+            f += strlen("lx");
         }
     }
 }
@@ -784,13 +744,6 @@ static void buf_fmt(struct buf *b, const char *format, ...)
     va_start(args, format);
     buf_vfmt(b, format, args);
     va_end(args);
-}
-
-/* The last `digits` hexadecimal digits of v. */
-static void buf_hex(struct buf *b, uint64_t v, unsigned digits)
-{
-    while (digits-- > 0)
-        buf_byte(b, "0123456789abcdef"[v >> 4 * digits & 15]);
 }
 
 /* Takes n bytes off the front. */
@@ -813,9 +766,6 @@ static bool buf_json_plain(char c)
  * U+FFFD. */
 static void buf_json(struct buf *b, struct str s)
 {
-    char utf8[4];
-    struct str one = { utf8, 0 };
-
     buf_byte(b, '"');
     while (s.n > 0) {
         struct str plain = str_upto(s, str_span(s, buf_json_plain));
@@ -826,16 +776,12 @@ static void buf_json(struct buf *b, struct str s)
         if (s.n == 0)
             break;
         c = str_rune(&s);
-        if (c == '"' || c == '\\') {
+        if (c == '"' || c == '\\')
             buf_byte(b, '\\');
-            buf_byte(b, (char)c);
-        } else if (c < 0x20 || c == 0x7f) {
-            buf_lit(b, "\\u00");
-            buf_hex(b, c, 2);
-        } else {
-            one.n = str_utf8(c, utf8);
-            buf_add(b, one);
-        }
+        if (c < 0x20 || c == 0x7f)
+            buf_fmt(b, "\\u%04x", c);
+        else
+            buf_rune(b, c);
     }
     buf_byte(b, '"');
 }
@@ -844,36 +790,25 @@ static void buf_json(struct buf *b, struct str s)
  * call unreserved is escaped, but for the colon, which IDs are full of. */
 static void buf_url(struct buf *b, struct str s)
 {
-    size_t i;
-
-    for (i = 0; i < s.n; i++) {
-        char c = s.p[i];
-
-        if (str_letter(c) || str_digit(c) || c == '-' || c == '.' ||
-            c == '_' || c == '~' || c == ':') {
-            buf_byte(b, c);
-        } else {
-            buf_byte(b, '%');
-            buf_hex(b, (unsigned char)c, 2);
-        }
-    }
+    for (; s.n > 0; s = str_from(s, 1))
+        if (str_letter(*s.p) || str_digit(*s.p) || str_has(STR("-._~:"), *s.p))
+            buf_byte(b, *s.p);
+        else
+            buf_fmt(b, "%%%02x", (unsigned char)*s.p);
 }
 
+/* Text, in headers (RFC 9110 5.5). */
 static bool buf_header_char(char c)
 {
     return c == ' ' || str_graph(c);
 }
 
 /* One header line.  A value that could begin another line, or is not text,
- * makes the buffer bad, so the message is never sent (RFC 9110 5.5). */
+ * makes the buffer bad, so the message is never sent. */
 static void buf_header(struct buf *b, const char *name, struct str value)
 {
-    if (!str_all(value, buf_header_char))
-        b->bad = true;
-    buf_lit(b, name);
-    buf_lit(b, ": ");
-    buf_add(b, value);
-    buf_lit(b, "\r\n");
+    b->bad = b->bad || !str_all(value, buf_header_char);
+    buf_fmt(b, "%s: %.*s\r\n", name, PUT(value));
 }
 
 /* A ring of links, with its head among them.  A link is a struct's first
@@ -930,28 +865,21 @@ struct err {
     char text[ERR_MAX];
 };
 
-PRINTF(2, 0)
-static void err_vset(struct err *e, const char *format, va_list args)
-{
-    struct buf b = { 0 };
-    size_t i;
-
-    buf_vfmt(&b, format, args);
-    for (i = 0; i < b.n && i < sizeof e->text - 1; i++)
-        e->text[i] = b.p[i] == '\0' ? ' ' : b.p[i];
-    e->text[i] = '\0';
-    buf_free(&b);
-}
-
 /* Returns -1, for `return err_set(e, ...)`. */
 PRINTF(2, 3)
 static int err_set(struct err *e, const char *format, ...)
 {
+    struct buf b = { 0 };
     va_list args;
+    size_t i;
 
     va_start(args, format);
-    err_vset(e, format, args);
+    buf_vfmt(&b, format, args);
     va_end(args);
+    for (i = 0; i < b.n && i < sizeof e->text - 1; i++)
+        e->text[i] = b.p[i] == '\0' ? ' ' : b.p[i];
+    e->text[i] = '\0';
+    buf_free(&b);
     return -1;
 }
 
@@ -968,40 +896,29 @@ static bool log_printable(uint32_t c)
 static void log_escape(struct buf *b, struct str s)
 {
     while (s.n > 0) {
-        struct str at = s;
+        unsigned char first = (unsigned char)*s.p;
+        size_t n = s.n;
         uint32_t c = str_rune(&s);
 
-        at.n -= s.n;
-        if (c == 0xfffd && at.n == 1) {
-            buf_lit(b, "\\x");
-            buf_hex(b, (unsigned char)*at.p, 2);
-        } else if (log_printable(c)) {
-            buf_add(b, at);
-        } else if (c == '\n') {
+        if (c == 0xfffd && n - s.n == 1)
+            buf_fmt(b, "\\x%02x", first);
+        else if (log_printable(c))
+            buf_rune(b, c);
+        else if (c == '\n')
             buf_lit(b, "\\n");
-        } else {
-            buf_lit(b, c < 0x100 ? "\\x" : "\\u");
-            buf_hex(b, c, c < 0x100 ? 2 : 4);
-        }
+        else
+            buf_fmt(b, c < 0x100 ? "\\x%02x" : "\\u%04x", c);
     }
 }
 
-/* The time as Go's log package writes it, in UTC: 2026/11/22 18:05:26. */
-static void log_date(struct buf *b)
-{
-    time_t now = time(NULL);
-    struct tm tm;
-
-    if (gmtime_r(&now, &tm) != NULL)
-        buf_fmt(b, "%d/%02d/%02d %02d:%02d:%02d ", tm.tm_year + 1900,
-                tm.tm_mon + 1, tm.tm_mday, tm.tm_hour, tm.tm_min, tm.tm_sec);
-}
-
-/* A line that cannot be written is lost; the next one is tried again. */
+/* A line begins with the time as Go's log package writes it, in UTC.  One that
+ * cannot be written is lost; the next one is tried again. */
 PRINTF(2, 3)
 static void log_at(enum log_level level, const char *format, ...)
 {
     struct buf text = { 0 }, line = { 0 };
+    time_t now = time(NULL);
+    struct tm tm = { 0 };
     va_list args;
 
     if (level > log_limit)
@@ -1009,8 +926,10 @@ static void log_at(enum log_level level, const char *format, ...)
     va_start(args, format);
     buf_vfmt(&text, format, args);
     va_end(args);
-    log_date(&line);
-    buf_lit(&line, "registrator: ");
+    (void)gmtime_r(&now, &tm);
+    buf_fmt(&line, "%d/%02d/%02d %02d:%02d:%02d registrator: ",
+            tm.tm_year + 1900, tm.tm_mon + 1, tm.tm_mday, tm.tm_hour,
+            tm.tm_min, tm.tm_sec);
     log_escape(&line, str_first(buf_str(&text), LOG_LINE_MAX));
     buf_lit(&line, text.n <= LOG_LINE_MAX ? "\n" : "...\n");
     (void)!write(STDERR_FILENO, line.p, line.n);
@@ -1024,7 +943,7 @@ static void log_at(enum log_level level, const char *format, ...)
  * is not JSON is refused.  One leniency: a string may hold bytes that are not
  * UTF-8, which old engines pass on; they become U+FFFD when it is read.
  *
- * Calls: str_ buf_ mem_ err_.
+ * Calls: str_ buf_ err_.
  */
 
 enum json_type {
@@ -1047,15 +966,16 @@ struct json_token {
  * can be chained; the value itself is token JSON_ROOT. */
 struct json {
     struct str text;    /* borrowed */
-    struct json_token *token;
-    size_t n, room;     /* of token */
+    struct json_token *token;   /* n of them */
+    size_t n;
+    struct buf memory;  /* of the tokens */
 };
 
 enum { JSON_ROOT = 1 };
 
 static void json_free(struct json *j)
 {
-    free(j->token);
+    buf_free(&j->memory);
     memset(j, 0, sizeof *j);
 }
 
@@ -1068,18 +988,14 @@ static enum json_type json_type(const struct json *j, size_t t)
 static size_t json_add(struct json *j, enum json_type type, size_t at,
                        size_t n)
 {
-    struct json_token *t;
+    struct json_token t = { (uint32_t)at, (uint32_t)n, 0, type };
+    struct str bytes = { (const char *)&t, sizeof t };
 
-    if (j->n == j->room) {
-        j->room = j->room ? j->room * 2 : 64;
-        j->token = mem_grow(j->token, j->n * sizeof *t, j->room * sizeof *t);
-    }
-    t = &j->token[j->n];
-    t->type = type;
-    t->at = (uint32_t)at;
-    t->n = (uint32_t)n;
-    t->next = (uint32_t)++j->n;
-    return j->n - 1;
+    t.next = (uint32_t)j->n + 1;
+    buf_add(&j->memory, bytes);
+    CHECK(!j->memory.bad);      /* JSON_VALUES is less than TEXT_MAX */
+    j->token = (struct json_token *)(void *)j->memory.p;
+    return j->n++;
 }
 
 /* The length of the string that begins with the quote at s.p, with both its
@@ -1138,8 +1054,7 @@ static size_t json_number(struct str s)
  * is none. */
 static size_t json_scalar(struct json *j, size_t at)
 {
-    static const struct str word[] = { STR_INIT("null"), STR_INIT("true"),
-                                       STR_INIT("false") };
+    static const char *const word[] = { "null", "true", "false" };
     struct str s = str_from(j->text, at);
     bool string = *s.p == '"';
     size_t n = string ? json_string(s) : json_number(s), i;
@@ -1149,76 +1064,61 @@ static size_t json_scalar(struct json *j, size_t at)
     else if (n > 0)
         json_add(j, JSON_NUMBER, at, n);
     for (i = 0; n == 0 && i < LENGTH(word); i++)
-        if (str_prefix(s, word[i])) {
-            n = word[i].n;
+        if (str_prefix(s, str_of(word[i]))) {
+            n = strlen(word[i]);
             json_add(j, i == 0 ? JSON_NULL : JSON_BOOL, at, n);
         }
     return n;
 }
 
-/* What may come next. */
-enum json_want {
-    JSON_VALUE,
-    JSON_FIRST,         /* a value, or the end of an empty array */
-    JSON_NAME,
-    JSON_FIRST_NAME,    /* a name, or the end of an empty object */
-    JSON_COLON,
-    JSON_COMMA,         /* or the end of what we are in */
-    JSON_END
-};
-
 /* Reads the text, whose bytes must stay as long as the tokens are used. */
 static int json_parse(struct json *j, struct str text, struct err *e)
 {
+    enum { VALUE, NAME, COLON, COMMA } want = VALUE;    /* what comes next */
     size_t open[JSON_DEPTH], depth = 0, i, n;
-    enum json_want want = JSON_VALUE;
 
-    if (j->room > JSON_KEPT)
+    if (j->memory.room > JSON_KEPT)
         json_free(j);
     j->text = text;
-    j->n = 0;
+    j->n = j->memory.n = 0;
     json_add(j, JSON_NONE, 0, 0);
     if (text.n > TEXT_MAX)
         return err_set(e, "JSON of more than %d bytes", TEXT_MAX);
     for (i = 0; i < text.n; i += n) {
+        struct json_token *in = &j->token[depth > 0 ? open[depth - 1] : 0];
+        bool object = in->type == JSON_OBJECT;
+        bool empty = depth > 0 && j->n == open[depth - 1] + 1;
         char c = text.p[i];
-        bool name = want == JSON_NAME || want == JSON_FIRST_NAME;
-        bool value = want == JSON_VALUE || want == JSON_FIRST;
-        bool end = want == JSON_COMMA || want == JSON_FIRST ||
-                   want == JSON_FIRST_NAME;
-        bool object = depth > 0 &&
-                      json_type(j, open[depth - 1]) == JSON_OBJECT;
 
         n = 1;
         if (j->n > JSON_VALUES)
             return err_set(e, "JSON of more than %d values", JSON_VALUES);
         if (str_blank(c))
             continue;
-        if (want == JSON_COLON && c == ':') {
-            want = JSON_VALUE;
-        } else if (name && c == '"' && (n = json_scalar(j, i)) > 0) {
-            want = JSON_COLON;
-        } else if (value && (c == '{' || c == '[')) {
+        if (want == COLON && c == ':') {
+            want = VALUE;
+        } else if (want == VALUE && (c == '{' || c == '[')) {
             if (depth == JSON_DEPTH)
                 return err_set(e, "JSON of more than %d levels", JSON_DEPTH);
             open[depth++] =
                 json_add(j, c == '{' ? JSON_OBJECT : JSON_ARRAY, i, 0);
-            want = c == '{' ? JSON_FIRST_NAME : JSON_FIRST;
-        } else if (end && c == (object ? '}' : ']')) {
-            struct json_token *t = &j->token[open[--depth]];
-
-            t->n = (uint32_t)(i + 1 - t->at);
-            t->next = (uint32_t)j->n;
-            want = depth > 0 ? JSON_COMMA : JSON_END;
-        } else if (want == JSON_COMMA && c == ',') {
-            want = object ? JSON_NAME : JSON_VALUE;
-        } else if (value && (n = json_scalar(j, i)) > 0) {
-            want = depth > 0 ? JSON_COMMA : JSON_END;
+            want = c == '{' ? NAME : VALUE;
+        } else if (depth > 0 && (want == COMMA || empty) &&
+                   c == (object ? '}' : ']')) {
+            in->n = (uint32_t)(i + 1 - in->at);
+            in->next = (uint32_t)j->n;
+            depth--;
+            want = COMMA;
+        } else if (depth > 0 && want == COMMA && c == ',') {
+            want = object ? NAME : VALUE;
+        } else if ((want == VALUE || (want == NAME && c == '"')) &&
+                   (n = json_scalar(j, i)) > 0) {
+            want = want == NAME ? COLON : COMMA;
         } else {
             return err_set(e, "not JSON at byte %zu", i);
         }
     }
-    if (want != JSON_END)
+    if (depth > 0 || want != COMMA)
         return err_set(e, "JSON that ends early, after %zu bytes", text.n);
     return 0;
 }
@@ -1263,60 +1163,47 @@ static struct str json_get_raw(const struct json *j, size_t t,
     return json_raw(j, json_get(j, t, name));
 }
 
-/* The number that four hexadecimal digits make. */
-static uint32_t json_unit(struct str s)
-{
-    uint64_t v = 0;
-
-    CHECK(str_number(str_upto(s, 4), 16, 0xffff, &v));
-    return (uint32_t)v;
-}
-
-/* Takes one character, as \uXXXX or two of them, off *s, which begins behind
- * the u.  Half a surrogate pair is U+FFFD. */
+/* Takes what follows \u off *s: one character, for which there may have to be
+ * a second \u.  Half a surrogate pair is U+FFFD. */
 static uint32_t json_escape(struct str *s)
 {
-    uint32_t c = json_unit(*s), low;
+    struct str more = str_from(*s, 4);
+    uint64_t c = 0, low = 0;
 
-    *s = str_from(*s, 4);
+    CHECK(str_number(str_upto(*s, 4), 16, 0xffff, &c));
+    *s = more;
     if (c < 0xd800 || c > 0xdfff)
-        return c;
-    if (c > 0xdbff || !str_prefix(*s, STR("\\u")))
+        return (uint32_t)c;
+    if (str_prefix(more, STR("\\u")))
+        CHECK(str_number(str_upto(str_from(more, 2), 4), 16, 0xffff, &low));
+    if (c > 0xdbff || low < 0xdc00 || low > 0xdfff)
         return 0xfffd;
-    low = json_unit(str_from(*s, 2));
-    if (low < 0xdc00 || low > 0xdfff)
-        return 0xfffd;
-    *s = str_from(*s, 6);
-    return 0x10000 + ((c - 0xd800) << 10) + (low - 0xdc00);
+    *s = str_from(more, 6);
+    return (uint32_t)(0x10000 + ((c - 0xd800) << 10) + (low - 0xdc00));
 }
 
 /* The text that a string stands for, as well-formed UTF-8, in memory of a;
  * empty for what is not a string. */
 static struct str json_str(const struct json *j, size_t t, struct arena *a)
 {
-    struct str s = json_raw(j, t), one = { NULL, 0 };
+    static const char control[] = "\b\f\n\r\t";
+    struct str s = json_raw(j, t);
     struct buf out = { 0 };
-    char utf8[4];
 
     if (json_type(j, t) != JSON_STRING)
         return STR("");
     if (str_all(s, buf_json_plain))
         return str_copy(a, s);
-    one.p = utf8;
     while (s.n > 0) {
         uint32_t c = str_rune(&s);
 
         if (c == '\\') {
-            c = (unsigned char)*s.p;
-            s = str_from(s, 1);
-            if (c == 'u')
-                c = json_escape(&s);
-            else if (str_letter((char)c))
-                c = c == 'n' ? '\n' : c == 't' ? '\t' : c == 'r' ? '\r'
-                    : c == 'b' ? '\b' : '\f';
+            size_t k = str_index(STR("bfnrtu"), *s.p);
+
+            c = str_rune(&s);
+            c = k < 5 ? (uint32_t)control[k] : k == 5 ? json_escape(&s) : c;
         }
-        one.n = str_utf8(c, utf8);
-        buf_add(&out, one);
+        buf_rune(&out, c);
     }
     return buf_done(&out, a);
 }
@@ -1340,8 +1227,8 @@ static bool json_u64(const struct json *j, size_t t, uint64_t max,
 }
 
 /* A splitter finds the objects at one depth of a text, however that is cut
- * into pieces: 0 in a stream of events, 1 in the engine's and in Consul's list.
- * It only counts brackets; json_parse judges each object. */
+ * into pieces: 0 in a stream of events, 1 in the lists of both peers.  It only
+ * counts brackets; json_parse judges each object. */
 enum split {
     SPLIT_MORE,         /* everything is used up */
     SPLIT_ELEMENT,      /* s->element holds a whole object */
@@ -1377,27 +1264,24 @@ static bool json_split_done(const struct splitter *s)
 /* Goes past one byte.  False: it cannot stand there. */
 static bool json_split_byte(struct splitter *s, char c)
 {
-    bool between = s->depth == s->at || s->depth == 0;
+    bool outside = s->depth == 0, between = outside || s->depth == s->at;
 
     if (s->quoted) {
         s->quoted = c != '"' || s->escaped;
         s->escaped = c == '\\' && !s->escaped;
-    } else if (c == '"') {
-        s->quoted = s->depth > 0;
-        return s->quoted;
+    } else if (c == '"' && !outside) {
+        s->quoted = true;
     } else if (c == '{' || c == '[') {
-        if (s->depth == s->at && c != '{')
-            return false;
-        if (s->depth == 0 && (c != s->open || (s->begun && s->at > 0)))
+        if ((outside && (c != s->open || (s->begun && s->at > 0))) ||
+            (s->depth == s->at && c != '{'))
             return false;
         s->begun = true;
         s->depth++;
-    } else if (s->depth > 0 && (c == '}' || c == ']')) {
+    } else if (!outside && (c == '}' || c == ']')) {
         s->depth--;
-    } else if (s->depth == 0) {
-        return str_blank(c) || (c == 0x1e && s->at == 0);   /* RFC 7464 */
     } else if (between) {
-        return str_blank(c) || c == ',' || c == ':';
+        return str_blank(c) || (!outside && (c == ',' || c == ':')) ||
+               (c == 0x1e && s->at == 0);       /* RFC 7464 */
     }
     return true;
 }
@@ -1406,29 +1290,26 @@ static bool json_split_byte(struct splitter *s, char c)
  * object is in s->element until the next call. */
 static enum split json_split(struct splitter *s, struct str *in)
 {
-    struct str all = *in;
-    size_t i, from = 0;
+    struct str part = { in->p, 0 };     /* of *in, in an object */
 
     if (s->depth <= s->at) {
         s->element.n = 0;
         s->element.bad = false;
     }
-    for (i = 0; i < all.n; i++) {
-        bool before = s->depth > s->at, ok = json_split_byte(s, all.p[i]);
-        bool after = s->depth > s->at;
+    while (in->n > 0) {
+        bool inside = s->depth > s->at, ok = json_split_byte(s, *in->p);
 
-        *in = str_from(all, i + 1);
+        part.p = inside || s->depth > s->at ? part.p : in->p + 1;
+        *in = str_from(*in, 1);
+        part.n = (size_t)(in->p - part.p);
         if (!ok)
             return SPLIT_ODD;
-        if (after && !before)
-            from = i;
-        if (before && !after) {
-            buf_add(&s->element, str_from(str_upto(all, i + 1), from));
+        if (inside && s->depth == s->at) {
+            buf_add(&s->element, part);
             return s->element.bad ? SPLIT_LARGE : SPLIT_ELEMENT;
         }
     }
-    if (s->depth > s->at)
-        buf_add(&s->element, str_from(all, from));
+    buf_add(&s->element, part);
     return SPLIT_MORE;
 }
 
@@ -1449,24 +1330,19 @@ struct url {
 /* host[:port] or [IPv6][:port]. */
 static bool url_host(struct str s, struct url *u)
 {
-    struct str port;
-    size_t at;
+    bool bracket = str_prefix(s, STR("["));
+    size_t at = str_index(s, bracket ? ']' : ':');
+    struct str port = str_from(s, at);
 
-    if (str_prefix(s, STR("["))) {
-        at = str_index(s, ']');
-        if (at == s.n || at == 1)
+    u->host = str_upto(s, at);
+    if (bracket) {
+        if (at == 1 || port.n == 0)
             return false;
-        u->host = str_upto(str_from(s, 1), at - 1);
-        port = str_from(s, at + 1);
-    } else {
-        at = str_index(s, ':');
-        u->host = str_upto(s, at);
-        port = str_from(s, at);
+        u->host = str_from(u->host, 1);
+        port = str_from(port, 1);
     }
-    u->port = 0;
-    if (port.n == 0)
-        return true;
-    return *port.p == ':' && str_port(str_from(port, 1), &u->port);
+    return port.n == 0 ||
+           (*port.p == ':' && str_port(str_from(port, 1), &u->port));
 }
 
 /* Adds s with each %XX as the byte that it stands for (RFC 3986 2.1).  False:
@@ -1491,36 +1367,27 @@ static bool url_decode(struct buf *b, struct str s)
  * itself is never in the error: it may hold a password. */
 static int url_parse(struct str s, struct url *u, struct err *e)
 {
-    struct str authority;
-    size_t at;
+    struct str host;
 
     memset(u, 0, sizeof *u);
-    u->user = u->host = u->path = STR("");
+    u->user = u->host = STR("");
     if (!str_all(s, str_graph))
         return err_set(e, "a blank or control character in it");
-    at = str_index(s, ':');
-    if (at == 0 || at == s.n)
+    if (!str_has(s, ':') || *s.p == ':')
         return err_set(e, "no scheme, as in consul://");
-    u->scheme = str_upto(s, at);
-    s = str_from(s, at + 1);
-    if (!str_prefix(s, STR("//"))) {
-        u->path = s;
+    u->scheme = str_cut(&s, ':');
+    u->path = s;
+    if (!str_prefix(s, STR("//")))
         return 0;
-    }
     s = str_from(s, 2);
-    at = str_index(s, '/');
-    authority = str_upto(s, at);
-    u->path = str_from(s, at);
-    if (str_has(authority, '@')) {
-        struct str host = str_after(authority, '@');
-
-        u->user = str_upto(authority, authority.n - host.n - 1);
-        authority = host;
-    }
-    if (!url_host(authority, u))
-        return err_set(e, "its host or port is not valid (host:port with a "
-                          "port from 1 to 65535, IPv6 as [::1]:port)");
-    return 0;
+    u->path = str_from(s, str_index(s, '/'));
+    s.n -= u->path.n;
+    host = str_after(s, '@');
+    if (host.n < s.n)
+        u->user = str_upto(s, s.n - host.n - 1);
+    return url_host(host, u) ? 0
+        : err_set(e, "its host or port is not valid (host:port with a port "
+                     "from 1 to 65535, IPv6 as [::1]:port)");
 }
 
 /* Adds host or host:port, IPv6 in brackets (RFC 3986 3.2.2). */
@@ -1557,8 +1424,10 @@ static void url_base64(struct buf *b, struct str s)
  * Calls: str_ buf_ err_.
  * Kernel: socket connect read poll open close pipe fcntl sigaction
  * clock_gettime getaddrinfo getifaddrs gethostname getsockopt setsockopt
- * stat getrandom opendir readdir closedir isatty setrlimit syscall.
+ * stat getentropy isatty setrlimit syscall getpid.
  */
+
+int getentropy(void *, size_t);         /* _XOPEN_SOURCE hides it */
 
 enum io { IO_OK, IO_WAIT, IO_END, IO_FAILED };
 
@@ -1591,8 +1460,7 @@ static void os_signal(int number)
         os_summary = 1;
     else
         os_stop = 1;
-    if (write(os_pipe[1], "", 1) < 0)
-        errno = saved;          /* full: os_wait will end all the same */
+    (void)!write(os_pipe[1], "", 1);    /* full: os_wait ends all the same */
     errno = saved;
 }
 
@@ -1661,7 +1529,7 @@ static int os_resolve(struct str host, unsigned port, struct os_addr *a,
     struct addrinfo *list, *i;
     int failed;
 
-    buf_u64(&service, port);
+    buf_fmt(&service, "%u", port);
     buf_byte(&service, '\0');
     failed = getaddrinfo(name, service.p, &hints, &list);
     buf_free(&service);
@@ -1698,26 +1566,23 @@ static int os_unix(struct str path, struct os_addr *a, struct err *e)
  * os_connected has the outcome as soon as the socket is writable. */
 static enum io os_connect(const struct os_addr *a, int *fd, int *error)
 {
-    int on = 1;
+    static const int option[][3] = {    /* at best: a failure is harmless */
+        { IPPROTO_TCP, TCP_NODELAY, 1 }, { SOL_SOCKET, SO_KEEPALIVE, 1 },
+#ifdef TCP_KEEPIDLE                     /* a dead peer is noticed in 60 s */
+        { IPPROTO_TCP, TCP_KEEPIDLE, 30 }, { IPPROTO_TCP, TCP_KEEPINTVL, 10 },
+        { IPPROTO_TCP, TCP_KEEPCNT, 3 },
+#endif
+    };
+    size_t i;
 
     *fd = socket(a->sa.ss_family, SOCK_STREAM, 0);
     if (*fd < 0 || !os_nonblock(*fd)) {
         *error = errno;
         return IO_FAILED;
     }
-    if (a->sa.ss_family != AF_UNIX) {
-        /* Best effort: a failure is harmless. */
-        (void)setsockopt(*fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
-        (void)setsockopt(*fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof on);
-#ifdef TCP_KEEPIDLE
-        on = 30;                /* seconds: a dead peer is noticed in 60 */
-        (void)setsockopt(*fd, IPPROTO_TCP, TCP_KEEPIDLE, &on, sizeof on);
-        on = 10;
-        (void)setsockopt(*fd, IPPROTO_TCP, TCP_KEEPINTVL, &on, sizeof on);
-        on = 3;
-        (void)setsockopt(*fd, IPPROTO_TCP, TCP_KEEPCNT, &on, sizeof on);
-#endif
-    }
+    for (i = 0; a->sa.ss_family != AF_UNIX && i < LENGTH(option); i++)
+        (void)setsockopt(*fd, option[i][0], option[i][1], &option[i][2],
+                         sizeof option[i][2]);
     if (connect(*fd, (const struct sockaddr *)(const void *)&a->sa, a->n) == 0)
         return IO_OK;
     *error = errno;
@@ -1835,63 +1700,10 @@ static int os_socket_hint(const char *path, int error, struct err *e)
     return err_set(e, "%s", strerror(error));
 }
 
-/* Adds a path to a list of them, each with a NUL behind it; NULL is none. */
-static void os_name(struct buf *list, const char *path)
-{
-    if (path != NULL) {
-        buf_lit(list, path);
-        buf_byte(list, '\0');
-    }
-}
-
-/* The files of a directory, as such a list; hidden ones and directories do
- * not count. */
-static int os_directory(const char *path, struct buf *b, struct err *e)
-{
-    DIR *d = opendir(path);
-    const struct dirent *file;
-    struct stat st;
-    size_t start;
-
-    if (d == NULL)
-        return err_set(e, "%s: %s", path, strerror(errno));
-    while ((file = readdir(d)) != NULL)
-        if (*file->d_name != '.') {
-            start = b->n;
-            buf_lit(b, path);
-            buf_byte(b, '/');
-            buf_lit(b, file->d_name);
-            buf_byte(b, '\0');
-            if (stat(b->p + start, &st) == 0 && S_ISDIR(st.st_mode))
-                b->n = start;
-        }
-    (void)closedir(d);
-    return 0;
-}
-
 /* Bytes that nobody can guess.  False: there are none to be had. */
 static bool os_random(void *p, size_t n)
 {
-#ifdef __linux__
-    return getrandom(p, n, 0) == (ssize_t)n;
-#else
-    int fd = open("/dev/urandom", O_RDONLY | O_CLOEXEC);
-    bool ok = fd >= 0 && read(fd, p, n) == (ssize_t)n;
-
-    os_close(fd);
-    return ok;
-#endif
-}
-
-/* The date as certificates have it: YYYYMMDDHHMMSS, in UTC. */
-static void os_clock(struct buf *b)
-{
-    time_t now = time(NULL);
-    struct tm tm;
-
-    if (gmtime_r(&now, &tm) != NULL)
-        buf_fmt(b, "%d%02d%02d%02d%02d%02d", tm.tm_year + 1900, tm.tm_mon + 1,
-                tm.tm_mday, tm.tm_hour, tm.tm_min, tm.tm_sec);
+    return getentropy(p, n) == 0;
 }
 
 /* Reads an IP address: its 4 or 16 bytes; 0: it is not one. */
@@ -1905,46 +1717,39 @@ static size_t ip_parse(struct str name, unsigned char ip[16])
     return n;
 }
 
-/* Hexadecimal without leading zeros. */
-static void ip_group(struct buf *b, unsigned v)
-{
-    buf_hex(b, v, v > 0xfff ? 4 : v > 0xff ? 3 : v > 0xf ? 2 : 1);
-}
-
 /* Adds an IP address of 4 or 16 bytes as RFC 5952 writes it: the first of the
  * longest runs of two or more zero groups is "::"; an IPv4 address in IPv6 is
- * ::ffff:10.0.0.1 (its section 5). */
+ * ::ffff:10.0.0.1 (its section 5).  Of another length, it adds nothing. */
 static void ip_format(struct buf *b, const unsigned char *ip, size_t n)
 {
     static const unsigned char mapped[12] = { [10] = 0xff, [11] = 0xff };
-    size_t i, k, row = 0, rows = 1;
+    size_t i, k, from = 16, zeros = 2;  /* the run, in bytes */
 
     if (n == 16 && memcmp(ip, mapped, sizeof mapped) == 0) {
         buf_lit(b, "::ffff:");
         ip += 12;
         n = 4;
     }
-    for (i = 0; n == 4 && i < 4; i++) {
-        buf_u64(b, ip[i]);
-        buf_lit(b, i < 3 ? "." : "");
-    }
-    for (i = 0; n == 16 && i < 16; i += 2) {
-        for (k = i; k < 16 && ip[k] == 0; k++)
+    if (n == 4)
+        buf_fmt(b, "%d.%d.%d.%d", ip[0], ip[1], ip[2], ip[3]);
+    if (n != 16)
+        return;
+    for (i = 0; i < 16; i = k + 2) {
+        for (k = i; k < 16 && ip[k] == 0 && ip[k + 1] == 0; k += 2)
             continue;
-        if ((k - i) / 2 > rows) {
-            row = i;
-            rows = (k - i) / 2;
+        if (k - i > zeros) {
+            from = i;
+            zeros = k - i;
         }
     }
-    for (i = 0; n == 16 && i < 16; i += 2) {
-        if (rows > 1 && i == row) {
-            buf_lit(b, i == 0 ? "::" : ":");
-            i += 2 * rows - 2;
-            continue;
+    for (i = 0; i < 16; i += 2)
+        if (i == from) {
+            buf_lit(b, "::");
+            i += zeros - 2;
+        } else {
+            buf_fmt(b, i == 0 || i == from + zeros ? "%x" : ":%x",
+                    (unsigned)ip[i] << 8 | ip[i + 1]);
         }
-        ip_group(b, (unsigned)ip[i] << 8 | ip[i + 1]);
-        buf_lit(b, i < 14 ? ":" : "");
-    }
 }
 
 /* Adds the IP address of a socket address.  False: it has none. */
@@ -1969,37 +1774,27 @@ static bool ip_is_local(struct str ip)
            str_prefix(ip, STR("::ffff:127."));
 }
 
-/* The first address of an interface, IPv4 before IPv6, link-local ones left
- * out.  False: there is no such interface, or it has none. */
+/* An address of an interface: the first of IPv4, else of IPv6, but none that
+ * is link-local there.  False: there is no such interface, or it has none. */
 static bool os_interface(struct str name, struct buf *b)
 {
-    bool found = false;
-#ifdef HAVE_IFADDRS
-    static const int family[] = { AF_INET, AF_INET6 };
     struct ifaddrs *list, *i;
-    size_t f;
 
-    if (name.n == 0 || name.n >= IF_NAMESIZE || getifaddrs(&list) != 0)
+    if (getifaddrs(&list) != 0)
         return false;
-    for (f = 0; !found && f < LENGTH(family); f++)
-        for (i = list; !found && i != NULL; i = i->ifa_next) {
-            size_t n = b->n;
+    for (i = list; i != NULL; i = i->ifa_next) {
+        const struct sockaddr *sa = i->ifa_addr;
 
-            found = i->ifa_addr != NULL &&
-                    i->ifa_addr->sa_family == family[f] &&
-                    str_eq(str_of(i->ifa_name), name) &&
-                    ip_of_socket(i->ifa_addr, b);
-            if (found && str_prefix(str_from(buf_str(b), n), STR("fe80:"))) {
-                b->n = n;
-                found = false;
-            }
-        }
+        if (sa == NULL || !str_eq(str_of(i->ifa_name), name) ||
+            (b->n > 0 && (sa->sa_family != AF_INET ||
+                          !str_has(buf_str(b), ':'))))
+            continue;
+        b->n = 0;
+        if (ip_of_socket(sa, b) && str_prefix(buf_str(b), STR("fe80:")))
+            b->n = 0;
+    }
     freeifaddrs(list);
-#else
-    (void)name;
-    (void)b;
-#endif
-    return found;
+    return b->n > 0;
 }
 
 /* This machine's name; nothing if it has none. */
@@ -2039,12 +1834,11 @@ long syscall(long, ...);        /* _XOPEN_SOURCE hides it */
 
 /* The system calls that stay allowed: the list in the head of this file. */
 static const uint16_t os_calls[] = {
-    SYS_bind, SYS_brk, SYS_close, SYS_connect, SYS_exit_group,
-    SYS_getdents64, SYS_getrandom, SYS_getsockname, SYS_getsockopt,
-    SYS_madvise, SYS_munmap, SYS_read, SYS_recvfrom, SYS_recvmsg,
-    SYS_restart_syscall, SYS_rt_sigprocmask, SYS_rt_sigreturn, SYS_sendmsg,
-    SYS_sendto, SYS_setsockopt, SYS_uname, SYS_write, SYS_writev,
-    /* recvmsg, sendmsg: musl 1.2.4 and later */
+    SYS_bind, SYS_brk, SYS_close, SYS_connect, SYS_exit_group, SYS_getrandom,
+    SYS_getsockname, SYS_getsockopt, SYS_madvise, SYS_munmap, SYS_read,
+    SYS_recvfrom, SYS_recvmsg, SYS_restart_syscall, SYS_rt_sigprocmask,
+    SYS_rt_sigreturn, SYS_sendmsg, SYS_sendto, SYS_setsockopt, SYS_uname,
+    SYS_write, SYS_writev,      /* recvmsg, sendmsg: musl 1.2.4 and later */
 #if defined __x86_64__
     SYS_clock_gettime, SYS_poll, SYS_stat,
 #elif defined __aarch64__
@@ -2081,7 +1875,7 @@ static const struct os_rule {
     { SYS_socket, 0, UINT32_MAX, AF_NETLINK },  /* the last one: for -ip */
 };
 
-/* What linux/filter.h and linux/seccomp.h say, which musl-gcc does not find. */
+/* Of linux/filter.h and linux/seccomp.h, which musl-gcc does not find. */
 struct os_step {                /* sock_filter */
     uint16_t code;
     uint8_t yes, no;            /* steps to skip */
@@ -2100,43 +1894,46 @@ enum {
     OS_ANSWER = 0x06,           /* BPF_RET | BPF_K */
     OS_ALLOW = 0x7fff0000,      /* SECCOMP_RET_ALLOW */
     OS_REFUSE = 0x00050000 | ENOSYS, /* SECCOMP_RET_ERRNO */
-    OS_CALL_AT = 0, OS_ARCH_AT = 4, OS_ARGUMENTS_AT = 16 /* seccomp_data */
+    OS_CALL_AT = 0, OS_ARCH_AT = 4, OS_ARGUMENTS_AT = 16, /* seccomp_data */
+    OS_STEPS = 6                /* of os_allow */
 };
+
+/* Adds the steps that allow a call if the argument is as in struct os_rule. */
+static struct os_step *os_allow(struct os_step *at, uint16_t call,
+                                unsigned argument, uint32_t mask,
+                                uint32_t value)
+{
+    const struct os_step step[] = {
+        { OS_LOAD, 0, 0, OS_CALL_AT }, { OS_IS, 0, 4, call },
+        { OS_LOAD, 0, 0, OS_ARGUMENTS_AT + 8u * argument },
+        { OS_AND, 0, 0, mask }, { OS_IS, 0, 1, value },
+        { OS_ANSWER, 0, 0, OS_ALLOW }
+    };
+
+    CHECK(LENGTH(step) == OS_STEPS);
+    memcpy(at, step, sizeof step);
+    return at + OS_STEPS;
+}
 
 /* Refuses every system call but these from here on: with ENOSYS, so that a C
  * library that tries another one goes on.  -1: that cannot be had. */
 static int os_sandbox(bool interface, struct err *e)
 {
-    static const struct os_step
-        begin[] = { { OS_LOAD, 0, 0, OS_ARCH_AT },
-                    { OS_IS, 1, 0, OS_ARCH },
-                    { OS_ANSWER, 0, 0, OS_REFUSE } },
-        call[] = { { OS_LOAD, 0, 0, OS_CALL_AT }, { OS_IS, 0, 1, 0 },
-                   { OS_ANSWER, 0, 0, OS_ALLOW } },
-        rule[] = { { OS_LOAD, 0, 0, OS_CALL_AT }, { OS_IS, 0, 4, 0 },
-                   { OS_LOAD, 0, 0, 0 }, { OS_AND, 0, 0, 0 },
-                   { OS_IS, 0, 1, 0 }, { OS_ANSWER, 0, 0, OS_ALLOW } };
-    struct os_step step[LENGTH(begin) + LENGTH(os_calls) * LENGTH(call) +
-                        LENGTH(os_rules) * LENGTH(rule) + 1], *at = step;
     const struct os_rule *r = os_rules;
     const struct os_rule *end = r + LENGTH(os_rules) - (interface ? 0 : 1);
+    struct os_step step[4 + (LENGTH(os_calls) + LENGTH(os_rules)) * OS_STEPS]
+        = { { OS_LOAD, 0, 0, OS_ARCH_AT }, { OS_IS, 1, 0, OS_ARCH },
+            { OS_ANSWER, 0, 0, OS_REFUSE } };
+    struct os_step *at = step + 3;
     struct os_filter filter = { 0, step };
     size_t i;
 
-    memcpy(at, begin, sizeof begin);
-    at += LENGTH(begin);
-    for (i = 0; i < LENGTH(os_calls); i++, at += LENGTH(call)) {
-        memcpy(at, call, sizeof call);
-        at[1].k = os_calls[i];
-    }
-    for (; r < end; r++, at += LENGTH(rule)) {
-        memcpy(at, rule, sizeof rule);
-        at[1].k = r->call;
-        at[2].k = OS_ARGUMENTS_AT + 8u * r->argument;
-        at[3].k = r->mask;
-        at[4].k = r->call == SYS_tkill ? (uint32_t)getpid() : r->value;
-    }
-    *at++ = begin[2];
+    for (i = 0; i < LENGTH(os_calls); i++)
+        at = os_allow(at, os_calls[i], 0, 0, 0);
+    for (; r < end; r++)
+        at = os_allow(at, r->call, r->argument, r->mask, r->call == SYS_tkill
+                      ? (uint32_t)getpid() : r->value);
+    *at++ = step[2];
     filter.n = (unsigned short)(at - step);
     return syscall(SYS_prctl, (long)PR_SET_SECCOMP, 2L, &filter) == 0
         ? 0 : err_set(e, "seccomp: %s", strerror(errno));
@@ -2195,7 +1992,7 @@ struct tls_config {
     bool on;
     bool insecure;                 /* CONSUL_HTTP_SSL_VERIFY=false */
     struct str name;            /* that the certificate must be for */
-    const char *ca_file, *ca_path;      /* NULL: the system's */
+    const char *ca_file;        /* NULL: the system's */
     const char *cert_file, *key_file;   /* NULL: none */
     struct tls_trust *trust;
     bool stale;                 /* a handshake failed: read the files again */
@@ -2409,6 +2206,17 @@ static void tls_put_time(struct buf *b, struct str t)
     buf_lit(b, " UTC");
 }
 
+/* The date as certificates have it: YYYYMMDDHHMMSS, in UTC. */
+static void tls_clock(struct buf *b)
+{
+    time_t now = time(NULL);
+    struct tm tm;
+
+    if (gmtime_r(&now, &tm) != NULL)
+        buf_fmt(b, "%d%02d%02d%02d%02d%02d", tm.tm_year + 1900, tm.tm_mon + 1,
+                tm.tm_mday, tm.tm_hour, tm.tm_min, tm.tm_sec);
+}
+
 /* ---- The check of a chain ---- */
 
 static void tls_start_chain(const br_x509_class **c, const char *name)
@@ -2459,7 +2267,7 @@ static void tls_explain(struct tls_check *x, const struct tls_facts *f)
 
     tls_time(f->from, &from);
     tls_time(f->to, &to);
-    os_clock(&now);
+    tls_clock(&now);
     late = to.n > 0 && str_cmp(buf_str(&to), buf_str(&now)) < 0;
     if (x->error == BR_ERR_X509_BAD_SERVER_NAME) {
         err_set(&x->why, "the certificate is not for %.*s but for %.*s%s",
@@ -2607,9 +2415,8 @@ static int tls_each(struct tls_trust *t, const char *path, tls_use *use,
     }
     if (result == 0 && inside)
         result = err_set(e, "%s: PEM that ends early", path);
-    mem_wipe(&pem, sizeof pem);
-    buf_wipe(&der);
-    buf_wipe(&text);
+    buf_free(&der);
+    buf_free(&text);
     return result;
 }
 
@@ -2749,26 +2556,8 @@ static void tls_free_trust(struct tls_trust *t)
 {
     if (t != NULL && t->retired && t->users == 0) {
         arena_free(&t->arena);
-        mem_wipe(t, sizeof *t);
         free(t);
     }
-}
-
-/* Every file of a directory of CAs; one that is no PEM has none. */
-static int tls_ca_dir(struct tls_trust *t, const char *path, struct err *e)
-{
-    struct buf files = { .max = 0 };
-    int result = os_directory(path, &files, e);
-    struct str rest = buf_str(&files);
-
-    while (result == 0 && rest.n > 0) {
-        result = tls_each(t, rest.p, tls_add_anchor, e);
-        (void)str_cut(&rest, '\0');
-    }
-    buf_free(&files);
-    if (result == 0 && t->anchors == 0)
-        result = err_set(e, "%s: no certificate in it", path);
-    return result;
 }
 
 /* Where systems keep all CAs. */
@@ -2786,8 +2575,6 @@ static int tls_load_ca(struct tls_trust *t, const struct tls_config *cfg,
 
     if (cfg->insecure)
         return 0;
-    if (file == NULL && cfg->ca_path != NULL)
-        return tls_ca_dir(t, cfg->ca_path, e);
     for (i = 0; file == NULL && i < LENGTH(tls_bundle); i++)
         if (os_exists(tls_bundle[i]))
             file = tls_bundle[i];
@@ -2835,25 +2622,6 @@ static int tls_load(struct tls_config *cfg, struct err *e)
     tls_free_trust(cfg->trust);
     cfg->trust = t;
     return 0;
-}
-
-/* Adds the names of all files that tls_load may read. */
-static void tls_names(const struct tls_config *cfg, struct buf *list)
-{
-    bool system = cfg->on && cfg->ca_file == NULL && cfg->ca_path == NULL;
-    struct err e;
-    size_t i;
-
-    os_name(list, cfg->ca_file);
-    os_name(list, cfg->cert_file);
-    os_name(list, cfg->key_file);
-    for (i = 0; system && i < LENGTH(tls_bundle); i++)
-        os_name(list, tls_bundle[i]);
-    if (cfg->ca_path != NULL) {
-        buf_lit(list, cfg->ca_path);
-        os_name(list, "/");             /* itself, also while it is empty */
-        (void)os_directory(cfg->ca_path, list, &e);
-    }
 }
 
 /* ---- The engine ---- */
@@ -2917,7 +2685,6 @@ static void tls_free(struct tls *t)
         buf_free(&t->check.first);
         t->trust->users--;
         tls_free_trust(t->trust);
-        mem_wipe(t, sizeof *t);
         free(t);
     }
 }
@@ -2964,7 +2731,6 @@ static struct tls *tls_open(struct tls_config *cfg, struct err *e)
     br_ssl_engine_set_buffers_bidi(&t->client.eng, t->in, sizeof t->in, t->out,
                                    sizeof t->out);
     br_ssl_engine_inject_entropy(&t->client.eng, seed, sizeof seed);
-    mem_wipe(seed, sizeof seed);
     name = t->check.ip_n > 0 ? NULL : str_dup(cfg->name);
     (void)br_ssl_client_reset(&t->client, name, 0);     /* the engine tells */
     free(name);
@@ -3177,12 +2943,12 @@ struct http {
     enum { IN_HEAD, IN_LENGTH, IN_CHUNK_SIZE, IN_CHUNK, IN_CHUNK_END,
            IN_TRAILER, IN_REST, IN_NOTHING } state;
     unsigned status;
-    bool old;           /* HTTP/1.0: it closes unless it says otherwise */
+    bool http10;        /* it closes unless it says otherwise */
     bool close;         /* no second response comes on this connection */
     bool chunked, sized;
     uint64_t left;      /* of the body or the chunk, in bytes */
     unsigned retry_after; /* seconds, 0 if it does not say */
-    size_t looked;      /* bytes in which the end of a line was not found */
+    size_t searched;    /* bytes in which the end of a line was not found */
 };
 
 static void http_start(struct http *h)
@@ -3194,13 +2960,13 @@ static void http_start(struct http *h)
 static bool http_token_char(char c)
 {
     return str_letter(c) || str_digit(c) ||
-           str_index(STR("!#$%&'*+-.^_`|~"), c) < 15;
+           str_has(STR("!#$%&'*+-.^_`|~"), c);
 }
 
 /* RFC 9110 5.5. */
 static bool http_value_char(char c)
 {
-    return c == ' ' || c == '\t' || str_graph(c);
+    return c == '\t' || buf_header_char(c);
 }
 
 /* What Connection says (RFC 9112 9.3). */
@@ -3211,12 +2977,12 @@ static void http_connection(struct http *h, struct str list)
 
         if (str_caseeq(word, STR("close")))
             h->close = true;
-        else if (str_caseeq(word, STR("keep-alive")) && h->old)
+        else if (str_caseeq(word, STR("keep-alive")) && h->http10)
             h->close = false;
     }
 }
 
-/* One header line: those that this program heeds. */
+/* One header line: those that this program uses. */
 static int http_field(struct http *h, struct str line, struct err *e)
 {
     struct str value = line, name = str_cut(&value, ':');
@@ -3233,24 +2999,24 @@ static int http_field(struct http *h, struct str line, struct err *e)
         h->sized = true;
         h->left = v;
     } else if (str_caseeq(name, STR("Transfer-Encoding"))) {
-        if (!str_caseeq(value, STR("chunked")) || h->chunked || h->old)
+        if (!str_caseeq(value, STR("chunked")) || h->chunked || h->http10)
             return err_set(e, "Transfer-Encoding: %.*s", PUT(value));
         h->chunked = true;
     } else if (str_caseeq(name, STR("Connection"))) {
         http_connection(h, value);
     } else if (str_caseeq(name, STR("Retry-After"))) {
-        if (str_u64(value, 3600, &v))   /* a date is not heeded */
+        if (str_u64(value, 3600, &v))   /* a date is ignored */
             h->retry_after = (unsigned)v;
     }
     return 0;
 }
 
 /* Whether the first bytes can still become those of a response. */
-static int http_hello(struct str in, struct err *e)
+static int http_check_start(struct str in, struct err *e)
 {
-    struct str hello = STR("HTTP/1.");
+    struct str start = STR("HTTP/1.");
 
-    if (str_prefix(in, str_first(hello, in.n)))
+    if (str_prefix(in, str_first(start, in.n)))
         return 0;
     if (in.n >= 2 && (*in.p == 0x15 || *in.p == 0x16) && in.p[1] == 3)
         return err_set(e, "it answers in TLS, not HTTP");
@@ -3261,60 +3027,52 @@ static int http_hello(struct str in, struct err *e)
 /* The status line: HTTP/1.x SP 3DIGIT [SP reason]. */
 static int http_status(struct http *h, struct str line, struct err *e)
 {
-    struct str rest = line, version = str_cut(&rest, ' '), code;
+    struct str reason = line, version = str_cut(&reason, ' ');
+    struct str code = str_cut(&reason, ' ');
     uint64_t v;
-    size_t i;
 
-    code = str_cut(&rest, ' ');
-    for (i = 0; i < rest.n; i++)
-        if ((unsigned char)rest.p[i] < 0x20 && rest.p[i] != '\t')
-            return err_set(e, "a control character in its status line");
-    if ((!str_eq(version, STR("HTTP/1.1")) &&
-         !str_eq(version, STR("HTTP/1.0"))) ||
-        code.n != 3 || !str_u64(code, 599, &v) || v < 100)
+    h->http10 = h->close = str_eq(version, STR("HTTP/1.0"));
+    if ((!h->http10 && !str_eq(version, STR("HTTP/1.1"))) || code.n != 3 ||
+        !str_u64(code, 599, &v) || v < 100 ||
+        !str_all(reason, http_value_char))
         return err_set(e, "its status line is \"%.*s\"",
                        PUT(str_first(line, 80)));
     h->status = (unsigned)v;
-    h->old = h->close = str_eq(version, STR("HTTP/1.0"));
     return 0;
 }
 
-/* Takes a line off *in, without its CR LF.  Needs all of it there. */
-static struct str http_line(struct str *in)
-{
-    struct str line = str_upto(*in, str_find(*in, STR("\r\n")));
-
-    *in = str_from(*in, line.n + 2);
-    return line;
-}
-
-/* All of a head, up to its empty line. */
+/* All of a head but its empty line. */
 static int http_head(struct http *h, struct str head, struct err *e)
 {
-    if (http_status(h, http_line(&head), e) != 0)
-        return -1;
-    while (head.n > 0) {
-        struct str line = http_line(&head);
+    size_t n = str_find(head, STR("\r\n"));
 
-        if (line.n > 0 && http_field(h, line, e) != 0)
+    if (http_status(h, str_upto(head, n), e) != 0)
+        return -1;
+    head = str_from(head, n + 2);
+    while (head.n > 0) {
+        n = str_find(head, STR("\r\n"));
+        if (http_field(h, str_upto(head, n), e) != 0)
             return -1;
+        head = str_from(head, n + 2);
     }
     if (h->chunked && h->sized)
         return err_set(e, "both Content-Length and Transfer-Encoding");
     if (h->status == 101)
         return err_set(e, "it switches protocols");
-    if (h->status < 200)                /* RFC 9110 15.2: the real one comes */
+    if (h->status < 200) {              /* RFC 9110 15.2: the real one comes */
         http_start(h);
-    else if (h->status == 204 || h->status == 304)
+    } else if (h->status == 204 || h->status == 304) {
         h->state = IN_NOTHING;
-    else if (h->chunked)
-        h->state = IN_CHUNK_SIZE;
-    else
-        h->state = h->sized ? IN_LENGTH : IN_REST;
+    } else if (h->chunked || h->sized) {
+        h->state = h->chunked ? IN_CHUNK_SIZE : IN_LENGTH;
+    } else {
+        h->state = IN_REST;
+        h->left = UINT64_MAX;
+    }
     return 0;
 }
 
-/* RFC 9112 7.1: hexadecimal digits, then extensions that are not heeded. */
+/* RFC 9112 7.1: hexadecimal digits, then extensions that are ignored. */
 static int http_chunk_size(struct http *h, struct str line, struct err *e)
 {
     struct str size = str_upto(line, str_index(line, ';'));
@@ -3329,81 +3087,70 @@ static int http_chunk_size(struct http *h, struct str line, struct err *e)
     return 0;
 }
 
-/* The states in which whole lines are needed. */
-static enum http_found http_lines(struct http *h, struct str *in,
-                                  struct err *e)
+/* In the states in which whole lines are needed: takes a line off *in, or all
+ * of a head.  1: it is used; 0: it is not whole; -1: it is bad. */
+static int http_line(struct http *h, struct str *in, struct err *e)
 {
     bool head = h->state == IN_HEAD;
-    struct str end = head ? STR("\r\n\r\n") : STR("\r\n"), part;
+    struct str end = head ? STR("\r\n\r\n") : STR("\r\n"), line;
     size_t max = head ? HEAD_MAX : CHUNK_LINE_MAX;
-    /* What was looked at before is not looked at again. */
-    size_t from = h->looked > end.n ? h->looked - end.n : 0;
+    /* What was searched before is not searched again. */
+    size_t from = h->searched > end.n ? h->searched - end.n : 0;
     size_t at = from + str_find(str_from(*in, from), end);
     bool whole = at < in->n;
-    int bad = 0;
+    int result = 0;
 
-    if (head && http_hello(*in, e) != 0)
-        return HTTP_BAD;
-    h->looked = whole ? 0 : in->n;
-    if (whole ? at + end.n > max : in->n >= max) {
-        err_set(e, "a head or chunk line of more than %zu bytes", max);
-        return HTTP_BAD;
-    }
+    if (head && http_check_start(*in, e) != 0)
+        return -1;
+    h->searched = whole ? 0 : in->n;
+    if (whole ? at + end.n > max : in->n >= max)
+        return err_set(e, "a head or chunk line of more than %zu bytes", max);
     if (!whole)
-        return HTTP_MORE;
-    part = str_upto(*in, at + end.n);
-    *in = str_from(*in, part.n);
-    if (head) {
-        bad = http_head(h, part, e);
-        return bad ? HTTP_BAD : h->status ? HTTP_HEAD : HTTP_MORE;
-    }
-    part = str_upto(part, part.n - 2);
-    if (h->state == IN_CHUNK_SIZE)
-        bad = http_chunk_size(h, part, e);
-    else if (h->state == IN_CHUNK_END && part.n > 0)
-        bad = err_set(e, "a chunk that is longer than its size");
+        return 0;
+    line = str_upto(*in, head ? at + 2 : at);
+    *in = str_from(*in, at + end.n);
+    if (head)
+        result = http_head(h, line, e);
+    else if (h->state == IN_CHUNK_SIZE)
+        result = http_chunk_size(h, line, e);
+    else if (h->state == IN_CHUNK_END && line.n > 0)
+        result = err_set(e, "a chunk that is longer than its size");
     else if (h->state == IN_CHUNK_END)
         h->state = IN_CHUNK_SIZE;
-    else if (part.n == 0)               /* the trailer's end */
+    else if (line.n == 0)               /* the trailer's end */
         h->state = IN_NOTHING;
-    return bad ? HTTP_BAD : HTTP_MORE;
+    return result == 0 ? 1 : -1;
 }
 
-/* Goes on with *in, takes off what it used, and tells what it found.  Call
- * it until it says HTTP_MORE and *in has not become shorter. */
-static enum http_found http_step(struct http *h, struct str *in,
-                                 struct str *body, struct err *e)
-{
-    size_t n;
-
-    if (h->state == IN_NOTHING || (h->state == IN_LENGTH && h->left == 0))
-        return HTTP_DONE;
-    if (in->n == 0)
-        return HTTP_MORE;
-    if (h->state != IN_LENGTH && h->state != IN_CHUNK && h->state != IN_REST)
-        return http_lines(h, in, e);
-    n = h->state != IN_REST && h->left < in->n ? (size_t)h->left : in->n;
-    *body = str_upto(*in, n);
-    *in = str_from(*in, n);
-    if (h->state != IN_REST)
-        h->left -= n;
-    if (h->state == IN_CHUNK && h->left == 0)
-        h->state = IN_CHUNK_END;
-    return HTTP_BODY;
-}
-
-/* As http_step, until something is found or nothing is left to be found. */
+/* Goes on with *in, takes off what it used, and tells what it found. */
 static enum http_found http_next(struct http *h, struct str *in,
                                  struct str *body, struct err *e)
 {
-    enum http_found found;
-    size_t n;
+    for (;;) {
+        bool head = h->state == IN_HEAD;
+        size_t n = in->n;
+        int line;
 
-    do {
-        n = in->n;
-        found = http_step(h, in, body, e);
-    } while (found == HTTP_MORE && in->n < n);
-    return found;
+        if (h->state == IN_NOTHING || (h->state == IN_LENGTH && h->left == 0))
+            return HTTP_DONE;
+        if (n == 0)
+            return HTTP_MORE;
+        if (h->state == IN_LENGTH || h->state == IN_CHUNK ||
+            h->state == IN_REST) {
+            n = h->left < n ? (size_t)h->left : n;
+            h->left -= n;
+            if (h->state == IN_CHUNK && h->left == 0)
+                h->state = IN_CHUNK_END;
+            *body = str_upto(*in, n);
+            *in = str_from(*in, n);
+            return HTTP_BODY;
+        }
+        line = http_line(h, in, e);
+        if (line <= 0)
+            return line == 0 ? HTTP_MORE : HTTP_BAD;
+        if (head && h->status > 0)
+            return HTTP_HEAD;
+    }
 }
 
 /* Whether the message is complete if the connection ends here. */
@@ -3418,22 +3165,13 @@ static bool http_ends(const struct http *h)
 static void http_request(struct buf *b, const char *method, struct str path,
                          struct str host, struct str headers, struct str body)
 {
-    if (!str_all(path, str_graph))
-        b->bad = true;
-    buf_lit(b, method);
-    buf_byte(b, ' ');
-    buf_add(b, path);
-    buf_lit(b, " HTTP/1.1\r\n");
+    b->bad = b->bad || !str_all(path, str_graph);
+    buf_fmt(b, "%s %.*s HTTP/1.1\r\n", method, PUT(path));
     buf_header(b, "Host", host);
     buf_add(b, headers);
-    if (body.n > 0) {
-        buf_lit(b, "Content-Type: application/json\r\n");
-        buf_lit(b, "Content-Length: ");
-        buf_u64(b, body.n);
-        buf_lit(b, "\r\n");
-    } else if (!str_eq(str_of(method), STR("GET"))) {
-        buf_lit(b, "Content-Length: 0\r\n");
-    }
+    buf_lit(b, body.n > 0 ? "Content-Type: application/json\r\n" : "");
+    if (body.n > 0 || !str_eq(str_of(method), STR("GET")))
+        buf_fmt(b, "Content-Length: %zu\r\n", body.n);
     buf_lit(b, "\r\n");
     buf_add(b, body);
 }
@@ -5879,10 +5617,8 @@ static uint64_t reg_place(struct str name, struct str address, uint64_t port)
  * stored and 8 of its checks. */
 static void reg_mark(struct buf *b, uint64_t owner, const struct digest *d)
 {
-    buf_hex(b, owner, 16);
-    buf_byte(b, '-');
-    buf_hex(b, d->content, 16);
-    buf_hex(b, d->checks, 8);
+    buf_fmt(b, "%016llx-%016llx%08x", (unsigned long long)owner,
+            (unsigned long long)d->content, (unsigned)d->checks);
 }
 
 static bool reg_read_mark(struct str s, struct reg_item *item)
@@ -6213,7 +5949,7 @@ static int consul_on_self(struct registry *r, const struct json *j,
 static int consul_on_hello(struct registry *r, unsigned step,
                            const struct answer *a, struct err *e)
 {
-    struct json j = { { NULL, 0 }, NULL, 0, 0 };
+    struct json j = { .n = 0 };
     struct err why;
     int result = -1;
 
@@ -6272,7 +6008,7 @@ static void consul_script(struct buf *b, const struct service *s,
             buf_add(&text, consul_address(s));
             used = ip.n;
         } else if (str_prefix(script, port)) {
-            buf_u64(&text, s->port);
+            buf_fmt(&text, "%u", s->port);
             used = port.n;
         } else {
             buf_byte(&text, *script.p);

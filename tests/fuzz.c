@@ -378,7 +378,7 @@ static void fuzz_flags(struct buf *b, const struct options *f)
 
             CHECK(v >= o->min && v <= o->max);
             buf_lit(b, v < 0 ? "-" : "");
-            buf_u64(b, (uint64_t)(v < 0 ? -v : v));
+            buf_fmt(b, "%u", (unsigned)(v < 0 ? -v : v));
         }
         buf_byte(b, '\0');
     }
@@ -472,12 +472,8 @@ static void fuzz_text(struct str in)
     struct err e;
     size_t i;
 
-    while (s.n > 0) {
-        char c[4];
-        struct str one = { c, str_utf8(str_rune(&s), c) };
-
-        buf_add(&utf8, one);
-    }
+    while (s.n > 0)
+        buf_rune(&utf8, str_rune(&s));
     buf_json(&b, edge(in));
     CHECK(json_parse(&j, edge(buf_str(&b)), &e) == 0);
     CHECK(str_eq(json_str(&j, JSON_ROOT, &a), buf_str(&utf8)));
@@ -541,7 +537,7 @@ static struct str fuzz_pem_used(struct buf *b, unsigned how, struct str in)
         s.n = t->chain[i].data_len;
         buf_add(b, s);
     }
-    buf_u64(b, (uint64_t)br_skey_decoder_key_type(&t->key));
+    buf_fmt(b, "%d", br_skey_decoder_key_type(&t->key));
     arena_free(&t->arena);
     free(t);
     buf_add(b, buf_str(&fuzz_seen));
