@@ -224,6 +224,7 @@ struct str {
 
 #define STR_INIT(lit) { (lit), sizeof(lit) - 1 }
 #define STR(lit) ((struct str)STR_INIT(lit))
+#define BYTES(x) ((struct str){ (const char *)&(x), sizeof(x) })
 #define PUT(s) (int)(s).n, (s).p        /* for "%.*s" */
 
 /* Never NULL.  Without memory there is nothing to be done but to start again,
@@ -454,15 +455,14 @@ static struct str str_after(struct str s, char c)
     return str_from(s, at);
 }
 
-/* Where needle first stands in s, or s.n. */
+/* Where needle, which is not empty, first stands in s, or s.n. */
 static size_t str_find(struct str s, struct str needle)
 {
-    size_t i;
+    size_t at = str_index(s, *needle.p);
 
-    for (i = 0; i + needle.n <= s.n; i++)
-        if (str_prefix(str_from(s, i), needle))
-            return i;
-    return s.n;
+    while (at < s.n && !str_prefix(str_from(s, at), needle))
+        at += 1 + str_index(str_from(s, at + 1), *needle.p);
+    return at;
 }
 
 static struct str str_trim(struct str s)
@@ -746,6 +746,30 @@ static void buf_fmt(struct buf *b, const char *format, ...)
     va_end(args);
 }
 
+/* The same as a text in memory of a. */
+PRINTF(2, 3)
+static struct str str_fmt(struct arena *a, const char *format, ...)
+{
+    struct buf b = { 0 };
+    va_list args;
+
+    va_start(args, format);
+    buf_vfmt(&b, format, args);
+    va_end(args);
+    return buf_done(&b, a);
+}
+
+/* Adds s in lower case, as far as it is ASCII. */
+static void buf_lower(struct buf *b, struct str s)
+{
+    size_t i;
+
+    if (!buf_need(b, s.n))
+        return;
+    for (i = 0; i < s.n; i++)
+        b->p[b->n++] = str_lower(s.p[i]);
+}
+
 /* Takes n bytes off the front. */
 static void buf_skip(struct buf *b, size_t n)
 {
@@ -988,11 +1012,10 @@ static enum json_type json_type(const struct json *j, size_t t)
 static size_t json_add(struct json *j, enum json_type type, size_t at,
                        size_t n)
 {
-    struct json_token t = { (uint32_t)at, (uint32_t)n, 0, type };
-    struct str bytes = { (const char *)&t, sizeof t };
+    struct json_token t = { (uint32_t)at, (uint32_t)n, (uint32_t)j->n + 1,
+                            type };
 
-    t.next = (uint32_t)j->n + 1;
-    buf_add(&j->memory, bytes);
+    buf_add(&j->memory, BYTES(t));
     CHECK(!j->memory.bad);      /* JSON_VALUES is less than TEXT_MAX */
     j->token = (struct json_token *)(void *)j->memory.p;
     return j->n++;
@@ -4250,48 +4273,44 @@ static bool docker_id(struct str s)
 static bool docker_event(const struct json *j, struct docker_event *ev)
 {
     static const struct {
-        struct str name;
+        const char *name;
         enum docker_action action;
     } known[] = {
-        { STR_INIT("start"), DOCKER_CHANGED }, { STR_INIT("pause"), DOCKER_CHANGED },
-        { STR_INIT("unpause"), DOCKER_CHANGED },
-        { STR_INIT("rename"), DOCKER_CHANGED },
-        { STR_INIT("restore"), DOCKER_CHANGED },   /* Podman, of a checkpoint */
-        { STR_INIT("update"), DOCKER_CHANGED },
-        { STR_INIT("die"), DOCKER_DIED }, { STR_INIT("died"), DOCKER_DIED },
-        { STR_INIT("destroy"), DOCKER_GONE },
-        { STR_INIT("remove"), DOCKER_GONE },
+        { "start", DOCKER_CHANGED }, { "pause", DOCKER_CHANGED },
+        { "unpause", DOCKER_CHANGED }, { "rename", DOCKER_CHANGED },
+        { "restore", DOCKER_CHANGED },  /* Podman, of a checkpoint */
+        { "update", DOCKER_CHANGED },
+        { "die", DOCKER_DIED }, { "died", DOCKER_DIED },
+        { "destroy", DOCKER_GONE }, { "remove", DOCKER_GONE },
+        { "connect", DOCKER_NETWORK }, { "disconnect", DOCKER_NETWORK },
     };
-    size_t actor = json_get(j, JSON_ROOT, "Actor"), exit, i;
+    size_t actor = json_get(j, JSON_ROOT, "Actor"), container, i;
     size_t attributes = json_get(j, actor, "Attributes");
-    size_t type = json_get(j, JSON_ROOT, "Type");
+    struct str type = json_get_raw(j, JSON_ROOT, "Type");
     struct str action = json_get_raw(j, JSON_ROOT, "Action");
-    uint64_t code;
+    struct str code = json_get_raw(j, attributes, "exitCode");
+    uint64_t v;
 
+    if (action.n == 0)
+        action = json_get_raw(j, JSON_ROOT, "status");
     ev->action = DOCKER_OTHER;
-    ev->exit_code = DOCKER_NO_CODE;
+    for (i = 0; i < LENGTH(known); i++)
+        if (str_eq(action, str_of(known[i].name)))
+            ev->action = known[i].action;
+    if (code.n == 0)            /* Podman 4 */
+        code = json_get_raw(j, attributes, "containerExitCode");
+    ev->exit_code = str_u64(code, 255, &v) ? (unsigned)v : DOCKER_NO_CODE;
     ev->id = json_get_raw(j, actor, "ID");
     if (ev->id.n == 0)
         ev->id = json_get_raw(j, JSON_ROOT, "id");
-    if (action.n == 0)
-        action = json_get_raw(j, JSON_ROOT, "status");
-    if (type == 0 || str_eq(json_raw(j, type), STR("container"))) {
-        for (i = 0; i < LENGTH(known); i++)
-            if (str_eq(action, known[i].name))
-                ev->action = known[i].action;
-        exit = json_get(j, attributes, "exitCode");
-        if (exit == 0)          /* Podman 4 */
-            exit = json_get(j, attributes, "containerExitCode");
-        if (str_u64(json_raw(j, exit), 255, &code))
-            ev->exit_code = (unsigned)code;
-    } else if (str_eq(json_raw(j, type), STR("network")) &&
-               (str_eq(action, STR("connect")) ||
-                str_eq(action, STR("disconnect")))) {
-        ev->action = DOCKER_NETWORK;
-        if (json_get(j, attributes, "container") != 0)  /* else Podman's */
-            ev->id = json_get_raw(j, attributes, "container");
+    if (ev->action == DOCKER_NETWORK) {
+        container = json_get(j, attributes, "container");
+        if (container != 0)     /* else Podman's */
+            ev->id = json_raw(j, container);
+        return str_eq(type, STR("network")) && docker_id(ev->id);
     }
-    return ev->action != DOCKER_OTHER && docker_id(ev->id);
+    return ev->action != DOCKER_OTHER && docker_id(ev->id) &&
+           (type.n == 0 || str_eq(type, STR("container")));
 }
 
 /* A row of GET /containers/json. */
@@ -4302,27 +4321,17 @@ struct docker_row {
     unsigned exit_code; /* then; 0 if it has none */
 };
 
-/* A digest of all elements in any order: Docker 20.10 lists ports in a random
- * one. */
-static uint64_t docker_ports_digest(const struct json *j, size_t t)
-{
-    uint64_t sum = 0;
-    size_t i;
-
-    for (i = 0; json_next(j, t, &i);)
-        sum += str_hash(1, json_raw(j, i));
-    return sum;
-}
-
 /* Status is "Up 3 minutes (Paused)" or "Exited (1) 2 hours ago"; engines
  * before 1.11 have no State beside it.  The row shows all that can change of a
- * container without an event: state and exit code, health, name, ports and
- * networks.  False: no ID. */
+ * container without an event: state and exit code, health, name, networks, and
+ * ports, which Docker 20.10 lists in a random order.  False: no ID. */
 static bool docker_row(const struct json *j, struct docker_row *row)
 {
+    static const char *const shown[] = { "Names", "State", "NetworkSettings" };
     struct str status = json_get_raw(j, JSON_ROOT, "Status");
     struct str word = str_cut(&status, ' ');
-    uint64_t code = 0, digest = str_hash(0, word);
+    size_t ports = json_get(j, JSON_ROOT, "Ports"), i;
+    uint64_t code = 0;
 
     row->stopped = str_eq(word, STR("Exited")) || str_eq(word, STR("Dead")) ||
                    str_eq(word, STR("Created"));
@@ -4331,12 +4340,12 @@ static bool docker_row(const struct json *j, struct docker_row *row)
     (void)str_u64(status, 255, &code);
     row->exit_code = row->stopped ? (unsigned)code : 0;
     row->id = json_get_raw(j, JSON_ROOT, "Id");
-    digest = str_hash(digest, status);
-    digest = str_hash(digest, json_get_raw(j, JSON_ROOT, "Names"));
-    digest = str_hash(digest, json_get_raw(j, JSON_ROOT, "State"));
-    digest = str_hash(digest, json_get_raw(j, JSON_ROOT, "NetworkSettings"));
-    row->digest = digest +
-                  docker_ports_digest(j, json_get(j, JSON_ROOT, "Ports"));
+    row->digest = str_hash(str_hash(0, word), status);
+    for (i = 0; i < LENGTH(shown); i++)
+        row->digest = str_hash(row->digest,
+                               json_get_raw(j, JSON_ROOT, shown[i]));
+    for (i = 0; json_next(j, ports, &i);)
+        row->digest += str_hash(1, json_raw(j, i));
     return docker_id(row->id);
 }
 
@@ -4402,19 +4411,16 @@ static void docker_free(struct docker_container *c)
 /* "5000/tcp"; old engines write "5000".  False: neither. */
 static bool docker_port_key(struct str s, struct docker_port *p)
 {
+    static const char *const proto[] = { "tcp", "udp", "sctp" };
     struct str number = str_cut(&s, '/');
+    size_t i = 0;
 
+    while (s.n > 0 && i < LENGTH(proto) && !str_caseeq(s, str_of(proto[i])))
+        i++;
     memset(p, 0, sizeof *p);
     p->host_ip = STR("");
-    if (s.n == 0 || str_caseeq(s, STR("tcp")))
-        p->proto = DOCKER_TCP;
-    else if (str_caseeq(s, STR("udp")))
-        p->proto = DOCKER_UDP;
-    else if (str_caseeq(s, STR("sctp")))
-        p->proto = DOCKER_SCTP;
-    else
-        return false;
-    return str_port(number, &p->number);
+    p->proto = (enum docker_proto)i;
+    return i < LENGTH(proto) && str_port(number, &p->number);
 }
 
 /* Of several bindings the first counts, an IPv4 one before an IPv6 one. */
@@ -4444,13 +4450,12 @@ static int docker_port_cmp(const void *a, const void *b)
     return p->proto < q->proto ? -1 : p->proto > q->proto;
 }
 
-/* Of two entries for one port, the listed one first. */
-static int docker_entry_cmp(const void *a, const void *b)
+/* The container's entry for the same port, or NULL. */
+static const struct docker_port *docker_find_port(
+    const struct docker_container *c, const struct docker_port *p)
 {
-    const struct docker_port *p = a, *q = b;
-    int d = docker_port_cmp(a, b);
-
-    return d != 0 ? d : (p->listed < q->listed) - (p->listed > q->listed);
+    return c->ports == 0 ? NULL
+        : bsearch(p, c->port, c->ports, sizeof *p, docker_port_cmp);
 }
 
 /* Adds the ports that are the names of object t. */
@@ -4490,18 +4495,27 @@ static void docker_ports(struct docker_container *c, const struct json *j)
     size_t bound = docker_get(j, "HostConfig", "PortBindings");
     size_t n = docker_count(j, ports) + docker_count(j, exposed) +
                docker_count(j, bound), i, kept = 0;
+    struct docker_port *p = arena_alloc(&c->arena, n * sizeof *p), *last;
 
-    c->port = arena_alloc(&c->arena, n * sizeof *c->port);
+    c->port = p;
     docker_add_ports(c, j, ports, true);
     docker_add_ports(c, j, exposed, false);
     if (!c->running)
         docker_add_ports(c, j, bound, false);
-    qsort(c->port, c->ports, sizeof *c->port, docker_entry_cmp);
-    for (i = 0; i < c->ports; i++)
-        if (kept > 0 && docker_port_cmp(&c->port[kept - 1], &c->port[i]) == 0)
-            c->port[kept - 1].exposed |= c->port[i].exposed;
-        else
-            c->port[kept++] = c->port[i];
+    qsort(p, c->ports, sizeof *p, docker_port_cmp);
+    for (i = 0; i < c->ports; i++) {
+        last = kept > 0 ? &p[kept - 1] : NULL;
+        if (last == NULL || docker_port_cmp(last, &p[i]) != 0) {
+            p[kept++] = p[i];
+            continue;
+        }
+        last->listed |= p[i].listed;
+        last->exposed |= p[i].exposed;
+        if (last->host_port == 0) {
+            last->host_port = p[i].host_port;
+            last->host_ip = p[i].host_ip;
+        }
+    }
     c->ports = kept;
 }
 
@@ -4542,37 +4556,27 @@ static void docker_networks(struct docker_container *c, const struct json *j)
     qsort(c->network, c->networks, sizeof *c->network, docker_network_cmp);
 }
 
-/* Config.Env: ["K=V", "K"], of which the second is no variable. */
-static void docker_env(struct docker_container *c, const struct json *j,
-                       size_t list)
+/* Config.Env, ["K=V", "K"], of which the second is no variable; or
+ * Config.Labels, {"K": "V"}.  Returns them, and *n. */
+static struct docker_var *docker_vars(struct docker_container *c,
+                                      const struct json *j, const char *name,
+                                      size_t *n)
 {
-    size_t i;
+    size_t list = docker_get(j, "Config", name), i;
+    struct docker_var *vars = arena_alloc(&c->arena, docker_count(j, list) *
+                                                     sizeof *vars), v;
 
-    c->env = arena_alloc(&c->arena, docker_count(j, list) * sizeof *c->env);
     for (i = 0; json_next(j, list, &i);) {
-        struct str value = json_str(j, i, &c->arena);
-        struct str name = str_cut(&value, '=');
-
-        if (name.p + name.n == value.p)
-            continue;           /* no = in it */
-        c->env[c->envs].name = name;
-        c->env[c->envs++].value = value;
+        v.name = v.value = json_str(j, i, &c->arena);
+        if (json_type(j, list) == JSON_OBJECT)
+            v.value = json_str(j, i + 1, &c->arena);
+        else if (str_has(v.value, '='))
+            v.name = str_cut(&v.value, '=');
+        else
+            continue;
+        vars[(*n)++] = v;
     }
-}
-
-/* Config.Labels: {"K": "V"}. */
-static void docker_labels(struct docker_container *c, const struct json *j,
-                          size_t list)
-{
-    size_t i;
-
-    if (json_type(j, list) != JSON_OBJECT)
-        return;
-    c->label = arena_alloc(&c->arena, docker_count(j, list) * sizeof *c->label);
-    for (i = 0; json_next(j, list, &i);) {
-        c->label[c->labels].name = json_str(j, i, &c->arena);
-        c->label[c->labels++].value = json_str(j, i + 1, &c->arena);
-    }
+    return vars;
 }
 
 /* The answer of GET /containers/{id}/json; the caller frees it.  NULL: it is
@@ -4604,8 +4608,8 @@ static struct docker_container *docker_inspect(const struct json *j)
         c->exit_code = (unsigned)code;
     docker_ports(c, j);
     docker_networks(c, j);
-    docker_env(c, j, docker_get(j, "Config", "Env"));
-    docker_labels(c, j, docker_get(j, "Config", "Labels"));
+    c->env = docker_vars(c, j, "Env", &c->envs);
+    c->label = docker_vars(c, j, "Labels", &c->labels);
     return c;
 }
 
@@ -4702,14 +4706,12 @@ static struct str docker_identity(const struct json *j, bool podman,
                                   struct arena *a)
 {
     struct str id = json_get_str(j, JSON_ROOT, "ID", a);
-    struct buf b = { 0 };
+    struct str name = json_get_str(j, JSON_ROOT, "Name", a);
+    struct str folder = json_get_str(j, JSON_ROOT, "DockerRootDir", a);
 
-    if (id.n > 0 && !podman)
-        return id;
-    buf_add(&b, json_get_str(j, JSON_ROOT, "Name", a));
-    if (podman && b.n > 0)
-        buf_add(&b, json_get_str(j, JSON_ROOT, "DockerRootDir", a));
-    return buf_done(&b, a);
+    if (podman && name.n > 0)
+        return str_fmt(a, "%.*s%.*s", PUT(name), PUT(folder));
+    return podman || id.n == 0 ? name : id;
 }
 
 /* GET /version or /info: whether this is Podman's service. */
@@ -4761,6 +4763,7 @@ struct service {
     size_t tags;
     struct svc_attr *attr;      /* by key */
     size_t attrs;
+    uint64_t id_digest;         /* of the ID in lower case */
     struct svc_set *set;        /* that it belongs to */
     struct link claim;          /* section 13: in the claims of its entry */
     struct reg_entry *entry;
@@ -4768,7 +4771,8 @@ struct service {
     struct digest want;         /* and what is compared */
 };
 
-/* The services of one container.  The arena has all of their texts. */
+/* The services of one container, by port, tcp first.  The arena has all of
+ * their texts. */
 struct svc_set {
     struct arena arena;
     struct service *service;
@@ -4841,8 +4845,7 @@ static void svc_free(struct svc_set *set)
 
 /* One SERVICE_ variable or label. */
 struct svc_meta {
-    struct str key, value;
-    bool *said;         /* as in svc_attr: one for all ports */
+    struct svc_attr attr;
     unsigned port;      /* the one that it is for; 0: all */
     size_t order;       /* of two with one key, the later one counts */
 };
@@ -4856,25 +4859,32 @@ struct svc_job {
     struct svc_meta *meta;      /* by port and key, each pair once */
     size_t metas;
     size_t general;             /* of them, the first, are for all ports */
+    size_t at_meta;             /* before it are those of lower ports */
+    size_t at_before;           /* the same in `before` */
     bool several;               /* ports that others can reach */
     struct str own;             /* the container's address */
     struct str routable;        /* ... on a network where others reach it */
+    struct str label_ip;        /* ... of -useIpFromLabel */
+    struct str name;            /* of services without a SERVICE_NAME */
+    struct str id;              /* how default IDs begin */
     struct str tags_of;         /* the list of tags that was split last, */
     const struct service *tags_in;      /* and who has them */
+    void *by_id;                /* of tsearch: the services so far */
     struct arena *a;            /* of the set */
     struct svc_notes *notes;
 };
 
 /* ---- Metadata ---- */
 
+/* By port and key; of one key the later one first. */
 static int svc_meta_cmp(const void *a, const void *b)
 {
     const struct svc_meta *p = a, *q = b;
     int d = p->port < q->port ? -1 : p->port > q->port;
 
     if (d == 0)
-        d = str_cmp(p->key, q->key);
-    return d != 0 ? d : p->order < q->order ? -1 : 1;
+        d = str_cmp(p->attr.key, q->attr.key);
+    return d != 0 ? d : p->order > q->order ? -1 : 1;
 }
 
 /* SERVICE_8080_NAME=web is key "name" of port 8080, SERVICE_NAME=web the same
@@ -4882,30 +4892,24 @@ static int svc_meta_cmp(const void *a, const void *b)
  * is for none. */
 static void svc_add_meta(struct svc_job *job, struct docker_var v)
 {
-    struct svc_meta *m = &job->meta[job->metas];
+    struct svc_meta m = { .order = job->metas };
     struct str rest, digits;
-    char *p;
-    size_t i;
+    struct buf key = { 0 };
 
     if (!str_prefix(v.name, STR("SERVICE_")))
         return;
-    rest = str_from(v.name, STR("SERVICE_").n);
-    p = arena_alloc(job->a, rest.n);
-    for (i = 0; i < rest.n; i++)
-        p[i] = str_lower(rest.p[i]);
-    rest.p = p;
-    m->key = rest;
-    m->value = str_copy(job->a, v.value);
-    m->said = memset(arena_alloc(job->a, sizeof *m->said), 0, sizeof *m->said);
-    m->port = 0;
-    m->order = job->metas;
+    buf_lower(&key, str_from(v.name, strlen("SERVICE_")));
+    m.attr.key = rest = buf_done(&key, job->a);
     digits = str_cut(&rest, '_');
     if (digits.n > 0 && str_all(digits, str_digit) && rest.n > 0) {
-        m->key = rest;
-        if (*digits.p == '0' || !str_port(digits, &m->port))
+        if (*digits.p == '0' || !str_port(digits, &m.port))
             return;
+        m.attr.key = rest;
     }
-    job->metas++;
+    m.attr.value = str_copy(job->a, v.value);
+    m.attr.said = arena_alloc(job->a, sizeof *m.attr.said);
+    *m.attr.said = false;
+    job->meta[job->metas++] = m;
 }
 
 /* All metadata of the container: environment before labels, each in its
@@ -4913,59 +4917,23 @@ static void svc_add_meta(struct svc_job *job, struct docker_var v)
 static void svc_metas(struct svc_job *job, struct arena *list)
 {
     const struct docker_container *c = job->c;
+    struct svc_meta *meta;
     size_t i, kept = 0;
 
-    job->meta = arena_alloc(list, (c->envs + c->labels) * sizeof *job->meta);
+    meta = job->meta = arena_alloc(list, (c->envs + c->labels) * sizeof *meta);
     for (i = 0; i < c->envs; i++)
         svc_add_meta(job, c->env[i]);
     for (i = 0; i < c->labels; i++)
         svc_add_meta(job, c->label[i]);
-    qsort(job->meta, job->metas, sizeof *job->meta, svc_meta_cmp);
-    for (i = 0; i < job->metas; i++) {
-        struct svc_meta *last = kept > 0 ? &job->meta[kept - 1] : NULL;
-
-        if (last != NULL && last->port == job->meta[i].port &&
-            str_eq(last->key, job->meta[i].key))
-            *last = job->meta[i];
-        else
-            job->meta[kept++] = job->meta[i];
-    }
+    qsort(meta, job->metas, sizeof *meta, svc_meta_cmp);
+    for (i = 0; i < job->metas; i++)
+        if (kept == 0 || meta[i].port != meta[kept - 1].port ||
+            !str_eq(meta[i].attr.key, meta[kept - 1].attr.key)) {
+            meta[kept++] = meta[i];
+            job->general += meta[i].port == 0;
+        }
     job->metas = kept;
-    while (job->general < kept && job->meta[job->general].port == 0)
-        job->general++;
-}
-
-/* The first meta that is for this port alone, or for a higher one. */
-static size_t svc_first_meta(const struct svc_job *job, unsigned port)
-{
-    size_t low = job->general, high = job->metas;
-
-    while (low < high) {
-        size_t mid = low + (high - low) / 2;
-
-        if (job->meta[mid].port < port)
-            low = mid + 1;
-        else
-            high = mid;
-    }
-    return low;
-}
-
-/* Steps through the metas of a port in the order of their keys: *g in those
- * for all ports, *p in its own, which win.  NULL: there are no more. */
-static const struct svc_meta *svc_next_meta(const struct svc_job *job,
-                                            unsigned port, size_t *g,
-                                            size_t *p)
-{
-    const struct svc_meta *general = &job->meta[*g], *own = &job->meta[*p];
-    bool has_general = *g < job->general;
-    bool has_own = *p < job->metas && own->port == port;
-    int d = has_general && has_own ? str_cmp(general->key, own->key)
-            : has_own ? 1 : -1;
-
-    *g += has_general && d <= 0;
-    *p += has_own && d >= 0;
-    return has_own && d >= 0 ? own : has_general ? general : NULL;
+    job->at_meta = job->general;
 }
 
 static struct str svc_attr(const struct service *s, const char *key)
@@ -4986,82 +4954,72 @@ struct svc_keys {
     bool ignore;
 };
 
-/* Sorts the metadata of port s->exposed into keys and attributes. */
-static void svc_read_metas(const struct svc_job *job, struct service *s,
+/* Sorts the metadata of port s->exposed into keys and attributes: those for
+ * all ports and its own, which win.  Ports come in their order. */
+static void svc_read_metas(struct svc_job *job, struct service *s,
                            struct svc_keys *k)
 {
-    size_t first = svc_first_meta(job, s->exposed), p = first, g = 0, most;
-    const struct svc_meta *m;
+    const struct svc_meta *meta = job->meta;
+    size_t general = 0, own, end;
 
+    while (job->at_meta < job->metas && meta[job->at_meta].port < s->exposed)
+        job->at_meta++;
+    own = end = job->at_meta;
+    while (end < job->metas && meta[end].port == s->exposed)
+        end++;
     memset(k, 0, sizeof *k);
-    while (p < job->metas && job->meta[p].port == s->exposed)
-        p++;
-    most = job->general + (p - first);
-    s->attr = arena_alloc(job->a, most * sizeof *s->attr);
-    p = first;
-    while ((m = svc_next_meta(job, s->exposed, &g, &p)) != NULL) {
-        if (str_eq(m->key, STR("name"))) {
-            k->name = m->value;
-            k->name_of_port = m->port > 0;
-        } else if (str_eq(m->key, STR("id"))) {
-            k->id = m->value;
-        } else if (str_eq(m->key, STR("tags"))) {
-            k->tags = m->value;
-        } else if (str_eq(m->key, STR("ignore"))) {
-            k->ignore = m->value.n > 0;
+    s->attr = arena_alloc(job->a, (job->general + end - own) *
+                                  sizeof *s->attr);
+    while (general < job->general || own < end) {
+        int d = general == job->general ? 1 : own == end ? -1
+                : str_cmp(meta[general].attr.key, meta[own].attr.key);
+        const struct svc_attr *a = &meta[d < 0 ? general : own].attr;
+
+        general += d <= 0;
+        own += d >= 0;
+        if (str_eq(a->key, STR("name"))) {
+            k->name = a->value;
+            k->name_of_port = d >= 0;
+        } else if (str_eq(a->key, STR("id"))) {
+            k->id = a->value;
+        } else if (str_eq(a->key, STR("tags"))) {
+            k->tags = a->value;
+        } else if (str_eq(a->key, STR("ignore"))) {
+            k->ignore = a->value.n > 0;
         } else {
-            s->attr[s->attrs].key = m->key;
-            s->attr[s->attrs].said = m->said;
-            s->attr[s->attrs++].value = m->value;
+            s->attr[s->attrs++] = *a;
         }
     }
 }
 
 /* ---- Tags, names, IDs ---- */
 
-/* Adds the tags of a list to `tags`, an array of slices: split at commas, of
- * which "\," is none; empty ones are dropped, and those that exceed *room
- * bytes.  Returns how many that were. */
-static size_t svc_split_tags(struct arena *a, struct str list, size_t *room,
-                             struct buf *tags)
+/* Takes the next tag off a list that is split at commas, of which "\," is
+ * none.  False: there are no more but empty ones. */
+static bool svc_next_tag(struct str *list, struct buf *tag)
 {
-    struct buf text = { 0 };
-    size_t lost = 0;
+    tag->n = 0;
+    while (list->n > 0) {
+        bool escaped = str_prefix(*list, STR("\\,"));
+        char c = escaped ? ',' : *list->p;
 
-    while (list.n > 0) {
-        bool escaped = str_prefix(list, STR("\\,")), ends;
-
-        list = str_from(list, escaped ? 1 : 0);
-        ends = *list.p == ',' && !escaped;
-        if (!ends)
-            buf_byte(&text, *list.p);
-        list = str_from(list, 1);
-        if ((ends || list.n == 0) && text.n > 0) {
-            struct str tag = buf_str(&text), one;
-
-            one.p = (const char *)&tag;
-            one.n = sizeof tag;
-            lost += tag.n > *room;
-            if (tag.n <= *room) {
-                *room -= tag.n;
-                tag = str_copy(a, tag);
-                buf_add(tags, one);
-            }
-            text.n = 0;
-        }
+        *list = str_from(*list, escaped ? 2 : 1);
+        if (c != ',' || escaped)
+            buf_byte(tag, c);
+        else if (tag->n > 0)
+            break;
     }
-    buf_free(&text);
-    return lost;
+    return tag->n > 0;
 }
 
-/* The tags of the container, of the command line, and of UDP.  Ports with the
- * same list share the result. */
+/* The tags of the container, of the command line, and of UDP, without those
+ * that would be too much.  Ports with the same list share the result. */
 static void svc_tags(struct svc_job *job, struct service *s, struct str own)
 {
+    struct str list[] = { own, job->cfg->tags }, udp = STR("udp"), copy;
     const struct service *same = job->tags_in;
-    size_t room = SERVICE_TAGS_MAX, lost;
-    struct buf tags = { .max = 0 };
-    struct str udp = STR("udp"), one = { (const char *)&udp, sizeof udp };
+    struct buf tags = { 0 }, tag = { 0 };
+    size_t room = SERVICE_TAGS_MAX, lost = 0, i;
 
     if (same != NULL && same->udp == s->udp && job->tags_of.p == own.p &&
         job->tags_of.n == own.n) {
@@ -5069,15 +5027,24 @@ static void svc_tags(struct svc_job *job, struct service *s, struct str own)
         s->tags = same->tags;
         return;
     }
-    lost = svc_split_tags(job->a, own, &room, &tags);
-    lost += svc_split_tags(job->a, job->cfg->tags, &room, &tags);
+    for (i = 0; i < LENGTH(list); i++)
+        while (svc_next_tag(&list[i], &tag)) {
+            if (tag.n > room) {
+                lost++;
+                continue;
+            }
+            room -= tag.n;
+            copy = str_copy(job->a, buf_str(&tag));
+            buf_add(&tags, BYTES(copy));
+        }
     if (s->udp)
-        buf_add(&tags, one);
-    s->tag = arena_alloc(job->a, tags.n);
+        buf_add(&tags, BYTES(udp));
     s->tags = tags.n / sizeof *s->tag;
+    s->tag = arena_alloc(job->a, tags.n);
     if (tags.n > 0)
         memcpy(s->tag, tags.p, tags.n);
     buf_free(&tags);
+    buf_free(&tag);
     job->tags_of = own;
     job->tags_in = s;
     if (lost > 0)
@@ -5092,18 +5059,28 @@ static bool svc_is_image_id(const struct docker_container *c)
 {
     struct str s = c->image;
 
-    if (str_prefix(s, STR("sha256:")))
-        return true;
-    return str_all(s, str_hexdigit) &&
-           (s.n == 64 || s.n == 12 ||
-            (s.n >= 6 && str_prefix(c->digest, s)));
+    return str_prefix(s, STR("sha256:")) ||
+           (str_all(s, str_hexdigit) &&
+            (s.n == 64 || s.n == 12 ||
+             (s.n >= 6 && str_prefix(c->digest, s))));
+}
+
+/* The value of the container's label of that name; empty: it has none, or the
+ * name is empty. */
+static struct str svc_label(const struct docker_container *c, struct str name)
+{
+    size_t i;
+
+    for (i = 0; name.n > 0 && i < c->labels; i++)
+        if (str_eq(c->label[i].name, name))
+            return c->label[i].value;
+    return STR("");
 }
 
 /* The name of a service without a SERVICE_NAME. */
 static struct str svc_default_name(const struct docker_container *c)
 {
-    struct str s = c->image;
-    size_t i;
+    struct str s = c->image, service;
 
     if (!svc_is_image_id(c)) {
         s = str_cut(&s, '@');
@@ -5114,11 +5091,8 @@ static struct str svc_default_name(const struct docker_container *c)
         if (s.n > 0)
             return s;
     }
-    for (i = 0; i < c->labels; i++)
-        if (str_eq(c->label[i].name, STR("com.docker.compose.service")) &&
-            c->label[i].value.n > 0)
-            return c->label[i].value;
-    return c->name;
+    service = svc_label(c, STR("com.docker.compose.service"));
+    return service.n > 0 ? service : c->name;
 }
 
 /* "web" and, if the container has several ports, "web-8080"; a name that is
@@ -5126,18 +5100,20 @@ static struct str svc_default_name(const struct docker_container *c)
 static struct str svc_name(const struct svc_job *job, const struct service *s,
                            const struct svc_keys *k)
 {
-    bool too_long = k->name.n > SERVICE_NAME_MAX;
-    bool given = k->name.n > 0 && !too_long;
-    struct buf b = { 0 };
+    struct str name = k->name;
 
-    if (too_long)
+    if (name.n > SERVICE_NAME_MAX) {
         svc_note(job->notes, LOG_WARN, false, "port %u: SERVICE_NAME has more "
                  "than %d bytes and is not used", s->exposed,
                  SERVICE_NAME_MAX);
-    buf_add(&b, given ? k->name : svc_default_name(job->c));
-    if (job->several && !(k->name_of_port && given))
-        buf_fmt(&b, "-%u", s->exposed);
-    return buf_done(&b, job->a);
+        name.n = 0;
+    }
+    if (name.n > 0 && k->name_of_port)
+        return name;
+    if (name.n == 0)
+        name = job->name;
+    return job->several ? str_fmt(job->a, "%.*s-%u", PUT(name), s->exposed)
+                        : str_copy(job->a, name);
 }
 
 static bool svc_id_char(char c)
@@ -5152,85 +5128,74 @@ static bool svc_id_ok(struct str id)
 {
     struct str rest = id, part;
 
-    if (id.n == 0 || id.n > SERVICE_ID_MAX || *id.p == '/' ||
-        str_find(id, STR("//")) < id.n || !str_all(id, svc_id_char))
+    if (id.n == 0 || id.n > SERVICE_ID_MAX || !str_all(id, svc_id_char))
         return false;
     while (rest.n > 0) {
         part = str_cut(&rest, '/');
-        if (str_eq(part, STR(".")) || str_eq(part, STR("..")))
+        if (part.n == 0 || str_eq(part, STR(".")) || str_eq(part, STR("..")))
             return false;
     }
     return true;
 }
 
 /* <base>:<port>[:udp] */
-static struct str svc_port_id(struct arena *a, struct str base,
+static struct str svc_port_id(const struct svc_job *job, struct str base,
                               const struct service *s)
 {
-    struct buf b = { 0 };
-
-    buf_fmt(&b, "%.*s:%u%s", PUT(base), s->exposed, s->udp ? ":udp" : "");
-    return buf_done(&b, a);
+    return str_fmt(job->a, "%.*s:%u%s", PUT(base), s->exposed,
+                   s->udp ? ":udp" : "");
 }
 
-/* <hostname>:<container name>:<port>[:udp] */
-static struct str svc_default_id(const struct svc_job *job,
-                                 const struct service *s)
-{
-    struct buf b = { 0 };
-
-    buf_fmt(&b, "%.*s:%.*s", PUT(job->cfg->hostname), PUT(job->c->name));
-    return svc_port_id(job->a, buf_done(&b, job->a), s);
-}
-
-/* Sets the ID: SERVICE_ID if that can be used, else the default one. */
-static void svc_set_id(const struct svc_job *job, struct service *s,
+/* Sets the ID: SERVICE_ID if that can be used, else the default one.  False:
+ * that cannot be used either. */
+static bool svc_set_id(const struct svc_job *job, struct service *s,
                        struct str given)
 {
-    struct str id = svc_default_id(job, s);
+    struct str id = svc_port_id(job, job->id, s);
+    bool ok = given.p != NULL && svc_id_ok(given);
 
-    s->id = given.p != NULL && svc_id_ok(given) ? given : id;
+    s->id = ok ? given : id;
     s->default_id = str_eq(s->id, id);
-    if (given.p != NULL && !str_eq(s->id, given))
+    if (given.p != NULL && !ok)
         svc_note(job->notes, LOG_WARN, false, "port %u: SERVICE_ID \"%.*s\" "
                  "cannot be used (1 to %d characters of ASCII, no leading /, "
                  "no //, no . or .. part): the ID is %.*s", s->exposed,
                  PUT(str_first(given, 100)), SERVICE_ID_MAX, PUT(id));
+    return ok || svc_id_ok(id);
 }
 
-/* As Consul's catalog compares IDs: without regard to case. */
+/* As Consul's catalog compares IDs: without regard to case.  Digests decide
+ * first, since thousands of long IDs may begin alike. */
 static int svc_id_cmp(const void *a, const void *b)
 {
     const struct service *p = a, *q = b;
-    size_t i;
 
-    for (i = 0; i < p->id.n && i < q->id.n; i++) {
-        int d = str_lower(p->id.p[i]) - str_lower(q->id.p[i]);
-
-        if (d != 0)
-            return d;
-    }
-    return (p->id.n > q->id.n) - (p->id.n < q->id.n);
+    if (p->id_digest != q->id_digest)
+        return p->id_digest < q->id_digest ? -1 : 1;
+    return str_casecmp(p->id, q->id);
 }
 
 /* No two services of a container have the same ID: the later one gets its
  * port appended.  False: that has become too long. */
-static bool svc_unique_id(const struct svc_job *job, void **tree,
-                          struct service *s)
+static bool svc_unique_id(struct svc_job *job, struct service *s)
 {
     struct str first = s->id;
-    bool same = false;
+    struct buf lower = { 0 };
 
-    while (tfind(s, tree, svc_id_cmp) != NULL) {
-        same = true;
+    for (; s->id.n <= SERVICE_ID_MAX; s->id = svc_port_id(job, s->id, s)) {
+        lower.n = 0;
+        buf_lower(&lower, s->id);
+        s->id_digest = str_hash(0, buf_str(&lower));
+        if (tfind(s, &job->by_id, svc_id_cmp) == NULL)
+            break;
         s->default_id = false;
-        s->id = svc_port_id(job->a, s->id, s);
-        if (s->id.n > SERVICE_ID_MAX)
-            return false;
     }
-    if (tsearch(s, tree, svc_id_cmp) == NULL)
+    buf_free(&lower);
+    if (s->id.n > SERVICE_ID_MAX)
+        return false;
+    if (tsearch(s, &job->by_id, svc_id_cmp) == NULL)
         (void)mem_new((size_t)-1);      /* no memory: says so and exits */
-    if (same)
+    if (s->id.p != first.p)
         svc_note(job->notes, LOG_WARN, false, "two services with the ID "
                  "%.*s: that of port %u is %.*s", PUT(str_first(first, 100)),
                  s->exposed, PUT(str_first(s->id, 200)));
@@ -5262,122 +5227,73 @@ static struct str svc_own_address(const struct docker_container *c,
     return found;
 }
 
-/* How others reach a port. */
+/* How others reach a port: not at all, at the host, or at the very address. */
 struct svc_endpoint {
-    enum { SVC_NOT, SVC_PUBLISHED, SVC_ROUTABLE, SVC_INTERNAL } reach;
+    enum { SVC_NOT, SVC_PUBLISHED, SVC_ADDRESS } reach;
     unsigned port;
     struct str ip;      /* of the binding, or the container's own */
 };
 
-/* The port of a container that shares the network of `shared` (NULL: that one
- * does not run): at its binding if it publishes the same port, else at its own
- * address. */
-static struct svc_endpoint svc_shared_endpoint(const struct svc_job *job,
-                                               const struct docker_port *p)
-{
-    const struct docker_container *shared = job->shared;
-    struct svc_endpoint at = { SVC_NOT, 0, { "", 0 } };
-    const struct docker_port *same;
-
-    if (shared == NULL || !p->exposed)
-        return at;
-    at.port = p->number;
-    if (str_eq(shared->mode, STR("host"))) {
-        at.reach = SVC_PUBLISHED;
-        return at;
-    }
-    same = shared->ports == 0 ? NULL
-           : bsearch(p, shared->port, shared->ports, sizeof *p,
-                     docker_port_cmp);
-    if (same != NULL && same->host_port > 0) {
-        at.reach = SVC_PUBLISHED;
-        at.port = same->host_port;
-        at.ip = same->host_ip;
-        return at;
-    }
-    at.ip = job->own;
-    at.reach = at.ip.n > 0 ? SVC_ROUTABLE : SVC_NOT;
-    return at;
-}
-
-/* By port, tcp first: the order of svc_set.service. */
-static int svc_port_cmp(const void *a, const void *b)
-{
-    const struct service *p = a, *q = b;
-
-    if (p->exposed != q->exposed)
-        return p->exposed < q->exposed ? -1 : 1;
-    return p->udp - q->udp;
-}
-
 /* A port of a container that does not run: where it was while it ran. */
-static struct svc_endpoint svc_former_endpoint(const struct svc_job *job,
+static struct svc_endpoint svc_former_endpoint(struct svc_job *job,
                                                const struct docker_port *p)
 {
     struct svc_endpoint at = { SVC_PUBLISHED, 0, { "", 0 } };
-    struct service port = { .exposed = p->number,
-                            .udp = p->proto == DOCKER_UDP };
-    const struct service *s = NULL;
+    const struct svc_set *before = job->before;
+    bool udp = p->proto == DOCKER_UDP;
 
-    if (job->before != NULL && job->before->n > 0)
-        s = bsearch(&port, job->before->service, job->before->n, sizeof port,
-                    svc_port_cmp);
-    if (s != NULL) {
-        at.reach = SVC_INTERNAL;
-        at.port = s->port;
-        at.ip = s->address;
+    for (; before != NULL && job->at_before < before->n; job->at_before++) {
+        const struct service *s = &before->service[job->at_before];
+
+        if (s->exposed > p->number)
+            break;
+        if (s->exposed == p->number && s->udp == udp) {
+            at.reach = SVC_ADDRESS;
+            at.port = s->port;
+            at.ip = s->address;
+            break;
+        }
     }
     return at;
 }
 
-/* How a port is reached, and whether at all: section 0, Ports. */
-static struct svc_endpoint svc_endpoint(const struct svc_job *job,
+/* How a port is reached, and whether at all: section 0, Ports.  One that
+ * shares a network is reached at the binding of the container that has the
+ * network, if that publishes the same port, else at its address. */
+static struct svc_endpoint svc_endpoint(struct svc_job *job,
                                         const struct docker_port *p)
 {
-    struct svc_endpoint at = { SVC_NOT, 0, { "", 0 } };
-    const struct docker_container *c = job->c;
-    bool shares = docker_shares(c);
-    const struct docker_container *net = shares ? job->shared : c;
-    bool host = net != NULL && str_eq(net->mode, STR("host"));
+    struct svc_endpoint at = { SVC_NOT, p->number, { "", 0 } };
+    bool shares = docker_shares(job->c);
+    const struct docker_container *net = shares ? job->shared : job->c;
+    const struct docker_port *bound = p;
+    bool unlisted = shares || !p->listed;       /* Ports does not tell */
+    bool host;
 
-    if (!c->running)
+    if (!job->c->running)
         return svc_former_endpoint(job, p);
-    if (shares) {
-        at = svc_shared_endpoint(job, p);
-    } else if (host && !p->listed) {
+    if (shares && (net == NULL || !p->exposed))
+        return at;
+    host = str_eq(net->mode, STR("host"));
+    if (shares)
+        bound = docker_find_port(net, p);
+    if (host && unlisted) {
         at.reach = SVC_PUBLISHED;
-        at.port = p->number;
-    } else if (p->host_port > 0) {
+    } else if (bound != NULL && bound->host_port > 0) {
         at.reach = SVC_PUBLISHED;
-        at.port = p->host_port;
-        at.ip = p->host_ip;
-    } else if (!p->listed) {
-        at.ip = job->routable;
-        at.reach = at.ip.n > 0 ? SVC_ROUTABLE : SVC_NOT;
-        at.port = p->number;
+        at.port = bound->host_port;
+        at.ip = bound->host_ip;
+    } else if (unlisted) {
+        at.ip = shares ? job->own : job->routable;
+        at.reach = at.ip.n > 0 ? SVC_ADDRESS : SVC_NOT;
     }
-    if (job->cfg->internal &&
-        (at.reach != SVC_NOT || (p->listed && !shares))) {
+    if (job->cfg->internal && (at.reach != SVC_NOT || !unlisted)) {
         at.port = p->number;
         at.ip = host ? STR("") : job->own;
         at.reach = host ? SVC_PUBLISHED
-                        : at.ip.n > 0 ? SVC_INTERNAL : SVC_NOT;
+                        : at.ip.n > 0 ? SVC_ADDRESS : SVC_NOT;
     }
     return at;
-}
-
-/* The label that -useIpFromLabel names: its value without a mask. */
-static struct str svc_label_address(const struct svc_config *cfg,
-                                    const struct docker_container *c)
-{
-    struct str s = STR(""), mask;
-    size_t i;
-
-    for (i = 0; cfg->ip_label.n > 0 && i < c->labels; i++)
-        if (str_eq(c->label[i].name, cfg->ip_label))
-            s = c->label[i].value;
-    mask = str_after(s, '/');
-    return mask.n < s.n ? str_upto(s, s.n - mask.n - 1) : s;
 }
 
 /* The address of the service, by the rules of section 0, Address, in their
@@ -5386,24 +5302,24 @@ static bool svc_address(const struct svc_job *job,
                         const struct svc_endpoint *at, struct service *s)
 {
     const struct svc_config *cfg = job->cfg;
+    bool any = at->ip.n == 0 || str_eq(at->ip, STR("0.0.0.0")) ||
+               str_eq(at->ip, STR("::"));
+    struct str address = cfg->host;
 
-    s->address = svc_label_address(cfg, job->c);
-    if (s->address.n > 0)
-        return true;
-    s->address = at->ip;
-    if (at->reach == SVC_ROUTABLE || at->reach == SVC_INTERNAL)
-        return true;
-    s->address = cfg->ip;
-    if (cfg->ip_unknown)
+    if (job->label_ip.n > 0)
+        address = job->label_ip;
+    else if (at->reach == SVC_ADDRESS)
+        address = at->ip;
+    else if (cfg->ip_unknown)
         s->kept = true;         /* nothing is concluded from that */
-    if (s->address.n > 0 || s->kept)
-        return true;
-    s->address = at->ip;
-    if (at->ip.n > 0 && !str_eq(at->ip, STR("0.0.0.0")) &&
-        !str_eq(at->ip, STR("::")))
-        return true;
-    s->address = cfg->host;
-    return !cfg->no_host;
+    else if (cfg->ip.n > 0)
+        address = cfg->ip;
+    else if (!any)
+        address = at->ip;
+    else if (cfg->no_host && !s->kept)
+        return false;
+    s->address = str_copy(job->a, address);
+    return true;
 }
 
 /* ---- All services of a container ---- */
@@ -5432,9 +5348,11 @@ static bool svc_make(struct svc_job *job, const struct docker_port *p,
                  "known, give it with -ip", p->number);
         return false;
     }
-    s->address = str_copy(job->a, s->address);
     s->name = svc_name(job, s, &k);
-    svc_set_id(job, s, k.id);
+    if (!svc_set_id(job, s, k.id) || !svc_unique_id(job, s)) {
+        svc_note(notes, LOG_WARN, true, "port %u: no usable ID", p->number);
+        return false;
+    }
     svc_tags(job, s, k.tags);
     return true;
 }
@@ -5444,7 +5362,6 @@ static void svc_make_all(struct svc_job *job, struct svc_set *set,
                          const struct svc_endpoint *at)
 {
     const struct docker_container *c = job->c;
-    void *by_id = NULL;
     size_t i, lost = 0;
 
     for (i = 0; i < c->ports && !job->a->full; i++) {
@@ -5457,15 +5374,13 @@ static void svc_make_all(struct svc_job *job, struct svc_set *set,
             lost++;
         } else if (svc_make(job, &c->port[i], &at[i], s)) {
             s->set = set;
-            if (svc_id_ok(s->id) && svc_unique_id(job, &by_id, s))
-                set->n++;
-            else
-                svc_note(job->notes, LOG_WARN, true, "port %u: no usable ID",
-                         s->exposed);
+            set->n++;
         }
     }
     for (i = 0; i < set->n; i++)
-        (void)tdelete(&set->service[i], &by_id, svc_id_cmp);
+        (void)tdelete(&set->service[i], &job->by_id, svc_id_cmp);
+    if (c->ports == 0)
+        svc_note(job->notes, LOG_INFO, true, "no published ports");
     if (lost > 0)
         svc_note(job->notes, LOG_WARN, false, "more than %d services: those "
                  "of %zu more ports are left out", SERVICES_MAX, lost);
@@ -5487,6 +5402,7 @@ static struct svc_set *svc_derive(const struct svc_config *cfg,
     struct svc_job job = { .cfg = cfg, .c = c, .shared = shared,
                            .before = before, .a = &set->arena,
                            .notes = notes };
+    struct str ip = svc_label(c, cfg->ip_label);
     size_t open = 0, i;
 
     set->arena.limit = SERVICES_SIZE;
@@ -5495,6 +5411,9 @@ static struct svc_set *svc_derive(const struct svc_config *cfg,
     svc_metas(&job, &scratch);
     job.own = svc_own_address(shared != NULL ? shared : c, false);
     job.routable = svc_own_address(c, true);
+    job.label_ip = str_upto(ip, str_index(ip, '/'));
+    job.name = svc_default_name(c);
+    job.id = str_fmt(&scratch, "%.*s:%.*s", PUT(cfg->hostname), PUT(c->name));
     for (i = 0; i < c->ports; i++) {
         at[i] = svc_endpoint(&job, &c->port[i]);
         open += at[i].reach != SVC_NOT;
@@ -5502,8 +5421,6 @@ static struct svc_set *svc_derive(const struct svc_config *cfg,
     job.several = open > 1;
     open = open < SERVICES_MAX ? open : SERVICES_MAX;
     set->service = arena_alloc(&set->arena, (open + 1) * sizeof *set->service);
-    if (c->ports == 0)
-        svc_note(notes, LOG_INFO, true, "no published ports");
     svc_make_all(&job, set, at);
     arena_free(&scratch);
     return set;
