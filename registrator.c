@@ -2509,8 +2509,9 @@ static unsigned tls_try_ca(struct tls *t, const struct cert_info *ca)
     return (unsigned)error;
 }
 
-/* BearSSL's verdict on the n certificates with a CA of the file that has
- * signed one of them; that file may have the server's own, too. */
+/* BearSSL's verdict on the n certificates with any CA of the file that has
+ * signed one of them.  The server's own may be in that file: then it needs no
+ * CA. */
 static unsigned tls_verify(struct tls *t, size_t n, const struct cert_info *c)
 {
     const struct cert_info *ca;
@@ -2572,8 +2573,8 @@ static const br_x509_pkey *tls_get_pkey(const br_x509_class *const *x,
 
 /* ---- Files: PEM (RFC 7468) ---- */
 
-/* Takes an object of a PEM file.  1: it is used; 0: it is none for us; -1: it
- * is no good, and why. */
+/* Takes an object of a PEM file.  1: it is used; 0: it is of another kind;
+ * -1: why it cannot be used. */
 typedef int pem_use(struct tls_creds *, struct str name, struct str der,
                     const char *path, struct err *);
 
@@ -2888,7 +2889,8 @@ static int tls_why(const struct tls *t, struct err *e)
     for (i = 0; *why.text == '\0' && i < LENGTH(tls_errors); i++)
         if (tls_errors[i].error == error)
             err_set(&why, t->ca_failed ? "%s (see the CA in %s)" : "%s%s",
-                    tls_errors[i].text, t->ca_failed ? t->config->ca_file : "");
+                    tls_errors[i].text,
+                    t->ca_failed ? t->config->ca_file : "");
     if (*why.text == '\0' && error >= BR_ERR_RECV_FATAL_ALERT)
         err_set(&why, "the server refuses: alert %d",
                 error - BR_ERR_RECV_FATAL_ALERT);
