@@ -2011,7 +2011,7 @@ static void os_protect_memory(void)
  * no more is linked, since each curve, cipher or hash that no Docker or Consul
  * insists on would be 3 to 8 kB.  No verified name, no connection.
  *
- * Calls: str_ buf_ mem_ err_ os_.
+ * Calls: str_ buf_ mem_ arena_ err_ os_ ip_.
  */
 
 enum {
@@ -3622,7 +3622,7 @@ static void conn_ready(struct endpoint *p, const struct pollfd *fd,
 struct retry {
     unsigned tries;             /* that failed, in a row */
     uint64_t due;               /* not before */
-    uint64_t said;              /* the reasons that have been logged, as bits */
+    uint64_t said;              /* which reasons have been logged, as bits */
     char *why;                  /* the last reason; NULL: none */
 };
 
@@ -4568,18 +4568,21 @@ struct svc_set {
     bool running;               /* a container that has stopped gives way */
 };
 
-/* Something to be logged about a container. */
+/* Something to be logged about a container.  Of the warnings of one format the
+ * first has the text; the others are counted. */
 struct svc_note {
     struct svc_note *next;
     enum log_level level;
     bool ignored;       /* the reason why a port has no service */
+    const char *format;
     struct str text;
+    size_t others;
 };
 
 struct svc_notes {
     struct arena arena;
     struct svc_note *first, *last;
-    size_t n;                   /* all, also those past NOTES_MAX */
+    size_t n;                   /* all but warnings, also past NOTES_MAX */
 };
 
 /* What of the command line and the registry matters to services. */
@@ -4595,7 +4598,7 @@ struct svc_config {
     bool no_host;               /* none is known that others could use */
 };
 
-/* Adds a note, up to NOTES_MAX for a container. */
+/* Adds a note: of one format one warning, of the others up to NOTES_MAX. */
 PRINTF(4, 5)
 static void svc_note(struct svc_notes *notes, enum log_level level,
                      bool ignored, const char *format, ...)
@@ -4604,7 +4607,13 @@ static void svc_note(struct svc_notes *notes, enum log_level level,
     struct buf text = { .max = ERR_MAX };
     va_list args;
 
-    if (notes->n++ >= NOTES_MAX)
+    for (note = notes->first; level == LOG_WARN && note != NULL;
+         note = note->next)
+        if (note->format == format) {
+            note->others++;
+            return;
+        }
+    if (level != LOG_WARN && notes->n++ >= NOTES_MAX)
         return;
     va_start(args, format);
     buf_vfmt(&text, format, args);
@@ -4613,6 +4622,8 @@ static void svc_note(struct svc_notes *notes, enum log_level level,
     note->next = NULL;
     note->level = level;
     note->ignored = ignored;
+    note->format = format;
+    note->others = 0;
     note->text = buf_done(&text, &notes->arena);
     if (notes->last != NULL)
         notes->last->next = note;
@@ -5942,7 +5953,8 @@ static bool consul_item(const struct registry *r, const struct json *j,
 
 /* The service `consul` of a server is in its catalog, not in its list. */
 static const struct reg_kind consul_kind = {
-    .name = "consul", .caseless = true, .reserved = "consul", .list_depth = 1, .list_open = '{',
+    .name = "consul", .caseless = true, .reserved = "consul",
+    .list_depth = 1, .list_open = '{',
     .setup = consul_open, .hello = consul_hello, .on_hello = consul_on_hello,
     .key = consul_key, .value = consul_value, .write = consul_write,
     .verdict = consul_verdict, .list = consul_list, .item = consul_item
@@ -6121,8 +6133,8 @@ static const struct reg_scheme reg_schemes[] = {
  * entries to be looked at: what is done to an entry follows from what is known
  * of it, by the one table at entry_decide.
  *
- * Calls: str_ buf_ mem_ arena_ list_ err_ log_ json_ conn_ retry_ index_
- * queue_ side_ relist_ svc_ reg_.
+ * Calls: str_ buf_ mem_ arena_ list_ err_ log_ conn_ retry_ index_ queue_
+ * side_ svc_ reg_.
  */
 
 /* An entry: one that is claimed, or ours to remove, or both.
@@ -6814,8 +6826,8 @@ static void entries_listed(struct side *side)
     es->prune_due = true;
 }
 
-/* Begins a list when our marks can be told from others, which entries_set_owner
- * sees to. */
+/* Begins a list when our marks can be told from those of others, which
+ * entries_set_owner sees to. */
 static struct request *entries_list(struct side *side, unsigned *depth,
                                     char *open)
 {
@@ -6984,7 +6996,7 @@ static void entries_init(struct entries *es, struct registry *reg)
  * services from then on.  Nothing is removed because of an answer that failed.
  *
  * Calls: str_ buf_ mem_ arena_ list_ err_ log_ json_ os_ conn_ retry_ index_
- * queue_ side_ relist_ docker_ svc_ entries_.
+ * queue_ side_ docker_ svc_ entries_.
  */
 
 /* A container that the engine has told of.
@@ -7145,12 +7157,15 @@ static void container_tell(struct containers *cs, struct container *c,
     uint64_t digest = str_hash(0, STR(""));
 
     for (note = notes->first; note != NULL; note = note->next)
-        digest = str_hash(digest, note->text);
+        digest = str_hash(digest, note->text) + note->others;
     note = digest != c->said ? notes->first : NULL;
     for (; note != NULL; note = note->next) {
         log_at(note->level, note->ignored ? "ignored: %.*s %.*s"
                                           : "%.*s: %.*s",
                PUT(id), PUT(note->text));
+        if (note->others > 0)
+            log_at(note->level, "%.*s: %zu more ports like this", PUT(id),
+                   note->others);
         if (note->ignored && reg->kind->ignored != NULL)
             reg->kind->ignored(reg, id, note->text);
     }
@@ -7529,7 +7544,8 @@ static int containers_on_events(struct request *r, struct str piece,
             return err_set(e, "these are no events");
         if (found == SPLIT_LARGE)
             relist(&cs->side, cs->side.now);        /* whatever it was */
-        else if (json_parse(&cs->side.json, buf_str(&cs->events.element), e) != 0)
+        else if (json_parse(&cs->side.json, buf_str(&cs->events.element),
+                            e) != 0)
             return -1;
         else if (docker_event(&cs->side.json, &ev))
             containers_event(cs, &ev);
@@ -7738,6 +7754,12 @@ static const struct side_kind containers_side = {
     containers_list, containers_row, containers_listed, NULL
 };
 
+/* The time in ms milliseconds; 0 ms: never. */
+static uint64_t containers_after(const struct containers *cs, uint64_t ms)
+{
+    return ms > 0 ? cs->side.now + ms : UINT64_MAX;
+}
+
 /* Compares engine and registry; with `all`, every container is inspected,
  * whatever the list shows of it. */
 static void containers_resync(struct containers *cs, bool all)
@@ -7747,7 +7769,7 @@ static void containers_resync(struct containers *cs, bool all)
     cs->address_due = cs->side.now;
     relist(&cs->side, cs->side.now);
     relist(&cs->entries->side, cs->side.now);
-    cs->resync_due = cs->resync_ms > 0 ? cs->side.now + cs->resync_ms : UINT64_MAX;
+    cs->resync_due = containers_after(cs, cs->resync_ms);
 }
 
 /* ---- Time ---- */
@@ -7760,7 +7782,8 @@ static bool containers_all_known(const struct containers *cs)
 
     if (!side_idle(&cs->side) || !cs->side.whole)
         return false;
-    for (l = cs->side.queue.later.next; l != &cs->side.queue.later; l = l->next)
+    for (l = cs->side.queue.later.next; l != &cs->side.queue.later;
+         l = l->next)
         if (!LIST_OF(struct container, node.queue, l)->inspected)
             return false;
     return true;
@@ -7817,7 +7840,8 @@ static void containers_set_addresses(struct containers *cs)
             cs->interface = found;
         }
         cfg->ip_unknown = cs->interface.n == 0;
-        cs->address_due = cfg->ip_unknown ? cs->side.now + ADDRESS_MS : UINT64_MAX;
+        cs->address_due = containers_after(cs,
+                                           cfg->ip_unknown ? ADDRESS_MS : 0);
         if (cfg->ip_unknown && !unknown)
             log_at(LOG_WARN, "-ip %.*s: there is no interface of this name, "
                              "or it has no address: waiting for it",
@@ -7905,8 +7929,7 @@ static void containers_init(struct containers *cs, struct entries *es)
     list_init(&cs->unsettled);
     list_init(&cs->sharing);
     cs->side.now = os_now();
-    cs->resync_due = cs->resync_ms > 0 ? cs->side.now + cs->resync_ms
-                                       : UINT64_MAX;
+    cs->resync_due = containers_after(cs, cs->resync_ms);
 }
 
 /* ==== 15. Program ====================================== opt_ app_ ====
