@@ -422,7 +422,7 @@ def room_mb(engine, *boxes):
         text = min(len(engine.make(one, "inspect")), INSPECT_MAX)
         row = min(len(engine.make(one, "row")), 4 << 20)
         ports = max(len(one["Config"]["ExposedPorts"] or ()), len(one["NetworkSettings"]["Ports"]))
-        values = min(sum(engine.make(one, "inspect").count(mark) for mark in (b",", b":")), 1000000)
+        values = min(sum(engine.make(one, "inspect").count(mark) for mark in (b", ", b": ")), 1000000)
         most = max(most, 2 * max(text, row) + 48 * values
                    + min(2 * text * max(ports, 1), 16 << 20) + 1500 * min(ports, SERVICES_MAX))
     return min(100, 4 + most / 1e6)
