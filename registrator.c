@@ -4704,6 +4704,7 @@ struct service {
     struct svc_set *set;        /* that it belongs to */
     struct link claim;          /* section 13: in the claims of its entry */
     struct reg_entry *entry;
+    uint64_t order;             /* among them */
     struct str key;             /* of the entry, as it is written */
     struct digest want;         /* and what is compared */
 };
@@ -4715,7 +4716,6 @@ struct svc_set {
     size_t n;
     char container[13];         /* 12 digits of its ID */
     bool running;               /* a container that has stopped gives way */
-    uint64_t order;             /* ... and a younger one to an older one */
 };
 
 /* Something to be logged about a container. */
@@ -5250,7 +5250,8 @@ static int svc_port_cmp(const void *a, const void *b)
     return p->udp - q->udp;
 }
 
-/* A port of a container that does not run: where it was while it ran. */
+/* A port of a container that does not run: where it was while it ran, if that
+ * was seen; port 0 if it was not. */
 static struct svc_endpoint svc_former_endpoint(const struct svc_job *job,
                                                const struct docker_port *p)
 {
@@ -5266,6 +5267,8 @@ static struct svc_endpoint svc_former_endpoint(const struct svc_job *job,
         at.reach = SVC_INTERNAL;
         at.port = s->port;
         at.ip = s->address;
+    } else if (job->before != NULL) {
+        at.reach = SVC_NOT;
     }
     return at;
 }
@@ -6419,6 +6422,7 @@ struct entries {
     struct buf others_next;     /* and the list that is being read */
     bool cleanup;               /* -cleanup */
     struct str hostname;
+    uint64_t order;             /* of the last claim */
     uint64_t renew_due;         /* -ttl: when all is written anew */
     unsigned added, removed;    /* since it was logged how it stands, and */
     bool told;                  /* ... in this session of either side */
@@ -6428,11 +6432,14 @@ struct entries {
 
 /* ---- The table ---- */
 
-/* What is desired, or NULL. */
+/* What is desired, or NULL.  A container that had stopped before it was first
+ * seen keeps an entry, but not one that was another's in this run. */
 static struct service *entry_desired(const struct reg_entry *e)
 {
-    return list_empty(&e->claims)
+    struct service *s = list_empty(&e->claims)
         ? NULL : LIST_OF(struct service, claim, e->claims.next);
+
+    return s != NULL && s->port == 0 && e->held ? NULL : s;
 }
 
 /* Whether the entry may be removed: it carries our mark, or none although we
@@ -6534,6 +6541,12 @@ static void entry_free(struct entries *es, struct reg_entry *e)
     index_remove(&es->side.index, &e->node);
 }
 
+static bool entry_same_container(const struct service *a,
+                                 const struct service *b)
+{
+    return strcmp(a->set->container, b->set->container) == 0;
+}
+
 /* Why not all is as the claims of the entry demand; false: it is.  *taken: by
  * somebody else or another container, which is to be logged. */
 static bool entry_waits(const struct entries *es, const struct reg_entry *e,
@@ -6546,7 +6559,7 @@ static bool entry_waits(const struct entries *es, const struct reg_entry *e,
     if (s != NULL && s->claim.next != &e->claims)
         other = LIST_OF(struct service, claim, s->claim.next);
     if (other != NULL && other->set->running &&
-        other->set->order != s->set->order) {
+        !entry_same_container(s, other)) {
         *taken = true;
         err_set(why, "%s: the ID \"%.*s\" is already used by container %s: "
                      "not registered as long as that one has it",
@@ -6650,9 +6663,11 @@ static struct reg_entry *entry_get(struct entries *es, struct str folded)
 
 /* ---- Claims ---- */
 
-/* Puts a service among the claims of its entry, or takes it away.  Of two, the
- * claim of a container that runs comes first, then that of the one that was
- * seen first.  What is desired then, if that differs, is tried at once. */
+/* Puts a service among the claims of its entry, or takes it away.  Those of
+ * containers that run come first, in the order in which they came: what has an
+ * ID and runs keeps it.  A claim of a container that has one already, and runs
+ * since, comes in its place.  What is desired then, if that differs, is tried
+ * at once. */
 static void entry_claim(struct entries *es, struct service *s, bool wanted)
 {
     struct reg_entry *e = s->entry;
@@ -6662,10 +6677,17 @@ static void entry_claim(struct entries *es, struct service *s, bool wanted)
 
     had = before != NULL ? before->want : had;
     list_remove(&s->claim);
+    for (l = e->claims.next; s->order == 0 && l != &e->claims; l = l->next) {
+        other = LIST_OF(struct service, claim, l);
+        if (other->set->running && entry_same_container(s, other))
+            s->order = other->order;
+    }
+    if (s->order == 0)
+        s->order = ++es->order;
     for (l = e->claims.next; wanted && l != &e->claims; l = l->next) {
         other = LIST_OF(struct service, claim, l);
         if (s->set->running != other->set->running
-                ? s->set->running : s->set->order < other->set->order)
+                ? s->set->running : s->order < other->order)
             break;
     }
     if (wanted) {
@@ -6837,13 +6859,13 @@ static void entry_end_write(struct write *w, enum reg_verdict verdict,
     buf_free(&w->key);
     buf_free(&w->text);
     free(w);
+    entry_touch(es, e);         /* and e may be freed */
     if (verdict == REG_RENEWED) {
         err_set(&why, "the token was refused, and is another one now");
         side_down(&es->side, &why);
     } else if (verdict != REG_DONE && a->not_connected) {
         side_down(&es->side, a->err);
     }
-    entry_touch(es, e);
 }
 
 /* The answer to a step of a write: goes on with the next one, if there is
@@ -7220,7 +7242,6 @@ struct container {
     struct link unsettled;      /* in containers.unsettled if it has those */
     struct link sharing;        /* in containers.sharing if it shares ... */
     char *network_of;           /* the network of this one: an ID, or a name */
-    uint64_t order;             /* of being seen first */
     unsigned seen;              /* the list that showed it last */
     uint64_t row;               /* digest of its row there */
     uint64_t said;              /* digest of the notes that were logged */
@@ -7237,7 +7258,6 @@ struct containers {
     struct buf api;             /* its version, as "1.41" */
     struct buf networks;        /* that are known: docker_read_networks */
     bool podman;
-    uint64_t order;             /* of the container seen last */
     uint64_t addresses;         /* digest of what services may get as address;
                                    0: that is not known yet */
     struct buf interface;       /* the last address of -ip INTERFACE */
@@ -7303,7 +7323,6 @@ static struct container *container_get(struct containers *cs, struct str id)
         c = index_add(&cs->side.index, sizeof *c, id);
         list_init(&c->unsettled);
         list_init(&c->sharing);
-        c->order = ++cs->order;
     }
     return c;
 }
@@ -7382,7 +7401,6 @@ static void container_set_services(struct containers *cs, struct container *c,
 {
     struct svc_set *last = c->set;
 
-    set->order = c->order;
     if (!entries_claim(cs->entries, set, notes)) {
         svc_note(notes, LOG_WARN, true, "its services would take more than %d "
                  "bytes: it has none", SERVICES_SIZE);

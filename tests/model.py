@@ -1729,7 +1729,7 @@ async def play(binary, script, haste, tmp):
     except Exception as e:      # a mistake of the test is a failure too
         failure = Failure("%s: %s" % (type(e).__name__, e), *traceback.format_exc().splitlines())
     logs = ["r%d log: %s" % (r.number, repr(line[:400])[1:-1])
-            for r in model.registrators if r.runs for line in r.log.split("\n")[-30:] if line]
+            for r in model.registrators if r.runs for line in r.log.split("\n")[-400:] if line]
     return failure, model.trace, logs
 
 
