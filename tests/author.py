@@ -374,6 +374,7 @@ class Others:
             await self.served("deregister", engine.die, one)
             engine.destroy(one)
             self.rounds += 1
+            await asyncio.sleep(0.004)      # the peers have other work, too
 
     async def served(self, verb, deed, one):
         await self.answered("%s of %s" % (verb, service_of(one)), lambda: deed(one),
