@@ -452,7 +452,11 @@ async def settled(w, others, row, evil):
                                                     if re.search(WARNINGS["memory"], line)]
     if row.warns == ["row"]:    # which has not been read, so no name is known
         await w.until_log(WARNINGS["row"])
-    elif row.enough:
+        return False
+    await w.until(lambda: w.engine.asked.get(evil["Id"]), "inspected it")
+    if row.want == {} and row.warns:
+        await w.until(lambda: w.warnings(evil), "warned of it")
+    if row.enough:
         await w.until(lambda: w.count() >= row.enough or too_large(),
                       "registered %d of its services" % row.enough)
         if row.want:
