@@ -101,7 +101,6 @@
 
 #include <arpa/inet.h>          /* inet_pton */
 #include <bearssl.h>            /* 0.6, in section 7 alone */
-#include <dirent.h>             /* opendir, for CONSUL_CAPATH */
 #include <errno.h>
 #include <fcntl.h>              /* fcntl, open: O_NONBLOCK, FD_CLOEXEC */
 #include <limits.h>             /* CHAR_BIT, INT_MAX, UINT_MAX */
@@ -121,7 +120,7 @@
 #include <sys/socket.h>
 #include <sys/stat.h>           /* stat: whose group the engine's socket has */
 #include <sys/un.h>             /* sockaddr_un */
-#include <time.h>               /* clock_gettime, localtime_r */
+#include <time.h>               /* clock_gettime, gmtime_r */
 #include <unistd.h>             /* read, write, close, pipe, gethostname */
 #ifdef __linux__
 #include <sys/random.h>         /* getrandom */
@@ -132,7 +131,7 @@
 #define HAVE_IFADDRS 1
 #endif
 
-#define VERSION "8.0.0"
+#define VERSION "9.0.0"
 
 /* The two limits that tests cripple to 1, so that every read and write moves
  * a single byte. */
@@ -153,28 +152,39 @@ enum {
     CHUNK_LINE_MAX = 4096,      /* a chunk's size with its extensions */
     BODY_MAX = 16 * 1024 * 1024, /* an answer held whole: one inspect */
     ELEMENT_MAX = 4 * 1024 * 1024, /* an event, or one entry of a list */
-    ROWS_MAX = 50 * 1000,       /* of a list: hosts have some hundreds */
-    NETWORKS_MAX = 1000,        /* known by their drivers, at a resync */
+    CONTAINERS_MAX = 50 * 1000, /* of the engine: hosts have some hundreds */
     TEXT_MAX = 64 * 1024 * 1024, /* any text that we build */
     JSON_DEPTH = 64,            /* inspect of Docker 28 has 6 */
     JSON_VALUES = 1000 * 1000,  /* in one text: an inspect has about 300 */
     JSON_KEPT = 64 * 1024,      /* tokens whose memory is kept for the next */
     LOG_LINE_MAX = 2048,        /* the rest of a longer line is cut */
     ERR_MAX = 512,
-    CONNS_MAX = 16,             /* connections to one peer, at the most */
+    ALONE_MAX = 2,              /* requests that need their own connection:
+                                   the engine's events and its list */
+    CONNS_MAX = 8 + ALONE_MAX,  /* connections to one peer */
     ADDRS_MAX = 8,              /* addresses of one host name */
-    CONNECT_MS = MS(5000),
+    TURNS = 16,                 /* in a queue; log2 of SERVICES_MAX, and 2 */
+    SERVICES_MAX = 10 * 1000,   /* of one container */
+    SERVICES_SIZE = 16 * 1024 * 1024, /* of one container, in bytes */
+    SERVICE_NAME_MAX = 255,           /* bytes of a service's name */
+    SERVICE_ID_MAX = 1024,           /* of its ID: it goes into a request line */
+    SERVICE_TAGS_MAX = 16 * 1024,    /* of its tags */
+    NOTES_MAX = 100,            /* log lines about a container at a time */
+    CONNECT_MS = MS(5000),      /* to one address */
     CALL_MS = MS(10 * 1000),    /* an answer, or the next part of it */
-    ANSWER_MS = MS(60 * 1000),  /* a whole answer, however it trickles */
-    STALL_MS = MS(1000),        /* what waits behind an answer goes round */
-    LATE_MS = MS(1000),         /* what a peer that hung still does of calls
-                                   that we have given up, it does by then */
-    SUBSCRIBE_MS = MS(500),     /* Docker 1.7 sends no head at once */
-    PAUSE_MIN_MS = MS(100),
-    PAUSE_PEER_MS = MS(10 * 1000), /* longest, between connections */
-    PAUSE_CALL_MS = MS(60 * 1000), /* longest, of a refused call */
-    METAS_MAX = 1000,           /* SERVICE_ variables of one container */
-    EXIT_MS = MS(4500)           /* for -on-exit: 5 s, less what it takes */
+    ANSWER_MS = MS(60 * 1000),  /* a whole answer, however slowly it comes */
+    SUBSCRIBE_MS = MS(500),     /* Docker 1.7 sends no head of /events */
+    RELIST_MIN_MS = MS(1000),   /* from one list of a peer to the next */
+    IDLE_CLOSE_MS = MS(10 * 1000), /* ... if it closes idle connections */
+    IN_DOUBT_MS = MS(1000),     /* a hung peer may still execute a call that
+                                   timed out: when that is looked at */
+    PAUSE_MIN_MS = MS(100),     /* after the loss of a peer */
+    PAUSE_PEER_MS = MS(10 * 1000), /* ... the longest */
+    RETRY_MIN_MS = MS(1000),    /* after a call that failed */
+    PAUSE_CALL_MS = MS(60 * 1000), /* ... the longest */
+    ADDRESS_MS = MS(1000),      /* an interface without an address is asked
+                                   for it so often */
+    EXIT_MS = MS(4500)          /* for -on-exit: 5 s, less what it takes */
 };
 
 #define CHECK(c) ((c) ? (void)0 : check_fail( \
@@ -187,6 +197,13 @@ enum {
 #define STATIC_CHECK(c) \
     typedef char JOIN(static_check_, __LINE__)[(c) ? 1 : -1]
 
+#ifdef __GNUC__
+#define PRINTF(format_at, args_at) \
+    __attribute__((format(printf, format_at, args_at)))
+#else
+#define PRINTF(format_at, args_at)
+#endif
+
 STATIC_CHECK(CHAR_BIT == 8);
 STATIC_CHECK(sizeof(size_t) >= 4);
 STATIC_CHECK(TEXT_MAX < INT_MAX);       /* so "%.*s" takes any text of ours */
@@ -194,8 +211,8 @@ STATIC_CHECK(3 * BODY_MAX <= TEXT_MAX); /* json_str: U+FFFD for each byte */
 STATIC_CHECK(64 * JSON_VALUES <= TEXT_MAX); /* a list of what is in a text */
 STATIC_CHECK(READ_MAX >= 1 && WRITE_MAX >= 1);
 
-/* Something that this program guarantees is not so: it stops at once, since
- * nothing that it does from here on could be trusted. */
+/* An invariant of this program does not hold: it stops at once, since nothing
+ * that it does from here on could be trusted. */
 static void check_fail(const char *what)
 {
     (void)write(STDERR_FILENO, what, strlen(what));
@@ -220,18 +237,23 @@ struct str {
 #define STR(lit) ((struct str)STR_INIT(lit))
 #define PUT(s) (int)(s).n, (s).p        /* for "%.*s" */
 
-/* Never NULL.  Without memory there is nothing to be done but to start again,
- * which loses nothing: the engine and the registry know it all. */
+/* Without memory there is nothing to be done but to start again, which loses
+ * nothing: the engine and the registry know it all. */
+static void mem_none(void)
+{
+    static const char why[] = "registrator: out of memory\n";
+
+    (void)write(STDERR_FILENO, why, sizeof why - 1);
+    _exit(1);
+}
+
+/* Never NULL. */
 static void *mem_new(size_t n)
 {
     void *p = n > TEXT_MAX ? NULL : malloc(n ? n : 1);
 
-    if (p == NULL) {
-        static const char why[] = "registrator: out of memory\n";
-
-        (void)write(STDERR_FILENO, why, sizeof why - 1);
-        _exit(1);
-    }
+    if (p == NULL)
+        mem_none();
     return p;
 }
 
@@ -251,19 +273,14 @@ static void *mem_grow(void *p, size_t n, size_t size)
     return grown;
 }
 
-/* Overwrites what is secret, in a way that no compiler leaves out. */
-static void mem_wipe(void *p, size_t n)
-{
-    volatile unsigned char *q = p;
-
-    while (n-- > 0)
-        *q++ = 0;
-}
-
 /* Memory that is released all at once: a chain of chunks, each twice as
- * large as the one before. */
+ * large as the one before.  Past its limit it is full and stays so, and still
+ * gives memory: take freely, and ask before more work is begun. */
 struct arena {
     struct chunk *last;
+    size_t used;                /* bytes taken in all */
+    size_t limit;               /* 0: none */
+    bool full;
 };
 
 union align {
@@ -277,12 +294,14 @@ struct chunk {
     union align data[];
 };
 
-static void *mem_get(struct arena *a, size_t n)
+static void *arena_alloc(struct arena *a, size_t n)
 {
     struct chunk *c = a->last;
     size_t room;
 
     CHECK(n <= TEXT_MAX);
+    a->used += n;
+    a->full = a->full || (a->limit > 0 && a->used > a->limit);
     n = (n + sizeof(union align) - 1) / sizeof(union align) *
         sizeof(union align);
     if (c == NULL || c->room - c->used < n) {
@@ -298,7 +317,7 @@ static void *mem_get(struct arena *a, size_t n)
     return (char *)c->data + (c->used - n);
 }
 
-static void mem_drop(struct arena *a)
+static void arena_free(struct arena *a)
 {
     struct chunk *before;
 
@@ -306,6 +325,8 @@ static void mem_drop(struct arena *a)
         before = a->last->before;
         free(a->last);
     }
+    a->used = 0;
+    a->full = false;
 }
 
 /* A literal or another terminated text. */
@@ -388,23 +409,29 @@ static bool str_blank(char c)
     return c == ' ' || c == '\t' || c == '\n' || c == '\r';
 }
 
-/* Neither a blank nor a control character. */
-static bool str_visible(char c)
+/* Not a blank, not a control character. */
+static bool str_graph(char c)
 {
     return (unsigned char)c > 0x20 && c != 0x7f;
 }
 
-static bool str_all(struct str s, bool (*is)(char))
+/* How many bytes at the front of s are so. */
+static size_t str_span(struct str s, bool (*is)(char))
 {
     size_t i = 0;
 
     while (i < s.n && is(s.p[i]))
         i++;
-    return i == s.n;
+    return i;
 }
 
-/* As str_eq, with ASCII letters of either case. */
-static bool str_same(struct str a, struct str b)
+static bool str_all(struct str s, bool (*is)(char))
+{
+    return str_span(s, is) == s.n;
+}
+
+/* As str_eq, without regard to the case of ASCII letters. */
+static bool str_caseeq(struct str a, struct str b)
 {
     size_t i = 0;
 
@@ -496,6 +523,25 @@ static bool str_u64(struct str s, uint64_t max, uint64_t *out)
     return str_number(s, 10, max, out);
 }
 
+/* As Go's strconv.ParseBool. */
+static bool str_bool(struct str s, bool *out)
+{
+    static const struct str word[] = {
+        STR_INIT("0"), STR_INIT("1"), STR_INIT("f"), STR_INIT("t"),
+        STR_INIT("F"), STR_INIT("T"), STR_INIT("FALSE"), STR_INIT("TRUE"),
+        STR_INIT("false"), STR_INIT("true"), STR_INIT("False"),
+        STR_INIT("True")
+    };
+    size_t i;
+
+    for (i = 0; i < LENGTH(word); i++)
+        if (str_eq(s, word[i])) {
+            *out = i % 2 != 0;
+            return true;
+        }
+    return false;
+}
+
 /* A port that something can listen on: 1 to 65535. */
 static bool str_port(struct str s, unsigned *out)
 {
@@ -565,7 +611,7 @@ static size_t str_utf8(uint32_t c, char out[4])
 
 static struct str str_copy(struct arena *a, struct str s)
 {
-    char *p = mem_get(a, s.n);
+    char *p = arena_alloc(a, s.n);
     struct str copy = { p, s.n };
 
     if (s.n > 0)
@@ -615,13 +661,6 @@ static struct str buf_done(struct buf *b, struct arena *a)
 
     buf_free(b);
     return s;
-}
-
-/* The same for a secret: what it held before it grew is not wiped. */
-static void buf_wipe(struct buf *b)
-{
-    mem_wipe(b->p, b->room);    /* beyond n, too: it may have been longer */
-    buf_free(b);
 }
 
 /* Room for n more bytes, of which the caller then counts b->n up. */
@@ -677,13 +716,60 @@ static void buf_u64(struct buf *b, uint64_t v)
     buf_add(b, s);
 }
 
-/* The last `digits` decimal digits of v, and then the text z. */
-static void buf_digits(struct buf *b, int v, unsigned digits, const char *z)
+/* What vsnprintf would do with "%s", "%.Ns", "%d", "%02d", "%u", "%zu" and,
+ * for a slice with all its NULs, "%.*s".  The C library's own brings floating
+ * point and wide characters with it: 14 kB of 200. */
+PRINTF(2, 0)
+static void buf_vfmt(struct buf *b, const char *f, va_list args)
 {
-    if (digits > 1)
-        buf_digits(b, v / 10, digits - 1, "");
-    buf_byte(b, (char)('0' + v % 10));
-    buf_lit(b, z);
+    for (; *f != '\0'; f++) {
+        struct str s = { f, strcspn(f, "%") };
+        size_t most = SIZE_MAX;
+        int v;
+
+        buf_add(b, s);
+        f += s.n;
+        if (*f == '\0')
+            return;
+        f++;
+        if (f[0] == '.' && f[1] == '*') {
+            s.n = (size_t)va_arg(args, int);
+            s.p = va_arg(args, const char *);
+            buf_add(b, s);
+            f += 2;
+            continue;
+        }
+        if (*f == '.')
+            for (most = 0, f++; str_digit(*f); f++)
+                most = most * 10 + (size_t)(*f - '0');
+        if (*f == 's') {
+            s.p = va_arg(args, const char *);
+            for (s.n = 0; s.n < most && s.p[s.n] != '\0'; s.n++)
+                continue;
+            buf_add(b, s);
+        } else if (*f == 'd' || *f == '0') {
+            v = va_arg(args, int);
+            buf_lit(b, v < 0 ? "-" : *f == '0' && v < 10 ? "0" : "");
+            buf_u64(b, (uint64_t)(v < 0 ? -(int64_t)v : v));
+            f += *f == '0' ? 2 : 0;
+        } else if (*f == 'u') {
+            buf_u64(b, va_arg(args, unsigned));
+        } else {
+            CHECK(f[0] == 'z' && f[1] == 'u');
+            buf_u64(b, va_arg(args, size_t));
+            f++;
+        }
+    }
+}
+
+PRINTF(2, 3)
+static void buf_fmt(struct buf *b, const char *format, ...)
+{
+    va_list args;
+
+    va_start(args, format);
+    buf_vfmt(b, format, args);
+    va_end(args);
 }
 
 /* The last `digits` hexadecimal digits of v. */
@@ -702,6 +788,13 @@ static void buf_skip(struct buf *b, size_t n)
         memmove(b->p, b->p + n, b->n);
 }
 
+/* Whether c stands for itself in a JSON string and is one byte of UTF-8. */
+static bool buf_json_plain(char c)
+{
+    return (unsigned char)c >= 0x20 && (unsigned char)c < 0x7f && c != '"' &&
+           c != '\\';
+}
+
 /* s as a JSON string (RFC 8259 section 7).  What is not UTF-8 becomes
  * U+FFFD. */
 static void buf_json(struct buf *b, struct str s)
@@ -711,8 +804,14 @@ static void buf_json(struct buf *b, struct str s)
 
     buf_byte(b, '"');
     while (s.n > 0) {
-        uint32_t c = str_rune(&s);
+        struct str plain = str_upto(s, str_span(s, buf_json_plain));
+        uint32_t c;
 
+        buf_add(b, plain);
+        s = str_from(s, plain.n);
+        if (s.n == 0)
+            break;
+        c = str_rune(&s);
         if (c == '"' || c == '\\') {
             buf_byte(b, '\\');
             buf_byte(b, (char)c);
@@ -748,7 +847,7 @@ static void buf_url(struct buf *b, struct str s)
 
 static bool buf_header_char(char c)
 {
-    return c == ' ' || str_visible(c);
+    return c == ' ' || str_graph(c);
 }
 
 /* One header line.  A value that could begin another line, or is not text,
@@ -770,7 +869,7 @@ struct link {
 };
 
 #define LIST_OF(type, member, l) \
-    ((type *)(void *)((char *)(l) - offsetof(type, member)))
+    ((type *)(void *)((char *)(uintptr_t)(l) - offsetof(type, member)))
 
 static void list_init(struct link *l)
 {
@@ -783,16 +882,16 @@ static bool list_empty(const struct link *l)
 }
 
 /* Takes l out of whatever list it is in; it may be in none. */
-static void list_take(struct link *l)
+static void list_remove(struct link *l)
 {
     l->before->next = l->next;
     l->next->before = l->before;
     list_init(l);
 }
 
-static void list_before(struct link *at, struct link *l)
+static void list_insert(struct link *at, struct link *l)
 {
-    list_take(l);
+    list_remove(l);
     l->next = at;
     l->before = at->before;
     at->before->next = l;
@@ -811,71 +910,19 @@ enum log_level { LOG_ERROR, LOG_WARN, LOG_INFO, LOG_DEBUG };
 
 static enum log_level log_limit = LOG_INFO;
 
-/* A failure in words, written where it is known and logged once, by whoever
- * decides what to do about it. */
+/* A failure in words: written where it is known, logged once, by the code
+ * that decides what to do about it. */
 struct err {
     char text[ERR_MAX];
 };
 
-#ifdef __GNUC__
-#define PRINTF(format_at, args_at) \
-    __attribute__((format(printf, format_at, args_at)))
-#else
-#define PRINTF(format_at, args_at)
-#endif
-
-/* What vsnprintf would do with "%s", "%.Ns", "%d", "%u" and "%zu", and with
- * "%.*s", which here is a slice, NULs and all.  The C library's own brings
- * floating point and wide characters with it: 14 kB of 200. */
 PRINTF(2, 0)
-static void log_words(struct buf *b, const char *f, va_list args)
-{
-    for (; *f != '\0'; f++) {
-        struct str s = { f, 1 };
-        size_t most = SIZE_MAX;
-        int v;
-
-        if (*f != '%') {
-            buf_add(b, s);
-            continue;
-        }
-        f++;
-        if (f[0] == '.' && f[1] == '*') {
-            s.n = (size_t)va_arg(args, int);
-            s.p = va_arg(args, const char *);
-            buf_add(b, s);
-            f += 2;
-            continue;
-        }
-        if (*f == '.')
-            for (most = 0, f++; str_digit(*f); f++)
-                most = most * 10 + (size_t)(*f - '0');
-        if (*f == 's') {
-            s.p = va_arg(args, const char *);
-            for (s.n = 0; s.n < most && s.p[s.n] != '\0'; s.n++)
-                continue;
-            buf_add(b, s);
-        } else if (*f == 'd') {
-            v = va_arg(args, int);
-            buf_lit(b, v < 0 ? "-" : "");
-            buf_u64(b, (uint64_t)(v < 0 ? -(int64_t)v : v));
-        } else if (*f == 'u') {
-            buf_u64(b, va_arg(args, unsigned));
-        } else {
-            CHECK(f[0] == 'z' && f[1] == 'u');
-            buf_u64(b, va_arg(args, size_t));
-            f++;
-        }
-    }
-}
-
-PRINTF(2, 0)
-static void err_words(struct err *e, const char *format, va_list args)
+static void err_vset(struct err *e, const char *format, va_list args)
 {
     struct buf b = { 0 };
     size_t i;
 
-    log_words(&b, format, args);
+    buf_vfmt(&b, format, args);
     for (i = 0; i < b.n && i < sizeof e->text - 1; i++)
         e->text[i] = b.p[i] == '\0' ? ' ' : b.p[i];
     e->text[i] = '\0';
@@ -889,21 +936,21 @@ static int err_set(struct err *e, const char *format, ...)
     va_list args;
 
     va_start(args, format);
-    err_words(e, format, args);
+    err_vset(e, format, args);
     va_end(args);
     return -1;
 }
 
-/* Whether a reader sees the character as what it is: no control character,
- * and none that ends a line or turns the direction of the text around it. */
-static bool log_plain(uint32_t c)
+/* Whether a reader sees the character as what it is: not a control character,
+ * none that ends a line or reverses the direction of text. */
+static bool log_printable(uint32_t c)
 {
     return c >= 0x20 && (c < 0x7f || c > 0x9f) && c != 0x61c &&
            (c < 0x200e || c > 0x200f) && (c < 0x2028 || c > 0x202e) &&
            (c < 0x2066 || c > 0x2069);
 }
 
-/* Adds s with what could mislead a reader, or is not UTF-8, made visible. */
+/* Adds s.  What could mislead a reader, or is not UTF-8, is made visible. */
 static void log_escape(struct buf *b, struct str s)
 {
     while (s.n > 0) {
@@ -914,7 +961,7 @@ static void log_escape(struct buf *b, struct str s)
         if (c == 0xfffd && at.n == 1) {
             buf_lit(b, "\\x");
             buf_hex(b, (unsigned char)*at.p, 2);
-        } else if (log_plain(c)) {
+        } else if (log_printable(c)) {
             buf_add(b, at);
         } else if (c == '\n') {
             buf_lit(b, "\\n");
@@ -925,29 +972,18 @@ static void log_escape(struct buf *b, struct str s)
     }
 }
 
-/* Year, month, day, hour, minute and second, what stands after each. */
-static void log_time(struct buf *b, const struct tm *tm,
-                     const char *const after[6])
-{
-    buf_digits(b, tm->tm_year + 1900, 4, after[0]);
-    buf_digits(b, tm->tm_mon + 1, 2, after[1]);
-    buf_digits(b, tm->tm_mday, 2, after[2]);
-    buf_digits(b, tm->tm_hour, 2, after[3]);
-    buf_digits(b, tm->tm_min, 2, after[4]);
-    buf_digits(b, tm->tm_sec, 2, after[5]);
-}
-
-/* The local time as Go's log package has it: 2026/11/22 18:05:26. */
+/* The time as Go's log package writes it, in UTC: 2026/11/22 18:05:26. */
 static void log_date(struct buf *b)
 {
-    static const char *const after[] = { "/", "/", " ", ":", ":", " " };
     time_t now = time(NULL);
     struct tm tm;
 
-    if (localtime_r(&now, &tm) != NULL)
-        log_time(b, &tm, after);
+    if (gmtime_r(&now, &tm) != NULL)
+        buf_fmt(b, "%d/%02d/%02d %02d:%02d:%02d ", tm.tm_year + 1900,
+                tm.tm_mon + 1, tm.tm_mday, tm.tm_hour, tm.tm_min, tm.tm_sec);
 }
 
+/* A line that cannot be written is lost; the next one is tried again. */
 PRINTF(2, 3)
 static void log_at(enum log_level level, const char *format, ...)
 {
@@ -957,14 +993,13 @@ static void log_at(enum log_level level, const char *format, ...)
     if (level > log_limit)
         return;
     va_start(args, format);
-    log_words(&text, format, args);
+    buf_vfmt(&text, format, args);
     va_end(args);
     log_date(&line);
     buf_lit(&line, "registrator: ");
     log_escape(&line, str_first(buf_str(&text), LOG_LINE_MAX));
     buf_lit(&line, text.n <= LOG_LINE_MAX ? "\n" : "...\n");
-    if (write(STDERR_FILENO, line.p, line.n) < 0)
-        log_limit = LOG_ERROR;  /* nobody reads it: say less */
+    (void)!write(STDERR_FILENO, line.p, line.n);
     buf_free(&text);
     buf_free(&line);
 }
@@ -1107,7 +1142,7 @@ static size_t json_scalar(struct json *j, size_t at)
     return n;
 }
 
-/* What may stand next. */
+/* What may come next. */
 enum json_want {
     JSON_VALUE,
     JSON_FIRST,         /* a value, or the end of an empty array */
@@ -1245,12 +1280,15 @@ static uint32_t json_escape(struct str *s)
  * empty for what is not a string. */
 static struct str json_str(const struct json *j, size_t t, struct arena *a)
 {
-    struct str s = json_raw(j, t), out;
-    char *p;
+    struct str s = json_raw(j, t), one = { NULL, 0 };
+    struct buf out = { 0 };
+    char utf8[4];
 
     if (json_type(j, t) != JSON_STRING)
         return STR("");
-    out.p = p = mem_get(a, s.n * 3);    /* a bad byte becomes three */
+    if (str_all(s, buf_json_plain))
+        return str_copy(a, s);
+    one.p = utf8;
     while (s.n > 0) {
         uint32_t c = str_rune(&s);
 
@@ -1263,10 +1301,10 @@ static struct str json_str(const struct json *j, size_t t, struct arena *a)
                 c = c == 'n' ? '\n' : c == 't' ? '\t' : c == 'r' ? '\r'
                     : c == 'b' ? '\b' : '\f';
         }
-        p += str_utf8(c, p);
+        one.n = str_utf8(c, utf8);
+        buf_add(&out, one);
     }
-    out.n = (size_t)(p - out.p);
-    return out;
+    return buf_done(&out, a);
 }
 
 static struct str json_get_str(const struct json *j, size_t t,
@@ -1287,132 +1325,96 @@ static bool json_u64(const struct json *j, size_t t, uint64_t max,
     return json_type(j, t) == JSON_NUMBER && str_u64(json_raw(j, t), max, out);
 }
 
-/* A splitter finds the objects in a stream of bytes, whatever the packets:
- * one behind another (events), in an array (the engine's list) or as the
- * values of an object (Consul's services).  It only counts brackets;
- * json_parse says whether an object is one. */
-enum split_kind { SPLIT_STREAM, SPLIT_ARRAY, SPLIT_OBJECT };
-
+/* A splitter finds the objects at one depth of a text, however that is cut
+ * into pieces: 0 in a stream of events, 1 in the engine's and in Consul's list.
+ * It only counts brackets; json_parse judges each object. */
 enum split {
     SPLIT_MORE,         /* everything is used up */
-    SPLIT_ELEMENT,      /* the buffer holds a whole object */
-    SPLIT_LARGE,        /* one of more than ELEMENT_MAX has passed by */
-    SPLIT_BAD           /* this is no such list, or one without end */
+    SPLIT_ELEMENT,      /* s->element holds a whole object */
+    SPLIT_LARGE,        /* one of more than ELEMENT_MAX bytes has passed */
+    SPLIT_ODD           /* a byte that cannot stand there has passed */
 };
 
 struct splitter {
-    enum split_kind kind;
-    enum { SPLIT_OPEN, SPLIT_FIRST, SPLIT_KEY, SPLIT_COLON, SPLIT_VALUE,
-           SPLIT_INSIDE, SPLIT_COMMA, SPLIT_DONE } state;
+    unsigned at;        /* the depth of the objects */
+    char open;          /* the bracket that the text begins with */
     unsigned depth;
-    bool quoted;        /* in a string, a key's or one of the object */
+    bool begun;         /* that bracket has been seen */
+    bool quoted;        /* in a string */
     bool escaped;       /* there, behind a backslash */
-    size_t n;           /* objects that have passed */
     struct buf element;
 };
 
-static void json_split_start(struct splitter *s, enum split_kind kind)
+static void json_split_start(struct splitter *s, unsigned at, char open)
 {
-    s->kind = kind;
-    s->depth = 0;
-    s->n = 0;
-    s->quoted = s->escaped = false;
+    buf_free(&s->element);
+    memset(s, 0, sizeof *s);
     s->element.max = ELEMENT_MAX;
-    s->state = kind == SPLIT_STREAM ? SPLIT_VALUE : SPLIT_OPEN;
+    s->at = at;
+    s->open = open;
 }
 
-/* True when a whole list has been seen, and nothing behind it. */
+/* Whether all of a list has been seen.  A stream never ends so. */
 static bool json_split_done(const struct splitter *s)
 {
-    return s->state == SPLIT_DONE;
+    return s->begun && s->depth == 0;
 }
 
-/* Whether c is of a string, its quotes among it. */
-static bool json_split_quoted(struct splitter *s, char c)
+/* Goes past one byte.  False: it cannot stand there. */
+static bool json_split_byte(struct splitter *s, char c)
 {
-    bool inside = s->quoted;
+    bool between = s->depth == s->at || s->depth == 0;
 
-    if (c == '"' && !s->escaped)
-        s->quoted = !s->quoted;
-    s->escaped = inside && c == '\\' && !s->escaped;
-    return inside || s->quoted;
-}
-
-/* One byte that is not of an object.  False: it may not stand there. */
-static bool json_split_between(struct splitter *s, char c)
-{
-    bool array = s->kind == SPLIT_ARRAY;
-
-    if (s->quoted)
-        return json_split_quoted(s, c);
-    if (str_blank(c) || (c == 0x1e && s->kind == SPLIT_STREAM)) /* RFC 7464 */
-        return true;
-    if (s->state == SPLIT_OPEN && c == (array ? '[' : '{'))
-        s->state = SPLIT_FIRST;
-    else if ((s->state == SPLIT_FIRST || s->state == SPLIT_COMMA) &&
-             c == (array ? ']' : '}'))
-        s->state = SPLIT_DONE;
-    else if (s->state == SPLIT_COMMA && c == ',')
-        s->state = array ? SPLIT_VALUE : SPLIT_KEY;
-    else if ((s->state == SPLIT_FIRST || s->state == SPLIT_KEY) && !array &&
-             json_split_quoted(s, c))
-        s->state = SPLIT_COLON;
-    else if (s->state == SPLIT_COLON && c == ':')
-        s->state = SPLIT_VALUE;
-    else
-        return false;
-    return true;
-}
-
-/* How many bytes of `in` belong to the object we are in. */
-static size_t json_split_inside(struct splitter *s, struct str in)
-{
-    size_t i;
-
-    for (i = 0; i < in.n; i++) {
-        char c = in.p[i];
-
-        if (json_split_quoted(s, c))
-            continue;
-        if (c == '{' || c == '[')
-            s->depth++;
-        else if ((c == '}' || c == ']') && --s->depth == 0)
-            return i + 1;
+    if (s->quoted) {
+        s->quoted = c != '"' || s->escaped;
+        s->escaped = c == '\\' && !s->escaped;
+    } else if (c == '"') {
+        s->quoted = s->depth > 0;
+        return s->quoted;
+    } else if (c == '{' || c == '[') {
+        if (s->depth == s->at && c != '{')
+            return false;
+        if (s->depth == 0 && (c != s->open || (s->begun && s->at > 0)))
+            return false;
+        s->begun = true;
+        s->depth++;
+    } else if (s->depth > 0 && (c == '}' || c == ']')) {
+        s->depth--;
+    } else if (s->depth == 0) {
+        return str_blank(c) || (c == 0x1e && s->at == 0);   /* RFC 7464 */
+    } else if (between) {
+        return str_blank(c) || c == ',' || c == ':';
     }
-    return i;
+    return true;
 }
 
 /* Goes on with *in and takes off what it used.  After SPLIT_ELEMENT the
  * object is in s->element until the next call. */
 static enum split json_split(struct splitter *s, struct str *in)
 {
-    if (s->state != SPLIT_INSIDE) {
+    struct str all = *in;
+    size_t i, from = 0;
+
+    if (s->depth <= s->at) {
         s->element.n = 0;
         s->element.bad = false;
     }
-    while (in->n > 0) {
-        bool starts = *in->p == '{' &&
-                      (s->state == SPLIT_VALUE ||
-                       (s->state == SPLIT_FIRST && s->kind == SPLIT_ARRAY));
-        size_t n;
+    for (i = 0; i < all.n; i++) {
+        bool before = s->depth > s->at, ok = json_split_byte(s, all.p[i]);
+        bool after = s->depth > s->at;
 
-        if (s->state != SPLIT_INSIDE && !starts) {
-            if (!json_split_between(s, *in->p))
-                return SPLIT_BAD;
-            *in = str_from(*in, 1);
-            continue;
+        *in = str_from(all, i + 1);
+        if (!ok)
+            return SPLIT_ODD;
+        if (after && !before)
+            from = i;
+        if (before && !after) {
+            buf_add(&s->element, str_from(str_upto(all, i + 1), from));
+            return s->element.bad ? SPLIT_LARGE : SPLIT_ELEMENT;
         }
-        s->state = SPLIT_INSIDE;
-        n = json_split_inside(s, *in);
-        buf_add(&s->element, str_upto(*in, n));
-        *in = str_from(*in, n);
-        if (s->depth > 0)
-            continue;
-        if (++s->n > ROWS_MAX && s->kind != SPLIT_STREAM)
-            return SPLIT_BAD;
-        s->state = s->kind == SPLIT_STREAM ? SPLIT_VALUE : SPLIT_COMMA;
-        return s->element.bad ? SPLIT_LARGE : SPLIT_ELEMENT;
     }
+    if (s->depth > s->at)
+        buf_add(&s->element, str_from(all, from));
     return SPLIT_MORE;
 }
 
@@ -1424,7 +1426,7 @@ static enum split json_split(struct splitter *s, struct str *in)
  */
 
 /* scheme:[//[user@]host[:port]][/path]: pieces of the text it was read from,
- * each empty if it is not there. */
+ * each empty if it is missing.  The user is still percent-encoded. */
 struct url {
     struct str scheme, user, host, path;
     unsigned port;      /* 0: none was given */
@@ -1453,6 +1455,24 @@ static bool url_host(struct str s, struct url *u)
     return *port.p == ':' && str_port(str_from(port, 1), &u->port);
 }
 
+/* Adds s with each %XX as the byte that it stands for (RFC 3986 2.1).  False:
+ * a % without two hexadecimal digits. */
+static bool url_decode(struct buf *b, struct str s)
+{
+    uint64_t byte;
+
+    while (s.n > 0) {
+        char c = *s.p;
+
+        if (c == '%' && (s.n < 3 || !str_number(str_upto(str_from(s, 1), 2),
+                                                16, 255, &byte)))
+            return false;
+        buf_byte(b, c == '%' ? (char)byte : c);
+        s = str_from(s, c == '%' ? 3 : 1);
+    }
+    return true;
+}
+
 /* RFC 3986 section 3, as far as the addresses of peers need it.  The text
  * itself is never in the error: it may hold a password. */
 static int url_parse(struct str s, struct url *u, struct err *e)
@@ -1462,7 +1482,7 @@ static int url_parse(struct str s, struct url *u, struct err *e)
 
     memset(u, 0, sizeof *u);
     u->user = u->host = u->path = STR("");
-    if (!str_all(s, str_visible))
+    if (!str_all(s, str_graph))
         return err_set(e, "a blank or control character in it");
     at = str_index(s, ':');
     if (at == 0 || at == s.n)
@@ -1492,15 +1512,9 @@ static int url_parse(struct str s, struct url *u, struct err *e)
 /* Adds host or host:port, IPv6 in brackets (RFC 3986 3.2.2). */
 static void url_put(struct buf *b, struct str host, unsigned port)
 {
-    bool six = str_has(host, ':');
-
-    buf_lit(b, six ? "[" : "");
-    buf_add(b, host);
-    buf_lit(b, six ? "]" : "");
-    if (port > 0) {
-        buf_byte(b, ':');
-        buf_u64(b, port);
-    }
+    buf_fmt(b, str_has(host, ':') ? "[%.*s]" : "%.*s", PUT(host));
+    if (port > 0)
+        buf_fmt(b, ":%u", port);
 }
 
 /* s in base64 (RFC 4648 section 4), for Basic authentication. */
@@ -1520,16 +1534,16 @@ static void url_base64(struct buf *b, struct str s)
     }
 }
 
-/* ==== 6. System ============================================== os_ ====
+/* ==== 6. System ========================================= os_ ip_ ====
  *
- * The only section with sockets, files, clocks, names and signals.  Nothing
- * in it waits, but os_wait, which is meant to, and os_resolve, which must.
+ * The only section with sockets, files, clocks, host names and signals.  Only
+ * two of its functions wait: os_wait, as it should, and os_resolve, which the
+ * C library gives no other way.
  *
  * Calls: str_ buf_ log_ err_.
  * Kernel: socket connect read poll open close pipe fcntl sigaction
  * clock_gettime getaddrinfo getifaddrs gethostname getsockopt setsockopt
- * stat getrandom opendir readdir closedir isatty setrlimit sysconf
- * syscall.
+ * stat getrandom opendir readdir closedir isatty setrlimit syscall.
  */
 
 enum io { IO_OK, IO_WAIT, IO_END, IO_FAILED };
@@ -1548,18 +1562,8 @@ static uint64_t os_now(void)
     return (uint64_t)t.tv_sec * 1000 + (uint64_t)t.tv_nsec / 1000000;
 }
 
-/* A number that differs from one process to the next: for jitter alone. */
-static uint64_t os_seed(void)
-{
-    struct timespec t;
-
-    CHECK(clock_gettime(CLOCK_REALTIME, &t) == 0);
-    return (uint64_t)t.tv_nsec << 20 ^ (uint64_t)t.tv_sec ^
-           (uint64_t)getpid() << 40;
-}
-
-/* The signals that have come, and the pipe that ends os_wait for them.  Even
- * as process 1, where none has a default action, these four do something. */
+/* The signals that have come, and the pipe that ends os_wait for them.  As
+ * process 1, where no signal has a default action, these four still work. */
 static volatile sig_atomic_t os_stop, os_resync, os_summary;
 static int os_pipe[2] = { -1, -1 };
 
@@ -1604,8 +1608,8 @@ static int os_signals(struct err *e)
 }
 
 /* Waits until one of p[n] is ready, a signal comes or ms have passed.  poll
- * is given those that are open and no others: it refuses more fields than
- * there may be descriptors (ulimit -n). */
+ * gets only those that are open: it refuses more fields than the process may
+ * have descriptors (ulimit -n). */
 static void os_wait(struct pollfd *p, size_t n, uint64_t ms)
 {
     struct pollfd open[2 * CONNS_MAX + 1];
@@ -1631,20 +1635,8 @@ static void os_wait(struct pollfd *p, size_t n, uint64_t ms)
         continue;
 }
 
-/* How many descriptors are free, up to max. */
-static size_t os_descriptors(size_t max)
-{
-    long limit = sysconf(_SC_OPEN_MAX);
-    size_t n = 0;
-    int fd;
-
-    for (fd = 0; n < max && (limit < 0 || fd < limit); fd++)
-        n += fcntl(fd, F_GETFD) < 0;
-    return n;
-}
-
-/* The addresses of host:port, at most max, in the order to be tried.  This
- * may wait for a name server; no other call in this program waits. */
+/* The addresses of host:port, at most max, in the order in which to try them.
+ * It may wait for a name server (musl: 5 s). */
 static int os_resolve(struct str host, unsigned port, struct os_addr *a,
                       size_t max, size_t *n, struct err *e)
 {
@@ -1662,7 +1654,9 @@ static int os_resolve(struct str host, unsigned port, struct os_addr *a,
     free(name);
     *n = 0;
     if (failed)
-        return err_set(e, "%.*s: %s", PUT(host), gai_strerror(failed));
+        return err_set(e, "cannot resolve %.*s (DNS: %s)", PUT(host),
+                       failed == EAI_AGAIN ? "temporary failure"
+                                           : gai_strerror(failed));
     for (i = list; i != NULL && *n < max; i = i->ai_next)
         if (i->ai_addrlen <= sizeof a->sa) {
             memcpy(&a[*n].sa, i->ai_addr, i->ai_addrlen);
@@ -1686,8 +1680,8 @@ static int os_unix(struct str path, struct os_addr *a, struct err *e)
     return 0;
 }
 
-/* Starts to connect.  *fd is the new socket, or -1; IO_WAIT says that
- * os_connected tells the outcome once the socket is writable. */
+/* Starts to connect.  *fd is the new socket, or -1; after IO_WAIT,
+ * os_connected has the outcome as soon as the socket is writable. */
 static enum io os_connect(const struct os_addr *a, int *fd, int *error)
 {
     int on = 1;
@@ -1698,11 +1692,11 @@ static enum io os_connect(const struct os_addr *a, int *fd, int *error)
         return IO_FAILED;
     }
     if (a->sa.ss_family != AF_UNIX) {
-        /* Both are only good manners: a failure changes nothing. */
+        /* Best effort: a failure is harmless. */
         (void)setsockopt(*fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
         (void)setsockopt(*fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof on);
 #ifdef TCP_KEEPIDLE
-        on = 30;                /* seconds: a dead peer is known in 60 */
+        on = 30;                /* seconds: a dead peer is noticed in 60 */
         (void)setsockopt(*fd, IPPROTO_TCP, TCP_KEEPIDLE, &on, sizeof on);
         on = 10;
         (void)setsockopt(*fd, IPPROTO_TCP, TCP_KEEPINTVL, &on, sizeof on);
@@ -1758,8 +1752,8 @@ static enum io os_read(int fd, struct buf *b, int *error)
     return io;
 }
 
-/* Writes all of s, however long that takes.  False: errno says why not. */
-static bool os_print(int fd, struct str s)
+/* Writes all of s, however long that takes.  False: errno has the reason. */
+static bool os_write_all(int fd, struct str s)
 {
     ssize_t n;
 
@@ -1769,7 +1763,7 @@ static bool os_print(int fd, struct str s)
     return s.n == 0;
 }
 
-/* Whether people see what is written there. */
+/* Whether it is a terminal. */
 static bool os_terminal(int fd)
 {
     return isatty(fd) == 1;
@@ -1808,57 +1802,24 @@ static bool os_exists(const char *path)
     return stat(path, &st) == 0;
 }
 
-/* Why a unix socket cannot be used, and what to do about it. */
-static int os_advice(const char *path, int error, struct err *e)
+/* Why a unix socket cannot be used, with what to do about it; another error
+ * stays as it is. */
+static void os_socket_hint(struct str path, int error, struct err *e)
 {
+    char *z = str_dup(path);
     struct stat st;
-    bool there = stat(path, &st) == 0;
+    bool there = stat(z, &st) == 0;
 
+    free(z);
     if (there && !S_ISSOCK(st.st_mode))
-        return err_set(e, "not a socket (Docker makes a directory where what "
-                          "is to be mounted does not exist)");
-    if (there && (error == EACCES || error == EPERM))
-        return err_set(e, "permission denied: run as root, or in the socket's "
-                          "group (docker run --group-add %u)",
-                       (unsigned)st.st_gid);
-    if (error == ENOENT)
-        return err_set(e, "no such socket: is its server running?  In a "
-                          "container, mount it there (-v)");
-    return err_set(e, "%s", strerror(error));
-}
-
-/* Adds a path to a list of them, each with a NUL behind it; NULL is none. */
-static void os_name(struct buf *list, const char *path)
-{
-    if (path != NULL) {
-        buf_lit(list, path);
-        buf_byte(list, '\0');
-    }
-}
-
-/* The files of a directory, as such a list; hidden ones and directories do
- * not count. */
-static int os_directory(const char *path, struct buf *b, struct err *e)
-{
-    DIR *d = opendir(path);
-    const struct dirent *file;
-    struct stat st;
-    size_t start;
-
-    if (d == NULL)
-        return err_set(e, "%s: %s", path, strerror(errno));
-    while ((file = readdir(d)) != NULL)
-        if (*file->d_name != '.') {
-            start = b->n;
-            buf_lit(b, path);
-            buf_byte(b, '/');
-            buf_lit(b, file->d_name);
-            buf_byte(b, '\0');
-            if (stat(b->p + start, &st) == 0 && S_ISDIR(st.st_mode))
-                b->n = start;
-        }
-    (void)closedir(d);
-    return 0;
+        err_set(e, "not a socket (Docker makes a directory where what is to "
+                   "be mounted does not exist)");
+    else if (there && (error == EACCES || error == EPERM))
+        err_set(e, "permission denied: run as root, or in the socket's group "
+                   "(docker run --group-add %u)", (unsigned)st.st_gid);
+    else if (error == ENOENT)
+        err_set(e, "no such socket: is its server running?  In a container, "
+                   "mount it there (-v)");
 }
 
 /* Bytes that nobody can guess.  False: there are none to be had. */
@@ -1875,19 +1836,8 @@ static bool os_random(void *p, size_t n)
 #endif
 }
 
-/* The date as certificates have it: YYYYMMDDHHMMSS, in UTC. */
-static void os_clock(struct buf *b)
-{
-    static const char *const after[] = { "", "", "", "", "", "" };
-    time_t now = time(NULL);
-    struct tm tm;
-
-    if (gmtime_r(&now, &tm) != NULL)
-        log_time(b, &tm, after);
-}
-
-/* The bytes of an address in digits: 4 or 16 of them; 0: it is a name. */
-static size_t os_ip(struct str name, unsigned char ip[16])
+/* Reads an IP address: its 4 or 16 bytes; 0: it is not one. */
+static size_t ip_parse(struct str name, unsigned char ip[16])
 {
     char *z = str_dup(name);
     size_t n = inet_pton(AF_INET, z, ip) == 1 ? 4
@@ -1898,15 +1848,15 @@ static size_t os_ip(struct str name, unsigned char ip[16])
 }
 
 /* Hexadecimal without leading zeros. */
-static void os_put_group(struct buf *b, unsigned v)
+static void ip_group(struct buf *b, unsigned v)
 {
     buf_hex(b, v, v > 0xfff ? 4 : v > 0xff ? 3 : v > 0xf ? 2 : 1);
 }
 
-/* Adds an address of 4 or 16 bytes in digits, as RFC 5952 has them: of the
- * longest row of zero groups, the first, if it has two or more, is "::"; an
- * IPv4 address in IPv6 is ::ffff:10.0.0.1 (section 5). */
-static void os_put_ip(struct buf *b, const unsigned char *ip, size_t n)
+/* Adds an IP address of 4 or 16 bytes as RFC 5952 writes it: the first of the
+ * longest runs of two or more zero groups is "::"; an IPv4 address in IPv6 is
+ * ::ffff:10.0.0.1 (its section 5). */
+static void ip_format(struct buf *b, const unsigned char *ip, size_t n)
 {
     static const unsigned char mapped[12] = { [10] = 0xff, [11] = 0xff };
     size_t i, k, row = 0, rows = 1;
@@ -1934,49 +1884,35 @@ static void os_put_ip(struct buf *b, const unsigned char *ip, size_t n)
             i += 2 * rows - 2;
             continue;
         }
-        os_put_group(b, (unsigned)ip[i] << 8 | ip[i + 1]);
+        ip_group(b, (unsigned)ip[i] << 8 | ip[i + 1]);
         buf_lit(b, i < 14 ? ":" : "");
     }
 }
 
-/* Adds an address in digits.  False for what is not IPv4 or IPv6. */
-static bool os_digits(const struct sockaddr *sa, struct buf *b)
+/* Adds the IP address of a socket address.  False: it has none. */
+static bool ip_of_socket(const struct sockaddr *sa, struct buf *b)
 {
     const void *p = sa;
     const struct sockaddr_in *v4 = p;
     const struct sockaddr_in6 *v6 = p;
 
     if (sa->sa_family == AF_INET)
-        os_put_ip(b, (const unsigned char *)&v4->sin_addr, 4);
+        ip_format(b, (const unsigned char *)&v4->sin_addr, 4);
     else if (sa->sa_family == AF_INET6)
-        os_put_ip(b, (const unsigned char *)&v6->sin6_addr, 16);
+        ip_format(b, (const unsigned char *)&v6->sin6_addr, 16);
     return sa->sa_family == AF_INET || sa->sa_family == AF_INET6;
 }
 
-/* An address by which nobody else reaches this host. */
-static bool os_local(struct str ip)
+/* Whether an address cannot be reached from other hosts. */
+static bool ip_is_local(struct str ip)
 {
     return str_prefix(ip, STR("127.")) || str_eq(ip, STR("::1")) ||
            str_eq(ip, STR("0.0.0.0")) || str_eq(ip, STR("::")) ||
            str_prefix(ip, STR("::ffff:127."));
 }
 
-static bool os_is_interface(struct str name)
-{
-    bool is = false;
-#ifdef HAVE_IFADDRS
-    char *z = str_dup(name);
-
-    is = name.n > 0 && if_nametoindex(z) != 0;
-    free(z);
-#else
-    (void)name;
-#endif
-    return is;
-}
-
-/* The first address of an interface, IPv4 before IPv6; link-local ones do
- * not count.  False: there is no such interface, or it has none. */
+/* The first address of an interface, IPv4 before IPv6, link-local ones left
+ * out.  False: there is no such interface, or it has none. */
 static bool os_interface(struct str name, struct buf *b)
 {
     bool found = false;
@@ -1994,7 +1930,7 @@ static bool os_interface(struct str name, struct buf *b)
             found = i->ifa_addr != NULL &&
                     i->ifa_addr->sa_family == family[f] &&
                     str_eq(str_of(i->ifa_name), name) &&
-                    os_digits(i->ifa_addr, b);
+                    ip_of_socket(i->ifa_addr, b);
             if (found && str_prefix(str_from(buf_str(b), n), STR("fe80:"))) {
                 b->n = n;
                 found = false;
@@ -2019,17 +1955,16 @@ static void os_hostname(struct buf *b)
     }
 }
 
-/* What this program gives up for good, so that whoever comes to rule it can
- * do no more with it than it does itself: on Linux and with musl 1.2.3 or
- * later, since what other C libraries call, and read to look up a name, is
- * theirs to change. */
+/* The sandbox: after start this program can only do what it does anyway, so
+ * that somebody who takes it over can do no more.  On Linux with musl 1.2.3 or
+ * later; which system calls another C library makes is not for us to know. */
 #ifdef __linux__
 #include <sys/prctl.h>
 #include <sys/syscall.h>
 
 long syscall(long, ...);        /* _XOPEN_SOURCE hides it */
 
-#if !defined __GLIBC__ && defined SYS_landlock_create_ruleset
+#ifndef __GLIBC__
 #if defined __x86_64__ && defined __LP64__
 #define OS_ARCH 0xc000003e      /* AUDIT_ARCH_X86_64 */
 #elif defined __AARCH64EL__ && defined __LP64__
@@ -2044,7 +1979,7 @@ long syscall(long, ...);        /* _XOPEN_SOURCE hides it */
 #include <sys/ioctl.h>          /* SIOCGIFINDEX */
 #include <sys/mman.h>           /* PROT_EXEC */
 
-/* All that is left, and the same in the head of this file. */
+/* The system calls that stay allowed: the list in the head of this file. */
 static const uint16_t os_calls[] = {
     SYS_bind, SYS_brk, SYS_close, SYS_connect, SYS_exit_group,
     SYS_getdents64, SYS_getrandom, SYS_getsockname, SYS_getsockopt,
@@ -2084,12 +2019,11 @@ static const struct os_rule {
     { SYS_mmap, 2, PROT_EXEC, 0 },
     { SYS_fcntl, 1, ~7u, 0 },
 #endif
-    { SYS_socket, 0, UINT32_MAX, AF_NETLINK },  /* the last two: for -ip */
-    { SYS_ioctl, 1, UINT32_MAX, SIOCGIFINDEX },
+    { SYS_ioctl, 1, UINT32_MAX, SIOCGIFINDEX }, /* for [fe80::1%eth0] */
+    { SYS_socket, 0, UINT32_MAX, AF_NETLINK },  /* the last one: for -ip */
 };
 
-/* What stands in linux/filter.h, linux/seccomp.h and linux/landlock.h, where
- * musl-gcc does not look. */
+/* What linux/filter.h and linux/seccomp.h say, which musl-gcc does not find. */
 struct os_step {                /* sock_filter */
     uint16_t code;
     uint8_t yes, no;            /* steps to skip */
@@ -2101,15 +2035,6 @@ struct os_filter {              /* sock_fprog */
     struct os_step *step;
 };
 
-struct os_rights {              /* landlock_ruleset_attr */
-    uint64_t files, net, scoped;
-};
-
-struct os_below {               /* landlock_path_beneath_attr */
-    uint64_t rights;
-    int32_t fd;
-};
-
 enum {
     OS_LOAD = 0x20,             /* BPF_LD | BPF_W | BPF_ABS */
     OS_AND = 0x54,              /* BPF_ALU | BPF_AND | BPF_K */
@@ -2117,13 +2042,12 @@ enum {
     OS_ANSWER = 0x06,           /* BPF_RET | BPF_K */
     OS_ALLOW = 0x7fff0000,      /* SECCOMP_RET_ALLOW */
     OS_REFUSE = 0x00050000 | ENOSYS, /* SECCOMP_RET_ERRNO */
-    OS_CALL_AT = 0, OS_ARCH_AT = 4, OS_ARGUMENTS_AT = 16, /* seccomp_data */
-    OS_READ_FILE = 1 << 2, OS_READ_DIR = 1 << 3,
-    OS_LINKS_MAX = 8            /* as short as anybody's chain of links */
+    OS_CALL_AT = 0, OS_ARCH_AT = 4, OS_ARGUMENTS_AT = 16 /* seccomp_data */
 };
 
-/* Refuses every system call but the above: 0, or why that cannot be. */
-static int os_seccomp(bool interface)
+/* Refuses every system call but these from here on: with ENOSYS, so that a C
+ * library that tries another one goes on.  -1: that cannot be had. */
+static int os_sandbox(bool interface, struct err *e)
 {
     static const struct os_step
         begin[] = { { OS_LOAD, 0, 0, OS_ARCH_AT },
@@ -2137,7 +2061,7 @@ static int os_seccomp(bool interface)
     struct os_step step[LENGTH(begin) + LENGTH(os_calls) * LENGTH(call) +
                         LENGTH(os_rules) * LENGTH(rule) + 1], *at = step;
     const struct os_rule *r = os_rules;
-    const struct os_rule *end = r + LENGTH(os_rules) - (interface ? 0 : 2);
+    const struct os_rule *end = r + LENGTH(os_rules) - (interface ? 0 : 1);
     struct os_filter filter = { 0, step };
     size_t i;
 
@@ -2157,77 +2081,19 @@ static int os_seccomp(bool interface)
     *at++ = begin[2];
     filter.n = (unsigned short)(at - step);
     return syscall(SYS_prctl, (long)PR_SET_SECCOMP, 2L, &filter) == 0
-        ? 0 : errno;            /* 2 is SECCOMP_MODE_FILTER */
-}
-
-/* Lets be read what is in the directory of this file, so also what replaces
- * it, and where it leads if it is a link; and if that directory is a link
- * itself, what is beside it, so also where it may lead tomorrow.  The file
- * alone, if its directory is the root or the current one.  What ends in a
- * slash is a directory. */
-static void os_readable(int ruleset, const char *path)
+        ? 0 : err_set(e, "seccomp: %s", strerror(errno));
+}                               /* 2: SECCOMP_MODE_FILTER */
+#else
+static int os_sandbox(bool interface, struct err *e)
 {
-    struct str s = str_of(path);
-    char link[PATH_MAX];
-    long n = 1, at = AT_FDCWD;
-    int i;
-
-    for (i = 0; i < OS_LINKS_MAX && n > 0; i++) {
-        struct str dir = str_upto(s, s.n - str_after(s, '/').n);
-        char *whole = str_dup(s), *z = str_dup(dir.n > 1 ? dir : s);
-        struct os_below below = { OS_READ_FILE, 0 };
-
-        below.rights |= dir.n > 1 ? OS_READ_DIR : 0;
-        below.fd = (int)syscall(SYS_openat, at, z, (long)O_PATH);
-        if (i == 0 && dir.n > 1 && dir.n < s.n) {
-            z[dir.n - 1] = '\0';
-            if (syscall(SYS_readlinkat, at, z, link, sizeof link) > 0)
-                os_readable(ruleset, z);
-        }
-        n = syscall(SYS_readlinkat, at, whole, link, sizeof link);
-        free(whole);
-        free(z);
-        os_close((int)at);
-        at = below.fd;
-        (void)syscall(SYS_landlock_add_rule, (long)ruleset, 1L, &below, 0L);
-        s.p = link;
-        s.n = (size_t)n;
-    }
-    os_close((int)at);
-}
-
-/* Refuses all that Landlock can, but to read these files (each path with a
- * NUL behind it): 0, or why it cannot. */
-static int os_landlock(struct str files)
-{
-    static const uint16_t rights[] = {  /* of the ABI 1, 2, 3, 4, 5 */
-        0x1fff, 0x3fff, 0x7fff, 0x7fff, 0xffff
-    };
-    struct os_rights all = { 0, 0, 0 };
-    long abi = syscall(SYS_landlock_create_ruleset, NULL, 0L, 1L);
-    int ruleset, error;
-
-    if (abi < 1)
-        return errno;
-    all.files = rights[abi > 5 ? 4 : abi - 1];
-    all.net = abi > 3;                  /* to bind a TCP port */
-    all.scoped = abi > 5 ? 3 : 0;       /* abstract sockets, signals */
-    ruleset = (int)syscall(SYS_landlock_create_ruleset, &all, sizeof all, 0L);
-    if (ruleset < 0)
-        return errno;
-    while (files.n > 0) {
-        os_readable(ruleset, files.p);
-        (void)str_cut(&files, '\0');
-    }
-    error = syscall(SYS_landlock_restrict_self, (long)ruleset, 0L) == 0
-        ? 0 : errno;
-    os_close(ruleset);
-    return error;
+    (void)interface;
+    return err_set(e, "seccomp: not in a build for this system and C library");
 }
 #endif
 
-/* Keeps secrets in memory: no core, no reading by others of the same user. */
-static void os_hide(void)
+/* Keeps secrets in memory: no core file, no reading by other processes of the
+ * same user.  Best effort; failure is harmless. */
+static void os_protect_memory(void)
 {
 #ifdef __linux__
     static const uint64_t none[2];      /* musl's setrlimit is 2 kB more */
@@ -2242,89 +2108,71 @@ static void os_hide(void)
 #endif
 }
 
-/* From here on only these files can be read (each path with a NUL behind it),
- * and what their directories hold; and interfaces asked for only if that is
- * said.  -1: not all of that can be had here; what can be is in force. */
-static int os_confine(struct str files, bool interface, struct err *e)
-{
-#ifdef OS_ARCH
-    int landlock, seccomp;
-
-    tzset();                    /* reads the time zone for the last time */
-    landlock = os_landlock(files);
-    seccomp = os_seccomp(interface);
-    if (landlock == 0 && seccomp == 0)
-        return 0;
-    return err_set(e, "Landlock: %s; seccomp: %s",
-                   landlock == 0 ? "on" : strerror(landlock),
-                   seccomp == 0 ? "on" : strerror(seccomp));
-#else
-    (void)files;
-    (void)interface;
-    return err_set(e, "Landlock, seccomp: not in a build for this system "
-                      "and C library");
-#endif
-}
-
-/* ==== 7. TLS ================================================ tls_ ====
+/* ==== 7. TLS =================================== der_ cert_ pem_ tls_ ====
  *
- * BearSSL 0.6 as steps that wait for nothing, and what it leaves out: names
- * that are addresses, extendedKeyUsage, sentences for its errors.  TLS 1.2
- * with ECDHE and AES-GCM, and no more is linked: each curve, cipher or hash
- * that no Docker or Consul insists on would be 3 to 8 kB.  No verified name,
- * no connection.
+ * BearSSL 0.6 as steps that never wait, and the checks that it leaves out:
+ * names that are addresses, extendedKeyUsage, nameConstraints, and all that
+ * the certificate of a CA says about that CA.  TLS 1.2 with ECDHE and AES-GCM;
+ * no more is linked, since each curve, cipher or hash that no Docker or Consul
+ * insists on would be 3 to 8 kB.  No verified name, no connection.
  *
- * Calls: str_ buf_ mem_ log_ err_ os_.
+ * Calls: str_ buf_ mem_ err_ os_.
  */
 
-/* What a peer's certificate is judged by, and what we show it. */
-struct tls_trust {
+enum {
+    CERTS_MAX = 10,             /* in a chain, theirs or ours */
+    CERT_MAX = 64 * 1024,       /* bytes; with a thousand names it has 30 kB */
+    PEM_MAX = 8 * 1024 * 1024   /* a bundle of all public CAs has 220 kB */
+};
+
+/* What we look at in a certificate. */
+struct cert_info {
+    struct cert_info *next;     /* in the CA file */
+    struct str der;             /* the whole, into which the others point */
+    size_t signed_n;            /* how much of it is not signature */
+    struct str issuer, subject;
+    struct str names;           /* subjectAltName; empty: none */
+    bool may_sign;              /* keyUsage allows it, or is missing */
+    const char *unfit;          /* why it is neither for servers nor for their
+                                   CAs; NULL: it may be */
+    uint64_t seen;              /* extensions 2.5.29.N, a bit for each N */
+};
+
+/* What was read from the files of a configuration. */
+struct tls_creds {
     struct arena arena;         /* all that the rest points to */
-    br_x509_trust_anchor *anchor;
-    size_t anchors;
-    br_x509_certificate *chain; /* of ours; NULL: we have none */
+    struct cert_info *anchors;
+    br_x509_certificate chain[CERTS_MAX];       /* our own */
     size_t chain_n;
     br_skey_decoder_context key;
     unsigned char slack[32];    /* 0.6 lets a key overrun key_data by 24 */
-    size_t users;               /* connections that have begun with it */
-    bool retired;               /* newer files have been read */
 };
 
-/* How TLS is spoken to one peer. */
+/* How to speak TLS to one peer.  Its connections point to it. */
 struct tls_config {
     bool on;
-    bool blind;                 /* CONSUL_HTTP_SSL_VERIFY=false */
-    struct str name;            /* that the certificate must be for */
-    const char *ca_file, *ca_path;      /* NULL: the system's */
+    bool insecure;              /* CONSUL_HTTP_SSL_VERIFY=false */
+    struct str name;            /* what the certificate must be for */
+    const char *ca_file;        /* NULL: the system's; tls_load finds it */
     const char *cert_file, *key_file;   /* NULL: none */
-    struct tls_trust *trust;
-    bool stale;                 /* a handshake failed: read the files again */
-    struct err unread;          /* why that could not be; empty: it could */
+    struct tls_creds *creds;    /* of tls_load */
+    bool stale;                 /* a handshake failed: tls_reload is due */
+    struct err reload_error;    /* of the last tls_reload; empty: none */
 };
 
-/* What x509_minimal does not look at.  It gets all certificates first and
- * decides; then the first one, kept byte for byte, is looked at here. */
-struct tls_check {
-    const br_x509_class *vtable;        /* first: BearSSL's own way */
-    br_x509_minimal_context *minimal;
-    br_x509_decoder_context decoder;    /* for the key, if we are blind */
-    bool blind;
-    struct str name;
-    unsigned char ip[16];
-    size_t ip_n;                /* 4 or 16; 0: the name is not an address */
-    unsigned seen;              /* certificates */
-    struct buf first;           /* the peer's own */
-    unsigned error;             /* BearSSL's, or 0 */
-    struct err why;             /* more than the error says, or empty */
-};
-
+/* A connection.  The server's certificates are judged when all have come. */
 struct tls {
+    br_x509_minimal_context minimal;    /* first: BearSSL calls us with it */
+    br_x509_class x509;         /* its functions, of which some are ours */
+    br_x509_decoder_context decoder;    /* if insecure */
     br_ssl_client_context client;
-    br_x509_minimal_context minimal;
-    struct tls_check check;
-    struct tls_trust *trust;
-    char hello[4];              /* the first bytes of the server, */
-    size_t heard;               /* and how many they are */
+    const struct tls_config *config;
+    struct buf cert[CERTS_MAX]; /* of the server, its own first */
+    const br_x509_pkey *key;    /* of that one; NULL: it is refused */
+    struct err why;             /* more than BearSSL's error says, or empty */
+    bool ca_failed;             /* the CA is to blame, and not the server */
+    unsigned char first_bytes[4];       /* of the server, */
+    size_t first_n;             /* and how many they are */
     bool ready;                 /* the handshake is done */
     bool dead;                  /* nothing can be sent: read out the alert */
     bool wants_write;           /* a record waits for room to be sent */
@@ -2332,634 +2180,466 @@ struct tls {
     unsigned char out[BR_SSL_BUFSIZE_OUTPUT / 4];
 };
 
-/* ---- Certificates: X.690 DER, as far as RFC 5280 section 4 needs it ---- */
+/* ---- DER (X.690), as far as certificates need it ---- */
 
-/* Takes the header of the next element off *s: its content is the first *n
- * bytes of what is left. */
-static bool tls_der(struct str *s, unsigned *tag, size_t *n)
+/* Takes the next element off *s; *in is its content.  False: there is none,
+ * or it is malformed. */
+static bool der_next(struct str *s, unsigned *tag, struct str *in)
 {
     const unsigned char *p = (const unsigned char *)s->p;
-    size_t more, i, len;
+    size_t n, more = 0, i;
 
-    if (s->n < 2 || (p[0] & 31) == 31)
+    if (s->n < 2 || (p[0] & 31) == 31)  /* a tag of several bytes */
         return false;
-    more = (p[1] & 128) != 0 ? p[1] & 127 : 0;
-    if ((p[1] & 128) != 0 && (more < 1 || more > 3 || s->n - 2 < more))
-        return false;
-    for (len = more > 0 ? 0 : p[1], i = 0; i < more; i++)
-        len = len << 8 | p[2 + i];
-    if (len > s->n - 2 - more)
+    n = p[1];
+    if (n > 127) {              /* the length is in that many bytes more */
+        more = n & 127;
+        if (more < 1 || more > 3 || s->n - 2 < more)
+            return false;
+        for (n = i = 0; i < more; i++)
+            n = n << 8 | p[2 + i];
+    }
+    if (n > s->n - 2 - more)
         return false;
     *tag = p[0];
-    *s = str_from(*s, 2 + more);
-    *n = len;
+    *in = str_upto(str_from(*s, 2 + more), n);
+    *s = str_from(*s, 2 + more + n);
     return true;
 }
 
-/* Takes the next element off *s, which must have this tag; *in is what is in
- * it. */
-static bool tls_enter(struct str *s, unsigned want, struct str *in)
+/* The same for an element that must have this tag; else *s stays. */
+static bool der_take(struct str *s, unsigned want, struct str *in)
 {
     struct str rest = *s;
     unsigned tag;
-    size_t n;
 
-    if (!tls_der(&rest, &tag, &n) || tag != want)
+    if (!der_next(&rest, &tag, in) || tag != want)
         return false;
-    *s = str_from(rest, n);
-    *in = str_upto(rest, n);
+    *s = rest;
     return true;
 }
 
-/* What is of interest in a certificate. */
-struct tls_facts {
-    bool san, ip;               /* it has names; this address among them */
-    bool eku, server;           /* it has purposes; a server's among them */
-    struct str from, to;        /* validity, as YYMMDDHHMMSSZ or YYYYMM... */
-    struct buf names;           /* for people: a, b, 10.0.0.1 */
-};
+/* ---- Certificates (RFC 5280 section 4) ---- */
 
-/* A subjectAltName: dNSName [2] or iPAddress [7] (RFC 5280 4.2.1.6). */
-static void tls_name(struct tls_facts *f, unsigned tag, struct str name,
-                     struct str ip)
+/* Whether one of the names, dNSName [2] or iPAddress [7], is the one wanted.
+ * The "*" of "*.example.com" stands for one label (RFC 6125 6.4.3).  Adds all
+ * to `text`: a, b, 10.0.0.1. */
+static bool cert_is_for(struct str names, struct str want, struct buf *text)
 {
-    f->ip = f->ip || (tag == 0x87 && ip.n > 0 && str_eq(name, ip));
-    if (tag != 0x82 && tag != 0x87)
-        return;
-    buf_lit(&f->names, f->names.n > 0 ? ", " : "");
-    if (tag == 0x82)
-        buf_add(&f->names, name);
-    else
-        os_put_ip(&f->names, (const unsigned char *)name.p, name.n);
+    unsigned char bytes[16];
+    struct str ip = { (const char *)bytes, ip_parse(want, bytes) };
+    struct str parent = want, san;
+    bool found = false;
+    unsigned tag;
+
+    (void)str_cut(&parent, '.');
+    while (der_next(&names, &tag, &san)) {
+        if (tag == 0x82 || tag == 0x87)
+            buf_lit(text, text->n > 0 ? ", " : "");
+        if (tag == 0x82) {
+            buf_add(text, san);
+            found |= ip.n == 0 &&
+                     (str_caseeq(san, want) ||
+                      (parent.n > 0 && str_prefix(san, STR("*.")) &&
+                       str_caseeq(str_from(san, 2), parent)));
+        } else if (tag == 0x87) {
+            ip_format(text, (const unsigned char *)san.p, san.n);
+            found |= ip.n > 0 && str_eq(san, ip);
+        }
+    }
+    return found;
 }
 
-/* The contents of subjectAltName or extendedKeyUsage. */
-static bool tls_entries(struct tls_facts *f, bool san, struct str list,
-                        struct str ip)
+/* Whether extendedKeyUsage has a server's purpose, or any. */
+static bool cert_is_server(struct str purposes)
 {
     struct str server = STR("\x2b\x06\x01\x05\x05\x07\x03\x01");
-    struct str any = STR("\x55\x1d\x25\x00");
-    unsigned tag;
-    size_t n;
+    struct str any = STR("\x55\x1d\x25\x00"), oid;
 
-    while (list.n > 0) {
-        struct str one;
-
-        if (!tls_der(&list, &tag, &n))
-            return false;
-        one = str_upto(list, n);
-        list = str_from(list, n);
-        if (san)
-            tls_name(f, tag, one, ip);
-        else
-            f->server = f->server || (tag == 6 && (str_eq(one, server) ||
-                                                   str_eq(one, any)));
-    }
-    return true;
+    while (der_take(&purposes, 6, &oid))
+        if (str_eq(oid, server) || str_eq(oid, any))
+            return true;
+    return false;
 }
 
 /* One Extension: SEQUENCE { OID, critical BOOLEAN DEFAULT FALSE, OCTETS }. */
-static bool tls_extension(struct tls_facts *f, struct str x, struct str ip)
+static bool cert_extension(struct cert_info *c, struct str x)
 {
-    struct str oid, octets, list;
-    bool san;
+    struct str oid, critical, value, in;
+    unsigned id = 0, tag;
 
-    if (!tls_enter(&x, 6, &oid))
+    if (!der_take(&x, 6, &oid))
         return false;
-    san = str_eq(oid, STR("\x55\x1d\x11"));
-    if (!san && !str_eq(oid, STR("\x55\x1d\x25")))
-        return true;
-    (void)tls_enter(&x, 1, &octets);    /* critical or not */
-    if (!tls_enter(&x, 4, &octets) || !tls_enter(&octets, 0x30, &list))
+    (void)der_take(&x, 1, &critical);   /* BearSSL looks at it */
+    if (!der_take(&x, 4, &value) || !der_next(&value, &tag, &in))
         return false;
-    f->san = f->san || san;
-    f->eku = f->eku || !san;
-    return tls_entries(f, san, list, ip);
-}
-
-/* notBefore and notAfter, UTCTime or GeneralizedTime. */
-static bool tls_validity(struct tls_facts *f, struct str times)
-{
-    unsigned tag;
-    size_t n;
-
-    if (!tls_der(&times, &tag, &n))
+    if (oid.n == 3 && str_prefix(oid, STR("\x55\x1d")))
+        id = (unsigned char)oid.p[2];
+    if (id < 64 && (c->seen >> id & 1) != 0)    /* 4.2: none comes twice */
         return false;
-    f->from = str_upto(times, n);
-    times = str_from(times, n);
-    if (!tls_der(&times, &tag, &n))
-        return false;
-    f->to = str_upto(times, n);
+    c->seen |= id > 0 && id < 64 ? (uint64_t)1 << id : 0;
+    switch (id) {
+    case 15:                            /* keyUsage, after a count of bits */
+        c->may_sign = in.n > 1 && (in.p[1] & 0x80) != 0;
+        break;
+    case 17:                            /* subjectAltName */
+        c->names = in;
+        break;
+    case 30:
+        c->unfit = "has nameConstraints, which are not supported";
+        break;
+    case 37:
+        if (!cert_is_server(in))
+            c->unfit = "is not for servers (extendedKeyUsage)";
+    }
     return true;
 }
 
-/* Reads a certificate (RFC 5280 4.1).  False: it is malformed.  The caller
- * frees f->names in any case. */
-static bool tls_look(struct str cert, struct str ip, struct tls_facts *f)
+/* Reads a certificate (4.1).  False: it is malformed. */
+static bool cert_parse(struct str der, struct cert_info *c)
 {
-    struct str tbs, part = STR(""), list;
-    unsigned tag = 0, sequences = 0;
-    size_t n;
+    struct str cert, tbs, part, list;
+    unsigned tag;
 
-    memset(f, 0, sizeof *f);
-    f->names.max = ERR_MAX / 2;
-    f->from = f->to = STR("");
-    if (!tls_enter(&cert, 0x30, &list) || !tls_enter(&list, 0x30, &tbs))
+    memset(c, 0, sizeof *c);
+    c->der = der;
+    c->names = STR("");
+    c->may_sign = true;
+    if (!der_take(&der, 0x30, &cert) || der.n > 0 ||
+        !der_take(&cert, 0x30, &tbs))
         return false;
-    while (tag != 0xa3) {               /* extensions [3] are the last */
+    c->signed_n = (size_t)(cert.p - c->der.p);
+    (void)der_take(&tbs, 0xa0, &part);          /* version */
+    if (!der_take(&tbs, 2, &part) ||            /* serialNumber */
+        !der_take(&tbs, 0x30, &part) ||         /* signature */
+        !der_take(&tbs, 0x30, &c->issuer) ||
+        !der_take(&tbs, 0x30, &part) ||         /* validity */
+        !der_take(&tbs, 0x30, &c->subject))
+        return false;
+    do {
         if (tbs.n == 0)
             return true;
-        if (!tls_der(&tbs, &tag, &n))
+        if (!der_next(&tbs, &tag, &part))
             return false;
-        part = str_upto(tbs, n);
-        tbs = str_from(tbs, n);
-        /* validity is the third SEQUENCE, after signature and issuer */
-        if (tag == 0x30 && ++sequences == 3 && !tls_validity(f, part))
-            return false;
-    }
-    if (!tls_enter(&part, 0x30, &list))
+    } while (tag != 0xa3);                      /* extensions */
+    if (!der_take(&part, 0x30, &list))
         return false;
     while (list.n > 0)
-        if (!tls_enter(&list, 0x30, &part) || !tls_extension(f, part, ip))
+        if (!der_take(&list, 0x30, &part) || !cert_extension(c, part))
             return false;
     return true;
 }
 
-/* A time of a certificate as YYYYMMDDHHMMSS; empty if it is not one.  Of
- * UTCTime, 50 is 1950 (RFC 5280 4.1.2.5.1). */
-static void tls_time(struct str t, struct buf *b)
-{
-    if ((t.n != 13 && t.n != 15) || !str_all(str_upto(t, t.n - 1), str_digit))
-        return;                         /* fractions of a second, say */
-    if (t.n == 13)
-        buf_lit(b, *t.p >= '5' ? "19" : "20");
-    buf_add(b, str_upto(t, t.n - 1));
-}
+/* ---- The verdict on the server's certificates ---- */
 
-/* The same for people: 2026-11-22 18:05 UTC. */
-static void tls_put_time(struct buf *b, struct str t)
-{
-    size_t i;
-
-    for (i = 0; i < t.n && i < 12; i++) {
-        if (i == 4 || i == 6 || i == 8 || i == 10)
-            buf_byte(b, i < 8 ? '-' : i == 8 ? ' ' : ':');
-        buf_byte(b, t.p[i]);
-    }
-    buf_lit(b, " UTC");
-}
-
-/* ---- The check of a chain ---- */
-
-static void tls_start_chain(const br_x509_class **c, const char *name)
-{
-    struct tls_check *x = (void *)c;
-
-    x->seen = 0;
-    x->error = BR_ERR_X509_NOT_TRUSTED; /* until the verdict */
-    *x->why.text = '\0';
-    x->first.n = 0;
-    x->first.max = 65536;
-    x->minimal->vtable->start_chain(&x->minimal->vtable, name);
-}
-
-static void tls_start_cert(const br_x509_class **c, uint32_t length)
-{
-    struct tls_check *x = (void *)c;
-
-    x->seen++;
-    x->minimal->vtable->start_cert(&x->minimal->vtable, length);
-}
-
-static void tls_append(const br_x509_class **c, const unsigned char *p,
+/* Collects them; BearSSL counts them. */
+static void tls_append(const br_x509_class **x, const unsigned char *p,
                        size_t n)
 {
-    struct tls_check *x = (void *)c;
+    struct tls *t = (void *)x;
     struct str s = { (const char *)p, n };
+    size_t i = t->minimal.num_certs;
 
-    if (x->seen == 1)
-        buf_add(&x->first, s);
-    x->minimal->vtable->append(&x->minimal->vtable, p, n);
-}
-
-static void tls_end_cert(const br_x509_class **c)
-{
-    struct tls_check *x = (void *)c;
-
-    x->minimal->vtable->end_cert(&x->minimal->vtable);
-}
-
-/* Says more about a certificate that is refused: for which names it is, or
- * since when it is not valid. */
-static void tls_explain(struct tls_check *x, const struct tls_facts *f)
-{
-    struct buf from = { .max = 0 }, to = { .max = 0 }, now = { .max = 0 };
-    struct buf text = { .max = 0 };
-    bool late;
-
-    tls_time(f->from, &from);
-    tls_time(f->to, &to);
-    os_clock(&now);
-    late = to.n > 0 && str_cmp(buf_str(&to), buf_str(&now)) < 0;
-    if (x->error == BR_ERR_X509_BAD_SERVER_NAME) {
-        err_set(&x->why, "the certificate is not for %.*s but for %.*s%s",
-                PUT(x->name),
-                PUT(f->names.n > 0 ? buf_str(&f->names)
-                                   : STR("no name (subjectAltName)")),
-                f->names.bad ? " ..." : "");
-    } else if (x->error == BR_ERR_X509_EXPIRED &&
-               (late || str_cmp(buf_str(&now), buf_str(&from)) < 0)) {
-        buf_lit(&text, late ? "the certificate expired on "
-                            : "the certificate is not valid before ");
-        tls_put_time(&text, buf_str(late ? &to : &from));
-        buf_lit(&text, ", and the clock says ");
-        tls_put_time(&text, buf_str(&now));
-        err_set(&x->why, "%.*s", PUT(buf_str(&text)));
-    } else if (x->error == BR_ERR_X509_FORBIDDEN_KEY_USAGE && f->eku) {
-        err_set(&x->why, "the certificate is not for servers "
-                         "(extendedKeyUsage)");
+    if (i < CERTS_MAX) {
+        t->cert[i].max = CERT_MAX;
+        buf_add(&t->cert[i], s);
     }
-    buf_free(&from);
-    buf_free(&to);
-    buf_free(&now);
-    buf_free(&text);
 }
 
-/* The verdict of the blind: whether there is a key.  The decoder of 0.6 gets
- * the certificate in one piece, since whatever follows what it has found an
- * error in makes it run on, into nowhere. */
-static unsigned tls_blindly(struct tls_check *x)
+/* Our own verdict on the n certificates, which are read into c; -1 and why. */
+static int tls_inspect(const struct tls *t, size_t n, struct cert_info *c,
+                       struct err *e)
 {
-    br_x509_decoder_init(&x->decoder, NULL, NULL);
-    br_x509_decoder_push(&x->decoder, x->first.p, x->first.n);
-    return br_x509_decoder_get_pkey(&x->decoder) != NULL
-        ? 0 : BR_ERR_X509_UNSUPPORTED;
+    struct buf names = { .max = ERR_MAX / 2 };
+    struct str want = t->config->name, none = STR("no name (subjectAltName)");
+    int result = 0;
+    size_t i;
+
+    for (i = 0; i < n; i++) {
+        if (!cert_parse(buf_str(&t->cert[i]), &c[i]))
+            c[i].unfit = "is malformed";
+        if (c[i].unfit != NULL)
+            return err_set(e, "%s certificate %s",
+                           i == 0 ? "the" : "an intermediate", c[i].unfit);
+    }
+    if (!c->may_sign)
+        return err_set(e, "the certificate may not sign (keyUsage)");
+    if (!cert_is_for(c->names, want, &names))
+        result = err_set(e, "the certificate is not for %.*s but for %.*s%s",
+                         PUT(want), PUT(names.n > 0 ? buf_str(&names) : none),
+                         names.bad ? " ..." : "");
+    buf_free(&names);
+    return result;
 }
 
-/* The verdict: x509_minimal's, then ours.  Fails closed. */
-static unsigned tls_end_chain(const br_x509_class **c)
+/* Gives the first n bytes of a certificate to BearSSL, which keeps the first
+ * error that it finds in a chain. */
+static void tls_feed(struct tls *t, struct str der, size_t n)
 {
-    struct tls_check *x = (void *)c;
-    struct str ip = { (const char *)x->ip, x->ip_n };
-    struct tls_facts f;
-    bool read = tls_look(buf_str(&x->first), ip, &f) && !x->first.bad;
+    const br_x509_class *x = &br_x509_minimal_vtable;
 
-    x->error = x->minimal->vtable->end_chain(&x->minimal->vtable);
-    if (x->blind)
-        x->error = tls_blindly(x);
-    else if (x->error == 0 && !read)
-        x->error = BR_ERR_X509_UNEXPECTED;
-    else if (x->error == 0 && (x->ip_n > 0 ? !f.ip : !f.san))
-        x->error = BR_ERR_X509_BAD_SERVER_NAME; /* no common name instead */
-    else if (x->error == 0 && f.eku && !f.server)
-        x->error = BR_ERR_X509_FORBIDDEN_KEY_USAGE;
-    if (read)
-        tls_explain(x, &f);
-    buf_free(&f.names);
-    buf_free(&x->first);
-    return x->error;
+    x->start_cert(&t->minimal.vtable, (uint32_t)der.n);
+    x->append(&t->minimal.vtable, (const unsigned char *)der.p, n);
 }
 
-static const br_x509_pkey *tls_get_pkey(const br_x509_class *const *c,
+/* Tries a CA as the end of the chain so far; 0, or what is wrong with both,
+ * and the chain is as before.  BearSSL does not look at the certificates of
+ * its trust anchors: so it has none, and the CA's is to it one more that was
+ * sent, but without its signature, since it is trusted as it is. */
+static unsigned tls_try_ca(struct tls *t, const struct cert_info *ca)
+{
+    br_x509_minimal_context before = t->minimal;
+    int error;
+
+    *t->why.text = '\0';
+    if (ca->unfit != NULL) {
+        err_set(&t->why, "the CA's certificate %s", ca->unfit);
+        return BR_ERR_X509_NOT_TRUSTED;
+    }
+    tls_feed(t, ca->der, ca->signed_n);
+    error = t->minimal.err;
+    t->ca_failed = error != 0 && before.err == 0;
+    if (error != 0)
+        t->minimal = before;
+    return (unsigned)error;
+}
+
+/* BearSSL's verdict on the n certificates with a CA of the file that has
+ * signed one of them; that file may have the server's own, too. */
+static unsigned tls_verify(struct tls *t, size_t n, const struct cert_info *c)
+{
+    const struct cert_info *ca;
+    unsigned error = BR_ERR_X509_NOT_TRUSTED;
+    size_t i;
+
+    br_x509_minimal_vtable.start_chain(&t->minimal.vtable, NULL);
+    for (i = 0; error != 0 && i <= n; i++) {
+        if (i > 0) {
+            tls_feed(t, c[i - 1].der, c[i - 1].der.n);
+            br_x509_minimal_vtable.end_cert(&t->minimal.vtable);
+        }
+        for (ca = t->config->creds->anchors; error != 0 && ca != NULL;
+             ca = ca->next)
+            if (i == 0 ? str_eq(ca->der, c->der)
+                       : str_eq(ca->subject, c[i - 1].issuer))
+                error = tls_try_ca(t, ca);
+    }
+    if (error == 0)
+        t->key = &t->minimal.pkey;
+    return error;
+}
+
+/* Without verification: any certificate with a key will do.  The decoder
+ * gets it in one piece: after an error, one more would make 0.6 run on into
+ * nowhere. */
+static unsigned tls_accept_any_cert(struct tls *t)
+{
+    br_x509_decoder_init(&t->decoder, NULL, NULL);
+    br_x509_decoder_push(&t->decoder, t->cert->p, t->cert->n);
+    t->key = br_x509_decoder_get_pkey(&t->decoder);
+    return t->key != NULL ? 0 : BR_ERR_X509_UNSUPPORTED;
+}
+
+static unsigned tls_end_chain(const br_x509_class **x)
+{
+    struct tls *t = (void *)x;
+    size_t n = t->minimal.num_certs, i;
+    struct cert_info c[CERTS_MAX];
+
+    for (i = 0; i < n; i++)
+        if (i == CERTS_MAX || t->cert[i].bad)
+            return BR_ERR_X509_LIMIT_EXCEEDED;
+    if (n == 0)
+        return BR_ERR_X509_EMPTY_CHAIN;
+    if (t->config->insecure)
+        return tls_accept_any_cert(t);
+    return tls_inspect(t, n, c, &t->why) != 0 ? BR_ERR_X509_NOT_TRUSTED
+                                              : tls_verify(t, n, c);
+}
+
+static const br_x509_pkey *tls_get_pkey(const br_x509_class *const *x,
                                         unsigned *usages)
 {
-    const struct tls_check *x = (const void *)c;
-
-    if (x->error != 0)
-        return NULL;
-    if (!x->blind)
-        return x->minimal->vtable->get_pkey(&x->minimal->vtable, usages);
     if (usages != NULL)
-        *usages = BR_KEYTYPE_KEYX | BR_KEYTYPE_SIGN;
-    return br_x509_decoder_get_pkey((br_x509_decoder_context *)(uintptr_t)
-                                    &x->decoder);
+        *usages = BR_KEYTYPE_SIGN;
+    return ((const struct tls *)(const void *)x)->key;
 }
-
-static const br_x509_class tls_check_class = {
-    sizeof(struct tls_check), tls_start_chain, tls_start_cert, tls_append,
-    tls_end_cert, tls_end_chain, tls_get_pkey
-};
 
 /* ---- Files: PEM (RFC 7468) ---- */
 
-static void tls_collect(void *to, const void *p, size_t n)
+/* Takes an object of a PEM file.  1: it is used; 0: it is none for us; -1: it
+ * is no good, and why. */
+typedef int pem_use(struct tls_creds *, struct str name, struct str der,
+                    const char *path, struct err *);
+
+static void pem_collect(void *to, const void *p, size_t n)
 {
     struct str s = { p, n };
 
     buf_add(to, s);
 }
 
-/* Reads a file as BearSSL's decoder wants it: lines that end in LF, the last
- * one too.  There is room for any key from the start, since of what grows a
- * copy stays behind. */
-static int tls_read(const char *path, struct buf *b, struct err *e)
+/* Calls use(c, ...) for each object of a file, which must have one at least
+ * that is `what`.  BearSSL wants lines that end in LF, the last one too. */
+static int pem_each(const char *path, const char *what, pem_use *use,
+                    struct tls_creds *c, struct err *e)
 {
-    size_t i, k = 0;
-
-    b->max = 8 * 1024 * 1024;           /* a bundle of all CAs has 220 kB */
-    (void)buf_need(b, 2 * READ_MAX);
-    if (os_file(path, b, e) != 0)
-        return -1;
-    for (i = 0; i < b->n; i++)
-        if (b->p[i] != '\r')
-            b->p[k++] = b->p[i];
-    b->n = k;
-    buf_byte(b, '\n');
-    return 0;
-}
-
-/* What is done with each object of a PEM text; -1 and the reason. */
-typedef int tls_use(struct tls_trust *, struct str name, struct str der,
-                    const char *path, struct err *);
-
-/* Calls `use` for every object of the file. */
-static int tls_each(struct tls_trust *t, const char *path, tls_use *use,
-                    struct err *e)
-{
-    struct buf text = { .max = 0 }, der = { .max = 0 };
+    struct buf text = { .max = PEM_MAX }, der = { .max = 0 };
     br_pem_decoder_context pem;
-    char name[128] = "";
-    size_t at = 0;
-    bool inside = false;
-    int result = tls_read(path, &text, e), event;
+    char name[sizeof pem.name] = "";    /* empty: between objects */
+    int result = os_file(path, &text, e), event, used = 0;
+    size_t i, n = 0;
 
+    for (i = 0; i < text.n; i++)
+        if (text.p[i] != '\r')
+            text.p[n++] = text.p[i];
+    text.n = n;
+    buf_byte(&text, '\n');
     br_pem_decoder_init(&pem);
-    (void)buf_need(&der, text.n);       /* so that it does not grow either */
-    while (result == 0 && at < text.n) {
-        at += br_pem_decoder_push(&pem, text.p + at, text.n - at);
+    for (i = 0; result >= 0 && i < text.n;) {
+        i += br_pem_decoder_push(&pem, text.p + i, text.n - i);
         event = br_pem_decoder_event(&pem);
         if (event == BR_PEM_BEGIN_OBJ) {
             memcpy(name, br_pem_decoder_name(&pem), sizeof name);
             der.n = 0;
-            br_pem_decoder_setdest(&pem, tls_collect, &der);
-            inside = true;
+            br_pem_decoder_setdest(&pem, pem_collect, &der);
         } else if (event == BR_PEM_END_OBJ) {
-            inside = false;
-            result = use(t, str_of(name), buf_str(&der), path, e);
+            result = use(c, str_of(name), buf_str(&der), path, e);
+            used |= result;
+            *name = '\0';
         } else if (event == BR_PEM_ERROR) {
-            bool locked = str_find(buf_str(&text), STR("ENCRYPTED")) < text.n;
-
-            result = err_set(e, "%s: %s", path,
-                             locked ? "an encrypted private key (only "
-                                      "unencrypted ones work)"
-                                    : "malformed PEM");
+            result = err_set(e, "%s: PEM that is malformed or encrypted",
+                             path);
         }
     }
-    if (result == 0 && inside)
+    if (result >= 0 && *name != '\0')
         result = err_set(e, "%s: PEM that ends early", path);
-    mem_wipe(&pem, sizeof pem);
-    buf_wipe(&der);
-    buf_wipe(&text);
-    return result;
+    else if (result >= 0 && used == 0)
+        result = err_set(e, "%s: no %s in it", path, what);
+    buf_free(&der);
+    buf_free(&text);
+    return result < 0 ? -1 : 0;
 }
 
-static bool tls_is_cert(struct str name)
-{
-    return str_eq(name, STR("CERTIFICATE")) ||
-           str_eq(name, STR("X509 CERTIFICATE"));
-}
+/* ---- The files of a configuration ---- */
 
-static unsigned char *tls_bytes(struct arena *a, const void *p, size_t n)
-{
-    return memcpy(mem_get(a, n), p, n);
-}
-
-/* Adds a CA.  One with a kind of key that BearSSL lacks is passed over, so
- * that a mixed bundle works. */
-static int tls_add_anchor(struct tls_trust *t, struct str name, struct str der,
+/* Adds a certificate of the CA file, whatever it is; tls_try_ca judges it if
+ * a server needs it. */
+static int tls_add_anchor(struct tls_creds *c, struct str name, struct str der,
                           const char *path, struct err *e)
 {
-    br_x509_decoder_context decoder;
-    br_x509_trust_anchor *a;
-    br_x509_pkey *key;
-    struct buf dn = { .max = 0 };
+    struct cert_info *a;
 
-    if (!tls_is_cert(name))
+    if (!str_eq(name, STR("CERTIFICATE")))
         return 0;
-    br_x509_decoder_init(&decoder, tls_collect, &dn);
-    br_x509_decoder_push(&decoder, der.p, der.n);
-    key = br_x509_decoder_get_pkey(&decoder);
-    if (key == NULL) {
-        buf_free(&dn);
-        if (br_x509_decoder_last_error(&decoder) != BR_ERR_X509_UNSUPPORTED)
-            return err_set(e, "%s: malformed certificate", path);
-        log_at(LOG_WARN, "%s: a CA with a kind of key that is not supported "
-                         "is passed over", path);
-        return 0;
-    }
-    if (t->anchors % 32 == 0) {         /* full: the old list stays behind */
-        a = mem_get(&t->arena, (t->anchors + 32) * sizeof *a);
-        if (t->anchors > 0)
-            memcpy(a, t->anchor, t->anchors * sizeof *a);
-        t->anchor = a;
-    }
-    a = &t->anchor[t->anchors++];
-    memset(a, 0, sizeof *a);
-    a->dn.data = tls_bytes(&t->arena, dn.p, dn.n);
-    a->dn.len = dn.n;
-    a->flags = br_x509_decoder_isCA(&decoder) ? BR_X509_TA_CA : 0;
-    a->pkey = *key;                     /* its bytes are the decoder's */
-    if (key->key_type == BR_KEYTYPE_RSA) {
-        a->pkey.key.rsa.n =
-            tls_bytes(&t->arena, key->key.rsa.n, key->key.rsa.nlen);
-        a->pkey.key.rsa.e =
-            tls_bytes(&t->arena, key->key.rsa.e, key->key.rsa.elen);
-    } else {
-        a->pkey.key.ec.q =
-            tls_bytes(&t->arena, key->key.ec.q, key->key.ec.qlen);
-    }
-    buf_free(&dn);
-    return 0;
+    a = arena_alloc(&c->arena, sizeof *a);
+    if (!cert_parse(str_copy(&c->arena, der), a))
+        return err_set(e, "%s: malformed certificate", path);
+    a->next = c->anchors;
+    c->anchors = a;
+    return 1;
 }
 
 /* Adds a certificate to our own chain. */
-static int tls_add_cert(struct tls_trust *t, struct str name, struct str der,
+static int tls_add_cert(struct tls_creds *c, struct str name, struct str der,
                         const char *path, struct err *e)
 {
-    enum { MOST = 10 };
-
-    if (!tls_is_cert(name))
+    if (!str_eq(name, STR("CERTIFICATE")))
         return 0;
-    if (t->chain_n == MOST)
-        return err_set(e, "%s: more than %d certificates", path, MOST);
-    if (t->chain == NULL)
-        t->chain = mem_get(&t->arena, MOST * sizeof *t->chain);
-    t->chain[t->chain_n].data = tls_bytes(&t->arena, der.p, der.n);
-    t->chain[t->chain_n++].data_len = der.n;
-    return 0;
+    if (c->chain_n == CERTS_MAX)
+        return err_set(e, "%s: more than %d certificates", path, CERTS_MAX);
+    c->chain[c->chain_n].data =
+        memcpy(arena_alloc(&c->arena, der.n), der.p, der.n);
+    c->chain[c->chain_n++].data_len = der.n;
+    return 1;
 }
 
 /* Takes our private key: PKCS#1, PKCS#8 or SEC1. */
-static int tls_add_key(struct tls_trust *t, struct str name, struct str der,
+static int tls_add_key(struct tls_creds *c, struct str name, struct str der,
                        const char *path, struct err *e)
 {
     int error;
 
-    if (str_eq(name, STR("ENCRYPTED PRIVATE KEY")))
-        return err_set(e, "%s: an encrypted private key (only unencrypted "
-                          "ones work)", path);
     if (!str_suffix(name, STR("PRIVATE KEY")))
         return 0;               /* EC PARAMETERS, certificates */
-    if (br_skey_decoder_key_type(&t->key) != 0)
+    if (br_skey_decoder_key_type(&c->key) != 0)
         return err_set(e, "%s: more than one private key", path);
-    br_skey_decoder_init(&t->key);
-    br_skey_decoder_push(&t->key, der.p, der.n);
-    error = br_skey_decoder_last_error(&t->key);
+    br_skey_decoder_init(&c->key);
+    br_skey_decoder_push(&c->key, der.p, der.n);
+    error = br_skey_decoder_last_error(&c->key);
     if (error == BR_ERR_X509_UNSUPPORTED)
         return err_set(e, "%s: a kind of key that is not supported (RSA and "
                           "EC P-256, P-384, P-521 are)", path);
-    return error == 0 ? 0 : err_set(e, "%s: malformed private key", path);
+    return error == 0 ? 1 : err_set(e, "%s: a private key that is malformed "
+                                       "or encrypted", path);
 }
 
-/* Whether the key is that of our certificate: what it signs, that verifies.
- * (br_rsa_compute_modulus would compare, but overruns its buffer in 0.6.) */
-static bool tls_key_fits(const struct tls_trust *t)
-{
-    static const unsigned char hash[33] = "any thirty-two bytes will do her";
-    const unsigned char *oid = BR_HASH_OID_SHA256;
-    const br_rsa_private_key *rsa = br_skey_decoder_get_rsa(&t->key);
-    const br_ec_private_key *ec = br_skey_decoder_get_ec(&t->key);
-    unsigned char sig[512], got[32];
-    br_x509_decoder_context decoder;
-    const br_x509_pkey *key;
-    size_t n;
-
-    br_x509_decoder_init(&decoder, NULL, NULL);
-    br_x509_decoder_push(&decoder, t->chain[0].data, t->chain[0].data_len);
-    key = br_x509_decoder_get_pkey(&decoder);
-    if (key == NULL)
-        return false;
-    n = key->key_type == BR_KEYTYPE_RSA ? key->key.rsa.nlen : 0;
-    if (rsa != NULL && n > 0)
-        return (rsa->n_bitlen + 7) / 8 == n && n <= sizeof sig &&
-               br_rsa_i31_pkcs1_sign(oid, hash, 32, rsa, sig) &&
-               br_rsa_i31_pkcs1_vrfy(sig, n, oid, 32, &key->key.rsa, got) &&
-               memcmp(hash, got, 32) == 0;
-    if (ec == NULL || n > 0 || ec->curve != key->key.ec.curve ||
-        ec->xlen > 66)
-        return false;
-    n = br_ecdsa_i31_sign_asn1(&br_ec_prime_i31, &br_sha256_vtable, hash, ec,
-                               sig);
-    return n > 0 && br_ecdsa_i31_vrfy_asn1(&br_ec_prime_i31, hash, 32,
-                                           &key->key.ec, sig, n);
-}
-
-/* Ends the use of files that newer ones have replaced. */
-static void tls_free_trust(struct tls_trust *t)
-{
-    if (t != NULL && t->retired && t->users == 0) {
-        mem_drop(&t->arena);
-        mem_wipe(t, sizeof *t);
-        free(t);
-    }
-}
-
-/* Every file of a directory of CAs; one that is no PEM has none. */
-static int tls_ca_dir(struct tls_trust *t, const char *path, struct err *e)
-{
-    struct buf files = { .max = 0 };
-    int result = os_directory(path, &files, e);
-    struct str rest = buf_str(&files);
-
-    while (result == 0 && rest.n > 0) {
-        result = tls_each(t, rest.p, tls_add_anchor, e);
-        (void)str_cut(&rest, '\0');
-    }
-    buf_free(&files);
-    if (result == 0 && t->anchors == 0)
-        result = err_set(e, "%s: no certificate in it", path);
-    return result;
-}
-
-/* Where systems keep all CAs. */
-static const char *const tls_bundle[] = {
-    "/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt",
-    "/etc/ssl/ca-bundle.pem", "/etc/ssl/cert.pem"
-};
-
-/* The CAs: of the file or directory given, else the system's. */
-static int tls_load_ca(struct tls_trust *t, const struct tls_config *cfg,
+/* The CAs: of the file given, else of where systems keep them all. */
+static int tls_load_ca(struct tls_creds *c, struct tls_config *cfg,
                        struct err *e)
 {
-    const char *file = cfg->ca_file;
+    static const char *const bundle[] = {
+        "/etc/ssl/certs/ca-certificates.crt",
+        "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/ca-bundle.pem",
+        "/etc/ssl/cert.pem"
+    };
     size_t i;
 
-    if (cfg->blind)
-        return 0;
-    if (file == NULL && cfg->ca_path != NULL)
-        return tls_ca_dir(t, cfg->ca_path, e);
-    for (i = 0; file == NULL && i < LENGTH(tls_bundle); i++)
-        if (os_exists(tls_bundle[i]))
-            file = tls_bundle[i];
-    if (file == NULL)
-        return err_set(e, "TLS: no CA is given, and this system has no bundle "
-                          "of them (as %s)", tls_bundle[0]);
-    if (tls_each(t, file, tls_add_anchor, e) != 0)
-        return -1;
-    return t->anchors > 0 ? 0 : err_set(e, "%s: no certificate in it", file);
+    for (i = 0; cfg->ca_file == NULL && i < LENGTH(bundle); i++)
+        if (os_exists(bundle[i]))
+            cfg->ca_file = bundle[i];
+    if (cfg->ca_file == NULL)
+        return err_set(e, "TLS: no CA is given, and this system has no file "
+                          "of all: name one in CONSUL_CACERT, or a folder "
+                          "with ca.pem in DOCKER_CERT_PATH (in a container, "
+                          "mount it with -v)");
+    return pem_each(cfg->ca_file, "certificate", tls_add_anchor, c, e);
 }
 
-/* Our own certificate with its key. */
-static int tls_load_cert(struct tls_trust *t, const char *cert,
-                         const char *key, struct err *e)
+static void tls_free_creds(struct tls_creds *c)
 {
-    br_skey_decoder_init(&t->key);
-    if (tls_each(t, cert, tls_add_cert, e) != 0)
-        return -1;
-    if (t->chain_n == 0)
-        return err_set(e, "%s: no certificate in it", cert);
-    if (tls_each(t, key, tls_add_key, e) != 0)
-        return -1;
-    if (br_skey_decoder_key_type(&t->key) == 0)
-        return err_set(e, "%s: no private key in it", key);
-    return tls_key_fits(t)
-        ? 0 : err_set(e, "%s: not the key of the certificate in %s", key,
-                      cert);
+    if (c != NULL)
+        arena_free(&c->arena);
+    free(c);
 }
 
-/* Reads all files of the configuration; if they are good, they replace those
- * that were read before. */
+/* Reads all files.  If they are good they replace those of before, which no
+ * connection may use any more. */
 static int tls_load(struct tls_config *cfg, struct err *e)
 {
-    struct tls_trust *t = mem_zero(sizeof *t);
+    struct tls_creds *c = mem_zero(sizeof *c);
 
-    if (tls_load_ca(t, cfg, e) != 0 ||
+    br_skey_decoder_init(&c->key);
+    if ((!cfg->insecure && tls_load_ca(c, cfg, e) != 0) ||
         (cfg->cert_file != NULL &&
-         tls_load_cert(t, cfg->cert_file, cfg->key_file, e) != 0)) {
-        t->retired = true;
-        tls_free_trust(t);
+         (pem_each(cfg->cert_file, "certificate", tls_add_cert, c, e) != 0 ||
+          pem_each(cfg->key_file, "private key", tls_add_key, c, e) != 0))) {
+        tls_free_creds(c);
         return -1;
     }
-    if (cfg->trust != NULL)
-        cfg->trust->retired = true;
-    tls_free_trust(cfg->trust);
-    cfg->trust = t;
+    tls_free_creds(cfg->creds);
+    cfg->creds = c;
     return 0;
 }
 
-/* Adds the names of all files that tls_load may read. */
-static void tls_names(const struct tls_config *cfg, struct buf *list)
+/* Reads them again if a handshake has failed.  On failure those of before
+ * stay in force, and the reason is kept for tls_why. */
+static int tls_reload(struct tls_config *cfg, struct err *e)
 {
-    bool system = cfg->on && cfg->ca_file == NULL && cfg->ca_path == NULL;
-    struct err e;
-    size_t i;
-
-    os_name(list, cfg->ca_file);
-    os_name(list, cfg->cert_file);
-    os_name(list, cfg->key_file);
-    for (i = 0; system && i < LENGTH(tls_bundle); i++)
-        os_name(list, tls_bundle[i]);
-    if (cfg->ca_path != NULL) {
-        buf_lit(list, cfg->ca_path);
-        os_name(list, "/");             /* itself, also while it is empty */
-        (void)os_directory(cfg->ca_path, list, &e);
-    }
+    if (!cfg->stale)
+        return 0;
+    cfg->stale = false;
+    *cfg->reload_error.text = '\0';
+    if (tls_load(cfg, e) == 0)
+        return 0;
+    cfg->reload_error = *e;
+    return -1;
 }
 
 /* ---- The engine ---- */
 
 /* What we offer, the best first; what is not named here is not linked. */
-static void tls_profile(struct tls *t, const struct tls_config *cfg)
+static void tls_profile(struct tls *t)
 {
     static const uint16_t suite[] = {
         BR_TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256,
@@ -2984,8 +2664,7 @@ static void tls_profile(struct tls *t, const struct tls_config *cfg)
     br_ssl_engine_set_prf_sha256(e, br_tls12_sha256_prf);
     br_ssl_engine_set_prf_sha384(e, br_tls12_sha384_prf);
     br_ssl_engine_set_default_aes_gcm(e);
-    br_x509_minimal_init(x, &br_sha256_vtable, cfg->trust->anchor,
-                         cfg->trust->anchors);
+    br_x509_minimal_init(x, &br_sha256_vtable, NULL, 0); /* tls_try_ca */
     br_x509_minimal_set_rsa(x, br_rsa_i31_pkcs1_vrfy);
     br_x509_minimal_set_ecdsa(x, &br_ec_prime_i31, br_ecdsa_i31_vrfy_asn1);
     br_x509_minimal_set_minrsa(x, 256);         /* bytes: 2048 bits */
@@ -2994,161 +2673,124 @@ static void tls_profile(struct tls *t, const struct tls_config *cfg)
         br_x509_minimal_set_hash(x, hash_id[i], hash[i]);
     }
     br_ssl_engine_add_flags(e, BR_OPT_NO_RENEGOTIATION);
+    t->x509 = br_x509_minimal_vtable;
+    t->x509.append = tls_append;
+    t->x509.end_chain = tls_end_chain;
+    t->x509.get_pkey = tls_get_pkey;
+    x->vtable = &t->x509;
+    br_ssl_engine_set_x509(e, &x->vtable);
 }
 
 /* Has our certificate at hand for a server that asks for it. */
-static void tls_show_cert(struct tls *t, const struct tls_trust *trust)
+static void tls_show_cert(struct tls *t, const struct tls_creds *c)
 {
-    const br_rsa_private_key *rsa = br_skey_decoder_get_rsa(&trust->key);
-    const br_ec_private_key *ec = br_skey_decoder_get_ec(&trust->key);
+    const br_rsa_private_key *rsa = br_skey_decoder_get_rsa(&c->key);
+    const br_ec_private_key *ec = br_skey_decoder_get_ec(&c->key);
 
-    if (trust->chain_n > 0 && rsa != NULL)
-        br_ssl_client_set_single_rsa(&t->client, trust->chain, trust->chain_n,
-                                     rsa, br_rsa_i31_pkcs1_sign);
-    else if (trust->chain_n > 0 && ec != NULL)
-        br_ssl_client_set_single_ec(&t->client, trust->chain, trust->chain_n,
-                                    ec, BR_KEYTYPE_SIGN, 0, &br_ec_prime_i31,
+    if (rsa != NULL)
+        br_ssl_client_set_single_rsa(&t->client, c->chain, c->chain_n, rsa,
+                                     br_rsa_i31_pkcs1_sign);
+    else if (ec != NULL)
+        br_ssl_client_set_single_ec(&t->client, c->chain, c->chain_n, ec,
+                                    BR_KEYTYPE_SIGN, 0, &br_ec_prime_i31,
                                     br_ecdsa_i31_sign_asn1);
 }
 
-static void tls_free(struct tls *t)
+/* Begins a connection.  A name that is an address is not sent as SNI (RFC
+ * 6066 section 3).  NULL: why, in e. */
+static struct tls *tls_open(const struct tls_config *cfg, struct err *e)
 {
-    if (t != NULL) {
-        buf_free(&t->check.first);
-        t->trust->users--;
-        tls_free_trust(t->trust);
-        mem_wipe(t, sizeof *t);
-        free(t);
-    }
-}
-
-/* Reads the files again; those that are no good leave the ones before them in
- * force, and that is said once. */
-static void tls_reload(struct tls_config *cfg)
-{
-    struct err e = { "" };
-
-    if (tls_load(cfg, &e) != 0 && strcmp(e.text, cfg->unread.text) != 0)
-        log_at(LOG_ERROR, "TLS: %s: going on with what it was", e.text);
-    cfg->unread = e;
-    cfg->stale = false;
-}
-
-/* Begins a connection.  A name that is an address is checked by us, and not
- * sent as SNI (RFC 6066 section 3); an empty one would be checked by nobody.
- * NULL: why, in e. */
-static struct tls *tls_open(struct tls_config *cfg, struct err *e)
-{
-    unsigned char seed[32];
+    unsigned char seed[32], ip[16];
     struct tls *t;
     char *name;
 
-    if (cfg->stale)
-        tls_reload(cfg);
-    CHECK(cfg->name.n > 0 && cfg->trust != NULL);
+    CHECK(cfg->name.n > 0 && cfg->creds != NULL);
     if (!os_random(seed, sizeof seed)) {
         err_set(e, "TLS: no source of randomness");
         return NULL;
     }
     t = mem_zero(sizeof *t);
-    t->trust = cfg->trust;
-    t->trust->users++;
-    tls_profile(t, cfg);
-    tls_show_cert(t, cfg->trust);
-    t->check.vtable = &tls_check_class;
-    t->check.minimal = &t->minimal;
-    t->check.blind = cfg->blind;
-    t->check.name = cfg->name;
-    t->check.ip_n = os_ip(cfg->name, t->check.ip);
-    br_ssl_engine_set_x509(&t->client.eng, &t->check.vtable);
+    t->config = cfg;
+    tls_profile(t);
+    tls_show_cert(t, cfg->creds);
     br_ssl_engine_set_buffers_bidi(&t->client.eng, t->in, sizeof t->in, t->out,
                                    sizeof t->out);
     br_ssl_engine_inject_entropy(&t->client.eng, seed, sizeof seed);
-    mem_wipe(seed, sizeof seed);
-    name = t->check.ip_n > 0 ? NULL : str_dup(cfg->name);
+    name = ip_parse(cfg->name, ip) > 0 ? NULL : str_dup(cfg->name);
     (void)br_ssl_client_reset(&t->client, name, 0);     /* the engine tells */
     free(name);
     return t;
 }
 
-struct tls_word {
+static void tls_free(struct tls *t)
+{
+    size_t i;
+
+    for (i = 0; t != NULL && i < CERTS_MAX; i++)
+        buf_free(&t->cert[i]);
+    free(t);
+}
+
+#define TLS_ALERT(n) BR_ERR_RECV_FATAL_ALERT + (n), "the server refuses: "
+
+/* The errors on which a person can act; of others the number is told. */
+static const struct {
     int error;
-    const char *words;
+    const char *text;
+} tls_errors[] = {
+    { BR_ERR_UNSUPPORTED_VERSION, "the server does not speak TLS 1.2" },
+    { BR_ERR_X509_UNSUPPORTED, "a certificate has a key or signature that is "
+        "not supported (RSA PKCS#1 and ECDSA P-256, P-384, P-521 with SHA-2 "
+        "are)" },
+    { BR_ERR_X509_LIMIT_EXCEEDED, "too many certificates (10 can be read) or "
+        "too large ones (64 kB, RSA keys of 4096 bits)" },
+    { BR_ERR_X509_WEAK_PUBLIC_KEY, "an RSA key is shorter than 2048 bits" },
+    { BR_ERR_X509_BAD_SIGNATURE, "a certificate has not been signed by the CA "
+        "of that name" },
+    { BR_ERR_X509_EXPIRED, "a certificate has expired or is not yet valid" },
+    { BR_ERR_X509_DN_MISMATCH, "the server's certificates are out of order" },
+    { BR_ERR_X509_NOT_CA, "a certificate is signed by what is no CA, or by "
+        "one that allows no further CA (pathlen)" },
+    { BR_ERR_X509_FORBIDDEN_KEY_USAGE, "a CA may not sign (keyUsage)" },
+    { BR_ERR_X509_CRITICAL_EXTENSION, "an unknown extension is critical" },
+    { TLS_ALERT(40) "handshake_failure (it wants a client certificate, or "
+        "nothing is in common: TLS 1.2 with ECDHE on P-256, P-384 or P-521 "
+        "and AES-GCM is needed)" },
+    { TLS_ALERT(42) "bad_certificate (ours is missing or not accepted)" },
+    { TLS_ALERT(48) "unknown_ca (of our client certificate)" },
+    { TLS_ALERT(51) "decrypt_error (is our key that of our certificate?)" },
+    { TLS_ALERT(70) "protocol_version (TLS 1.2 is needed)" },
+    { TLS_ALERT(116) "certificate_required (it wants a client certificate)" },
 };
 
-static const struct tls_word tls_errors[] = {
-    { BR_ERR_BAD_PARAM, "malformed message" },
-    { BR_ERR_UNSUPPORTED_VERSION, "no common version (TLS 1.2 is needed), or "
-                                  "the server does not speak TLS" },
-    { BR_ERR_BAD_VERSION, "a record of another version than agreed on" },
-    { BR_ERR_BAD_LENGTH, "a record of impossible length, or the server does "
-                         "not speak TLS" },
-    { BR_ERR_TOO_LARGE, "a record that is too large" },
-    { BR_ERR_BAD_MAC, "a record that is not authentic" },
-    { BR_ERR_NO_RANDOM, "no source of randomness" },
-    { BR_ERR_UNEXPECTED, "unexpected message, or the server does not speak "
-                         "TLS" },
-    { BR_ERR_BAD_CIPHER_SUITE, "the server chose what was not offered" },
-    { BR_ERR_INVALID_ALGORITHM, "a curve or signature that is not supported" },
-    { BR_ERR_BAD_SIGNATURE, "bad signature in the handshake" },
-    { BR_ERR_WRONG_KEY_USAGE, "the certificate's key may not be used so "
-                              "(keyUsage)" },
-    { BR_ERR_X509_UNSUPPORTED, "the certificates have a key or signature that "
-        "is not supported (RSA PKCS#1 and ECDSA P-256, P-384, P-521 with "
-        "SHA-2 are)" },
-    { BR_ERR_X509_LIMIT_EXCEEDED, "the certificate is too large, or its RSA "
-                                  "key has over 4096 bits" },
-    { BR_ERR_X509_BAD_SIGNATURE, "bad signature in the certificates" },
-    { BR_ERR_X509_EXPIRED, "a certificate of the server's chain has expired "
-                           "or is not yet valid" },
-    { BR_ERR_X509_DN_MISMATCH, "the certificates are out of order" },
-    { BR_ERR_X509_BAD_SERVER_NAME, "the certificate is for another name" },
-    { BR_ERR_X509_CRITICAL_EXTENSION, "the certificate has a critical "
-                                      "extension that is not supported" },
-    { BR_ERR_X509_NOT_CA, "an intermediate certificate is not a CA's" },
-    { BR_ERR_X509_FORBIDDEN_KEY_USAGE, "the certificate may not be used so "
-                                       "(keyUsage)" },
-    { BR_ERR_X509_WEAK_PUBLIC_KEY, "the certificate's RSA key has less than "
-                                   "2048 bits" },
-    { BR_ERR_X509_NOT_TRUSTED, "the certificate is not signed by a CA that is "
-                               "trusted" },
-}, tls_alerts[] = {
-    { 40, "handshake_failure (it wants a client certificate, or there is "
-          "nothing in common: TLS 1.2 with ECDHE on P-256, P-384 or P-521 "
-          "and AES-GCM is needed)" },
-    { 42, "bad_certificate (our client certificate is missing or refused)" },
-    { 43, "unsupported_certificate" }, { 44, "certificate_revoked" },
-    { 45, "certificate_expired" }, { 46, "certificate_unknown" },
-    { 47, "illegal_parameter" },
-    { 48, "unknown_ca (it does not know who signed our client "
-          "certificate)" },
-    { 49, "access_denied" }, { 50, "decode_error" }, { 51, "decrypt_error" },
-    { 70, "protocol_version (TLS 1.2 is needed)" },
-    { 71, "insufficient_security" }, { 80, "internal_error" },
-    { 112, "unrecognized_name" },
-    { 116, "certificate_required (it wants a client certificate)" },
-};
-
-/* Why the engine has failed: a sentence that a person can act on. */
+/* Why the engine has failed: a sentence, which a person can act on. */
 static int tls_why(const struct tls *t, struct err *e)
 {
+    const char *reload = t->config->reload_error.text;
     int error = br_ssl_engine_last_error(&t->client.eng);
-    bool alert = error >= BR_ERR_RECV_FATAL_ALERT &&
-                 error < BR_ERR_SEND_FATAL_ALERT;
-    const struct tls_word *w = alert ? tls_alerts : tls_errors;
-    size_t n = alert ? LENGTH(tls_alerts) : LENGTH(tls_errors);
+    struct err why = t->why;
+    size_t i;
 
-    if (*t->check.why.text != '\0')
-        return err_set(e, "TLS: %s", t->check.why.text);
-    if (t->heard == 4 && memcmp(t->hello, "HTTP", 4) == 0)
-        return err_set(e, "TLS: the server speaks plain HTTP on this port");
-    error -= alert ? BR_ERR_RECV_FATAL_ALERT : 0;
-    for (; n > 0; n--, w++)
-        if (w->error == error)
-            return err_set(e, "TLS: %s%s", alert ? "the server refuses: " : "",
-                           w->words);
-    return err_set(e, "TLS: %s %d", alert ? "the server refuses: alert"
-                                          : "error of BearSSL", error);
+    if (t->first_n == 4 && memcmp(t->first_bytes, "HTTP", 4) == 0)
+        err_set(&why, "the server speaks plain HTTP on this port: use its TLS "
+                      "port, or consul://");
+    else if (t->first_n > 0 && (*t->first_bytes < 20 || *t->first_bytes > 23))
+        err_set(&why, "the server does not speak TLS on this port");
+    else if (*why.text == '\0' && error == BR_ERR_X509_NOT_TRUSTED)
+        err_set(&why, "the server's certificate is not signed by a CA in %s, "
+                      "or it does not send its intermediate certificates",
+                t->config->ca_file);
+    for (i = 0; *why.text == '\0' && i < LENGTH(tls_errors); i++)
+        if (tls_errors[i].error == error)
+            err_set(&why, t->ca_failed ? "%s (see the CA in %s)" : "%s%s",
+                    tls_errors[i].text, t->ca_failed ? t->config->ca_file : "");
+    if (*why.text == '\0' && error >= BR_ERR_RECV_FATAL_ALERT)
+        err_set(&why, "the server refuses: alert %d",
+                error - BR_ERR_RECV_FATAL_ALERT);
+    else if (*why.text == '\0')
+        err_set(&why, "error %d of BearSSL", error);
+    return err_set(e, *reload == '\0' ? "TLS: %s%s" : "TLS: %s; the files "
+                      "could not be read again: %s", why.text, reload);
 }
 
 /* Moves one piece between the engine and its peers, in the order in which
@@ -3176,10 +2818,10 @@ static enum io tls_move(struct tls *t, int fd, struct str *out, int *error)
         s.p = (const char *)br_ssl_engine_sendrec_buf(e, &n);
         s.n = n;
         io = os_write(fd, &s, error);
-        if (io == IO_OK)
+        if (io == IO_OK) {
             br_ssl_engine_sendrec_ack(e, n - s.n);
-        if (io == IO_OK)
             return IO_OK;
+        }
         t->dead = io == IO_FAILED;
         t->wants_write = io == IO_WAIT;
     }
@@ -3187,8 +2829,8 @@ static enum io tls_move(struct tls *t, int fd, struct str *out, int *error)
         p = br_ssl_engine_recvrec_buf(e, &n);
         io = os_read_into(fd, p, &n, error);
         if (io == IO_OK) {
-            for (i = 0; i < n && t->heard < sizeof t->hello; i++)
-                t->hello[t->heard++] = (char)p[i];
+            for (i = 0; i < n && t->first_n < sizeof t->first_bytes; i++)
+                t->first_bytes[t->first_n++] = p[i];
             br_ssl_engine_recvrec_ack(e, n);
         }
     }
@@ -3211,7 +2853,6 @@ static enum io tls_step(struct tls *t, int fd, struct buf *in,
     while (io == IO_OK) {
         unsigned state = br_ssl_engine_current_state(e);
         struct str s;
-        size_t n;
 
         /* noted, since neither is set while a record is being sent */
         if ((state & (BR_SSL_SENDAPP | BR_SSL_RECVAPP)) != 0)
@@ -3219,10 +2860,9 @@ static enum io tls_step(struct tls *t, int fd, struct buf *in,
         if ((state & BR_SSL_CLOSED) != 0)
             return br_ssl_engine_last_error(e) != 0 ? IO_FAILED : IO_END;
         if ((state & BR_SSL_RECVAPP) != 0) {
-            s.p = (const char *)br_ssl_engine_recvapp_buf(e, &n);
-            s.n = n;
+            s.p = (const char *)br_ssl_engine_recvapp_buf(e, &s.n);
             buf_add(in, s);
-            br_ssl_engine_recvapp_ack(e, n);
+            br_ssl_engine_recvapp_ack(e, s.n);
             if (!in->bad)
                 return IO_OK;
             *error = ENOBUFS;           /* with a gap, it is not the same */
@@ -3239,20 +2879,15 @@ static enum io tls_step(struct tls *t, int fd, struct buf *in,
  * closed state with data unread, so nothing waits for it. */
 static void tls_close(struct tls *t, int fd)
 {
-    br_ssl_engine_context *e = &t->client.eng;
     struct str s;
-    size_t n;
     int error;
 
     if (t->dead || !t->ready)
         return;
-    br_ssl_engine_close(e);
-    if ((br_ssl_engine_current_state(e) & BR_SSL_SENDREC) != 0) {
-        s.p = (const char *)br_ssl_engine_sendrec_buf(e, &n);
-        s.n = n;
-        while (s.n > 0 && os_write(fd, &s, &error) == IO_OK)
-            continue;
-    }
+    br_ssl_engine_close(&t->client.eng);
+    s.p = (const char *)br_ssl_engine_sendrec_buf(&t->client.eng, &s.n);
+    while (s.n > 0 && os_write(fd, &s, &error) == IO_OK)
+        continue;
 }
 
 /* ==== 8. HTTP ============================================== http_ ====
@@ -3300,7 +2935,7 @@ static bool http_token_char(char c)
 /* RFC 9110 5.5. */
 static bool http_value_char(char c)
 {
-    return c == ' ' || c == '\t' || str_visible(c);
+    return c == ' ' || c == '\t' || str_graph(c);
 }
 
 /* What Connection says (RFC 9112 9.3). */
@@ -3309,9 +2944,9 @@ static void http_connection(struct http *h, struct str list)
     while (list.n > 0) {
         struct str word = str_trim(str_cut(&list, ','));
 
-        if (str_same(word, STR("close")))
+        if (str_caseeq(word, STR("close")))
             h->close = true;
-        else if (str_same(word, STR("keep-alive")) && h->old)
+        else if (str_caseeq(word, STR("keep-alive")) && h->old)
             h->close = false;
     }
 }
@@ -3327,18 +2962,18 @@ static int http_field(struct http *h, struct str line, struct err *e)
     if (!str_all(value, http_value_char))
         return err_set(e, "a control character in header %.*s", PUT(name));
     value = str_trim(value);
-    if (str_same(name, STR("Content-Length"))) {
+    if (str_caseeq(name, STR("Content-Length"))) {
         if (!str_u64(value, UINT64_MAX / 2, &v) || (h->sized && h->left != v))
             return err_set(e, "Content-Length: %.*s", PUT(value));
         h->sized = true;
         h->left = v;
-    } else if (str_same(name, STR("Transfer-Encoding"))) {
-        if (!str_same(value, STR("chunked")) || h->chunked || h->old)
+    } else if (str_caseeq(name, STR("Transfer-Encoding"))) {
+        if (!str_caseeq(value, STR("chunked")) || h->chunked || h->old)
             return err_set(e, "Transfer-Encoding: %.*s", PUT(value));
         h->chunked = true;
-    } else if (str_same(name, STR("Connection"))) {
+    } else if (str_caseeq(name, STR("Connection"))) {
         http_connection(h, value);
-    } else if (str_same(name, STR("Retry-After"))) {
+    } else if (str_caseeq(name, STR("Retry-After"))) {
         if (str_u64(value, 3600, &v))   /* a date is not heeded */
             h->retry_after = (unsigned)v;
     }
@@ -3518,7 +3153,7 @@ static bool http_ends(const struct http *h)
 static void http_request(struct buf *b, const char *method, struct str path,
                          struct str host, struct str headers, struct str body)
 {
-    if (!str_all(path, str_visible))
+    if (!str_all(path, str_graph))
         b->bad = true;
     buf_lit(b, method);
     buf_byte(b, ' ');
@@ -3538,58 +3173,76 @@ static void http_request(struct buf *b, const char *method, struct str path,
     buf_add(b, body);
 }
 
-/* ==== 9. Connections ======================================= conn_ ====
+/* ==== 9. Connections ============ conn_ retry_ index_ queue_ side_ ====
  *
- * Requests to a peer over a few connections that are kept open, each doing
- * what it can without waiting.  Every state has a deadline, but that of the
- * event stream, which may be silent for ever; after a failure a connection
- * is only closed.
+ * Requests to a peer over a few connections that are kept open, one request a
+ * connection at a time; above them what the engine's and the registry's side
+ * have in common: pauses that grow, an index and a queue of what is kept, the
+ * session, and the list of all that the peer has.
  *
- * Calls: str_ buf_ mem_ list_ err_ os_ url_ tls_ http_.
+ * Callbacks: body() only reads, and refuses by -1.  done() may send requests
+ * and end the session.  Neither opens a connection, nor frees what its caller
+ * holds.
+ *
+ * Calls: str_ buf_ mem_ list_ err_ log_ json_ os_ url_ tls_ http_.
  */
 
-/* The answer to a request, gone when the function that takes it returns. */
+/* The answer to a request, valid only during done(). */
 struct answer {
-    unsigned status;            /* 0: none came, and err says why */
-    struct str body;            /* what the request's reader did not take */
+    unsigned status;            /* 0: there is none, and err says why */
+    struct str body;            /* what the request's body() did not take */
     unsigned retry_after;       /* seconds, 0 if it does not say */
-    const struct err *err;      /* NULL with status 0: called off by us */
-    bool unreached;             /* with status 0: nobody was there at all */
+    const struct err *err;      /* NULL with status 0: canceled by us */
+    bool not_connected;         /* with status 0: nothing has been sent */
 };
 
-/* A request, of the connections from conn_send on; freed after done(). */
+struct request;
+typedef int conn_body_fn(struct request *, struct str, struct err *);
+typedef void conn_done_fn(struct request *, const struct answer *);
+
+/* A request: of the connections from conn_send on, freed after done(). */
 struct request {
-    struct link link;           /* in endpoint.waiting or conn.sent */
+    struct link link;           /* in endpoint.waiting until it has one */
     struct buf bytes;
-    bool stream;                /* its answer has no end: a connection alone */
-    bool again;                 /* it has been sent before, in vain */
-    void *owner, *context;      /* whose it is: for the two functions */
-    /* Takes the body of a 200 as it comes, first of all an empty piece with
-     * the head; NULL: the body is collected.  -1: the answer is no good. */
-    int (*body)(struct request *, struct str, struct err *);
-    void (*done)(struct request *, const struct answer *);
+    bool alone;                 /* gets a connection that is then closed */
+    bool stream;                /* its answer has no end and no deadline */
+    bool retried;               /* a kept connection had been closed once */
+    void *context;              /* for the two functions */
+    conn_body_fn *body;         /* gets the body of a 200 as it comes, first an
+                                   empty piece with the head; NULL: the body is
+                                   collected */
+    conn_done_fn *done;
 };
 
+/* A connection.  What counts in which state:
+ *
+ *     state       waits for                    request  deadline
+ *     FREE        nothing: fd is -1            none     none
+ *     CONNECTING  the socket to be connected   yes      CONNECT_MS an address
+ *     HANDSHAKE   TLS                          yes      CALL_MS
+ *     IDLE        a request                    none     none
+ *     ASKED       the answer's first byte      yes      CALL_MS
+ *     READING     the rest of the answer       yes      CALL_MS a piece, and
+ *                                                       ANSWER_MS in all
+ *
+ * A stream has no deadline from ASKED on. */
 struct conn {
-    enum { CONN_FREE, CONN_CONNECT, CONN_GREET, CONN_OPEN } state;
+    enum { CONN_FREE, CONN_CONNECTING, CONN_HANDSHAKE, CONN_IDLE, CONN_ASKED,
+           CONN_READING } state;
     struct endpoint *peer;
     int fd;
     struct tls *tls;            /* NULL: in the clear, or not yet */
     size_t address;             /* which of the peer's is being tried */
-    struct link sent;           /* requests in the order of their answers */
-    size_t sent_n;
-    bool alone;                 /* carries a stream */
-    bool last;                  /* is closed after the next answer */
-    bool answered;              /* an answer has come over it before */
-    bool began;                 /* bytes of the next answer have come */
-    uint64_t since;             /* when the next answer became due */
-    uint64_t deadline;          /* no answer by then: it has failed */
-    struct buf out, in, body;
-    size_t out_at;              /* of `out`, sent already */
+    struct request *request;
+    size_t sent;                /* bytes of the request */
+    bool reused;                /* an answer has come over it before */
+    uint64_t asked;             /* when the request was given to it */
+    uint64_t deadline;
+    struct buf in, body;        /* unparsed bytes; the answer so far */
     struct http http;
 };
 
-/* Whom we talk to: the engine, or the registry. */
+/* A peer: the engine, or the registry. */
 struct endpoint {
     const char *name;           /* in messages */
     struct str path;            /* of a unix socket, or */
@@ -3598,45 +3251,61 @@ struct endpoint {
     struct buf host_header;
     struct buf headers;         /* token, user and password */
     struct tls_config tls;
-    size_t slots;               /* connections, at most CONNS_MAX */
-    size_t conns_max;           /* of them, without streams */
-    size_t depth;               /* requests under way on one of them */
+    size_t pool;                /* connections that are kept, at most */
     struct os_addr address[ADDRS_MAX];
-    size_t addresses;           /* 0: to be looked up */
-    struct link waiting;        /* requests for which no place was found */
-    size_t requests;            /* all that have no answer yet */
-    bool dropped;               /* the peer closed what we kept open */
+    size_t addresses;           /* 0: must be looked up */
+    struct link waiting;        /* requests without a connection */
+    bool closed_idle;           /* the peer closed a kept connection: it may
+                                   have been restarted */
     struct conn conn[CONNS_MAX];
 };
 
-static void conn_init(struct endpoint *p, const char *name, size_t conns_max,
-                      size_t depth)
+static void conn_init(struct endpoint *p, const char *name, size_t pool)
 {
+    size_t i;
+
+    CHECK(pool + ALONE_MAX <= CONNS_MAX);
     memset(p, 0, sizeof *p);
     p->name = name;
-    p->slots = CONNS_MAX;
-    p->conns_max = conns_max;
-    p->depth = depth;
+    p->pool = pool;
     list_init(&p->waiting);
+    for (i = 0; i < CONNS_MAX; i++)
+        p->conn[i].fd = -1;
 }
 
-/* Makes do with that many connections, of which some are for streams. */
-static void conn_limit(struct endpoint *p, size_t slots, size_t streams)
+/* Where the peer is: the path of a socket, or else host and port. */
+static void conn_set_address(struct endpoint *p, struct str path,
+                             struct str host, unsigned port)
 {
-    p->slots = slots < p->slots ? slots : p->slots;
-    if (p->conns_max > p->slots - streams)
-        p->conns_max = p->slots - streams;
+    p->path = path;
+    p->host = host;
+    p->port = port;
+    p->host_header.n = 0;
+    if (path.n > 0)
+        buf_lit(&p->host_header, "localhost");
+    else
+        url_put(&p->host_header, host, port);
 }
 
-/* How many requests would be sent off at once. */
-static size_t conn_room(const struct endpoint *p)
+/* Turns TLS on, for a certificate of that name: without the dot at its end
+ * or the zone of an address (fe80::1%eth0), which no certificate has.  Reads
+ * the files, so that what is wrong with them is said at once. */
+static int conn_use_tls(struct endpoint *p, struct str name, struct err *e)
 {
-    size_t all = p->conns_max * p->depth;
+    struct str rest = name;
 
-    return p->requests < all ? all - p->requests : 0;
+    if (str_has(name, ':'))
+        name = str_cut(&rest, '%');
+    if (str_suffix(name, STR(".")))
+        name.n--;
+    if (name.n < 1 || name.n > 253)     /* RFC 1035 2.3.4, without the root */
+        return err_set(e, "TLS: the name of a server has 1 to 253 characters");
+    p->tls.on = true;
+    p->tls.name = name;
+    return tls_load(&p->tls, e);
 }
 
-/* A request of the peer p, to be completed by the caller and sent. */
+/* A request of the peer p, for the caller to complete and send. */
 static struct request *conn_request(struct endpoint *p, const char *method,
                                     struct str path, struct str body)
 {
@@ -3648,61 +3317,75 @@ static struct request *conn_request(struct endpoint *p, const char *method,
     return r;
 }
 
-/* Sends it off: done(r, answer) will be called, once. */
+/* Sends it as soon as there is a connection; done() is called once. */
 static void conn_send(struct endpoint *p, struct request *r, void *context,
-                      void *owner,
-                      void (*done)(struct request *, const struct answer *))
+                      conn_done_fn *done)
 {
+    struct str line = buf_str(&r->bytes);
+
+    log_at(LOG_DEBUG, "%s: %.*s", p->name,
+           PUT(str_upto(line, str_find(line, STR(" HTTP/")))));
     r->context = context;
-    r->owner = owner;
     r->done = done;
-    p->requests++;
-    list_before(&p->waiting, &r->link);
+    list_insert(&p->waiting, &r->link);
 }
 
-/* Hands the answer over and ends the request. */
-static void conn_finish(struct endpoint *p, struct request *r,
-                        const struct answer *a)
+/* How many requests would get a connection at once. */
+static size_t conn_room(const struct endpoint *p)
 {
-    list_take(&r->link);
-    p->requests--;
+    size_t used = 0, i;
+    const struct link *l;
+
+    for (i = 0; i < CONNS_MAX; i++)
+        used += p->conn[i].request != NULL && !p->conn[i].request->alone;
+    for (l = p->waiting.next; l != &p->waiting; l = l->next)
+        used++;
+    return used < p->pool ? p->pool - used : 0;
+}
+
+/* Whether a request waits or is under way, streams left aside. */
+static bool conn_busy(const struct endpoint *p)
+{
+    size_t i;
+
+    for (i = 0; i < CONNS_MAX; i++)
+        if (p->conn[i].request != NULL && !p->conn[i].request->stream)
+            return true;
+    return !list_empty(&p->waiting);
+}
+
+/* Hands the answer over and frees the request, which no connection has. */
+static void conn_complete(struct request *r, const struct answer *a)
+{
+    list_remove(&r->link);
     r->done(r, a);
     buf_free(&r->bytes);
     free(r);
 }
 
-static void conn_refuse(struct endpoint *p, struct request *r,
-                        const struct err *e, bool unreached)
-{
-    struct answer none = { .err = e, .unreached = unreached };
-
-    conn_finish(p, r, &none);
-}
-
-/* Whether the request has been ended by conn_reset. */
-static bool conn_called_off(const struct answer *a)
+/* Whether the request was canceled by conn_reset. */
+static bool conn_canceled(const struct answer *a)
 {
     return a->status == 0 && a->err == NULL;
 }
 
-/* The request whose answer is next. */
-static struct request *conn_head(const struct conn *c)
+/* The reason why an answer says no: the peer's own words, on one line. */
+static void conn_reason(const struct answer *a, struct err *e)
 {
-    return list_empty(&c->sent) ? NULL
-                                : LIST_OF(struct request, link, c->sent.next);
+    struct str words = str_first(str_trim(a->body), 300);
+
+    if (a->status == 0)
+        err_set(e, "%s", a->err != NULL ? a->err->text : "canceled");
+    else
+        err_set(e, "HTTP %u%s%.*s", a->status, words.n > 0 ? ": " : "",
+                PUT(words));
 }
 
-/* Gives what stands behind `keep` requests back, to be sent first. */
-static void conn_give_back(struct conn *c, size_t keep)
+/* Closes the connection; its request, if it has one, is the caller's. */
+static struct request *conn_close(struct conn *c)
 {
-    while (c->sent_n > keep) {
-        list_before(c->peer->waiting.next, c->sent.before);
-        c->sent_n--;
-    }
-}
+    struct request *r = c->request;
 
-static void conn_close(struct conn *c)
-{
     if (c->tls != NULL) {
         tls_close(c->tls, c->fd);
         tls_free(c->tls);
@@ -3711,460 +3394,343 @@ static void conn_close(struct conn *c)
     os_close(c->fd);
     c->fd = -1;
     c->state = CONN_FREE;
-    buf_free(&c->out);
+    c->request = NULL;
     buf_free(&c->in);
     buf_free(&c->body);
+    return r;
 }
 
-/* Ends a connection that has failed.  The request whose answer was due gets
- * the error, unless the connection had merely been closed while it was idle
- * and the request crossed that; those behind it are sent anew. */
+/* Ends a connection that has failed, and its request with the error. */
 static void conn_fail(struct conn *c, const struct err *e)
 {
-    struct request *r = conn_head(c);
-    bool unreached = c->state != CONN_OPEN;
-    bool crossed = r != NULL && c->answered && !c->began && !r->again &&
-                   os_now() < c->deadline;
+    bool handshake = c->state == CONN_HANDSHAKE;
+    struct answer none = { .err = e, .not_connected = handshake ||
+                                     c->state == CONN_CONNECTING };
+    struct request *r = conn_close(c);
 
-    conn_give_back(c, crossed ? 0 : 1);
-    if (crossed)
-        r->again = true;
-    c->sent_n = 0;
-    conn_close(c);
-    if (r != NULL && !crossed)
-        conn_refuse(c->peer, r, e, unreached);
+    c->peer->tls.stale = c->peer->tls.stale || handshake;
+    if (r != NULL)
+        conn_complete(r, &none);
 }
 
-/* Closes every connection and ends every request, without an error. */
+/* Closes every connection and cancels every request. */
 static void conn_reset(struct endpoint *p)
 {
+    const struct answer canceled = { .status = 0 };
     size_t i;
 
-    for (i = 0; i < CONNS_MAX; i++)
-        if (p->conn[i].state != CONN_FREE) {
-            conn_give_back(&p->conn[i], 0);
-            conn_close(&p->conn[i]);
-        }
+    for (i = 0; i < CONNS_MAX; i++) {
+        struct request *r = conn_close(&p->conn[i]);
+
+        if (r != NULL)
+            list_insert(&p->waiting, &r->link);
+    }
     while (!list_empty(&p->waiting))
-        conn_refuse(p, LIST_OF(struct request, link, p->waiting.next), NULL,
-                    false);
+        conn_complete(LIST_OF(struct request, link, p->waiting.next),
+                      &canceled);
     p->addresses = 0;
-    p->dropped = false;
-}
-
-/* Gives the connection a request and asks for nothing yet. */
-static void conn_add(struct conn *c, struct request *r, uint64_t now)
-{
-    if (c->sent_n++ == 0) {
-        c->since = now;
-        c->deadline = now + (c->state == CONN_OPEN ? CALL_MS : CONNECT_MS);
-    }
-    list_before(&c->sent, &r->link);
-    buf_add(&c->out, buf_str(&r->bytes));
-}
-
-/* The connection is there: goes on with the handshake, if there is one. */
-static void conn_opened(struct conn *c, uint64_t now)
-{
-    struct err e;
-
-    c->deadline = now + CALL_MS;
-    c->state = CONN_OPEN;
-    if (!c->peer->tls.on)
-        return;
-    c->state = CONN_GREET;
-    c->tls = tls_open(&c->peer->tls, &e);
-    if (c->tls == NULL)
-        conn_fail(c, &e);
-}
-
-/* Says why the peer cannot be reached. */
-static void conn_unreachable(const struct endpoint *p, int error,
-                             struct err *e)
-{
-    if (p->path.n > 0) {
-        char *path = str_dup(p->path);
-
-        os_advice(path, error, e);
-        free(path);
-    } else {
-        err_set(e, "%s", strerror(error));
-    }
+    p->closed_idle = false;
 }
 
 /* Starts to connect to the first address, from c->address on, that does not
- * refuse at once. */
+ * refuse at once.  One that connects at once is found to be writable. */
 static void conn_connect(struct conn *c, int error, uint64_t now)
 {
     struct endpoint *p = c->peer;
     struct err e;
 
     for (; c->address < p->addresses; c->address++) {
-        enum io io;
-
         os_close(c->fd);
-        io = os_connect(&p->address[c->address], &c->fd, &error);
-        if (io == IO_FAILED)
+        if (os_connect(&p->address[c->address], &c->fd, &error) == IO_FAILED)
             continue;
-        c->state = CONN_CONNECT;
         c->deadline = now + CONNECT_MS;
-        if (io == IO_OK)
-            conn_opened(c, now);
         return;
     }
-    p->addresses = 0;           /* next time they may be others */
-    conn_unreachable(p, error, &e);
+    p->addresses = 0;           /* they may be others the next time */
+    err_set(&e, "%s", strerror(error));
+    if (p->path.n > 0)
+        os_socket_hint(p->path, error, &e);
     conn_fail(c, &e);
 }
 
-/* Looks up where the peer is, if that is not known. */
-static int conn_resolve(struct endpoint *p, struct err *e)
+/* Gives the request to a connection: an idle one, or a free one, which is
+ * opened. */
+static void conn_ask(struct endpoint *p, struct conn *c, struct request *r,
+                     uint64_t now)
 {
-    if (p->addresses > 0)
-        return 0;
-    if (p->path.n == 0)
-        return os_resolve(p->host, p->port, p->address, ADDRS_MAX,
-                          &p->addresses, e);
-    if (os_unix(p->path, p->address, e) != 0)
-        return -1;
-    p->addresses = 1;
-    return 0;
-}
-
-/* Opens a connection for the request r. */
-static void conn_open(struct endpoint *p, struct conn *c, struct request *r,
-                      uint64_t now)
-{
+    bool open = c->state == CONN_FREE;
     struct err e;
+    int failed = 0;
 
-    memset(c, 0, sizeof *c);
-    c->peer = p;
-    c->fd = -1;
-    c->state = CONN_CONNECT;
-    c->alone = r->stream;
-    c->in.max = HEAD_MAX + READ_MAX;
-    c->body.max = BODY_MAX;
-    list_init(&c->sent);
+    CHECK(c->request == NULL && (open || c->state == CONN_IDLE));
+    if (open) {
+        memset(c, 0, sizeof *c);
+        c->peer = p;
+        c->fd = -1;
+        c->in.max = HEAD_MAX + READ_MAX;
+        c->body.max = BODY_MAX;
+    }
+    list_remove(&r->link);
+    c->request = r;
+    c->sent = 0;
+    c->asked = now;
+    c->deadline = now + CALL_MS;
+    c->state = open ? CONN_CONNECTING : CONN_ASKED;
     http_start(&c->http);
-    conn_add(c, r, now);
-    if (conn_resolve(p, &e) != 0)
+    if (open && p->addresses == 0 && p->path.n > 0) {
+        failed = os_unix(p->path, p->address, &e);
+        p->addresses = 1;
+    } else if (open && p->addresses == 0) {
+        failed = os_resolve(p->host, p->port, p->address, ADDRS_MAX,
+                            &p->addresses, &e);
+    }
+    if (failed)
         conn_fail(c, &e);
-    else
+    else if (open)
         conn_connect(c, 0, now);
 }
 
-/* Finds a connection for each request that waits: an idle one, else a new
- * one, else the one with the least to do.  When all are taken, the one on
- * which an answer is overdue for longest has to go. */
+/* The connection that the request can have now: an idle one, else a free one
+ * if there may be one more; NULL: none. */
+static struct conn *conn_find(struct endpoint *p, const struct request *r)
+{
+    struct conn *unused = NULL;
+    size_t kept = 0, i;
+
+    for (i = 0; i < CONNS_MAX; i++) {
+        struct conn *c = &p->conn[i];
+
+        if (c->state == CONN_IDLE && !r->alone)
+            return c;
+        if (c->state == CONN_FREE)
+            unused = c;
+        else
+            kept += c->request == NULL || !c->request->alone;
+    }
+    return r->alone || kept < p->pool ? unused : NULL;
+}
+
+/* Gives each waiting request a connection, as long as there are any. */
 static void conn_assign(struct endpoint *p, uint64_t now)
 {
-    while (!list_empty(&p->waiting)) {
-        struct request *r = LIST_OF(struct request, link, p->waiting.next);
-        struct conn *best = NULL, *unused = NULL, *stuck = NULL;
-        size_t i, open = 0;
-        struct err e;
+    struct link *l = p->waiting.next;
+    struct err e;
 
+    while (l != &p->waiting) {
+        struct request *r = LIST_OF(struct request, link, l);
+        struct conn *c = conn_find(p, r);
+
+        l = l->next;
+        if (c == NULL)
+            continue;
         if (r->bytes.bad) {
+            struct answer bad = { .err = &e };
+
             err_set(&e, "a request that cannot be sent: too long, or with "
                         "control characters in a header");
-            conn_refuse(p, r, &e, false);
-            continue;
+            conn_complete(r, &bad);
+        } else {
+            conn_ask(p, c, r, now);
         }
-        for (i = 0; i < p->slots; i++) {
-            struct conn *c = &p->conn[i];
-
-            if (c->state == CONN_FREE)
-                unused = unused == NULL ? c : unused;
-            else if (c->last)
-                stuck = stuck == NULL || c->since < stuck->since ? c : stuck;
-            else if (!c->alone && ++open > 0 && c->sent_n < p->depth &&
-                     (best == NULL || c->sent_n < best->sent_n))
-                best = c;
-        }
-        if (unused != NULL &&
-            (r->stream || ((best == NULL || best->sent_n > 0) &&
-                           open < p->conns_max)))
-            conn_open(p, unused, r, now);
-        else if (best != NULL && !r->stream)
-            conn_add(best, r, now);
-        else if (unused == NULL && stuck != NULL) {
-            err_set(&e, "no answer yet, and others wait for a connection");
-            conn_fail(stuck, &e);
-        } else
-            return;
+        l = p->waiting.next;    /* done() may have been called */
     }
 }
 
-/* The answer to the next request is complete. */
-static void conn_answer(struct conn *c, uint64_t now)
+/* The answer is complete. */
+static void conn_answered(struct conn *c, bool close)
 {
-    struct request *r = conn_head(c);
-    bool close = c->http.close || c->last || c->alone;
+    struct request *r = c->request;
     struct buf body = c->body;
     struct answer a = { .status = c->http.status, .body = buf_str(&body),
                         .retry_after = c->http.retry_after };
 
     memset(&c->body, 0, sizeof c->body);
     c->body.max = BODY_MAX;
-    c->answered = true;
-    c->began = false;
-    c->since = now;
-    c->deadline = now + CALL_MS;
-    c->sent_n--;
-    http_start(&c->http);
-    if (close) {
-        list_take(&r->link);
-        conn_give_back(c, 0);
-        conn_close(c);
-    }
-    conn_finish(c->peer, r, &a);
+    c->reused = true;
+    c->request = NULL;
+    c->state = CONN_IDLE;
+    if (close || c->http.close || r->alone)
+        (void)conn_close(c);
+    conn_complete(r, &a);
     buf_free(&body);
 }
 
-/* A piece of the next request's answer. */
-static int conn_body(struct conn *c, struct str piece, uint64_t now,
-                     struct err *e)
-{
-    struct request *r = conn_head(c);
-
-    if (c->deadline < now + CALL_MS && now < c->since + ANSWER_MS)
-        c->deadline = now + CALL_MS;
-    if (r->body != NULL && c->http.status == 200)
-        return r->body(r, piece, e);
-    buf_add(&c->body, piece);
-    return c->body.bad ? err_set(e, "an answer of more than %d bytes",
-                                 BODY_MAX) : 0;
-}
-
-/* Makes answers of what has come. */
+/* Reads what has come as the answer. */
 static void conn_parse(struct conn *c, uint64_t now)
 {
-    struct str in = buf_str(&c->in);
-    enum http_found found = HTTP_DONE;
+    struct str in = buf_str(&c->in), piece;
+    struct request *r = c->request;
+    enum http_found found;
     struct err e;
 
-    while (c->state == CONN_OPEN && found != HTTP_MORE && found != HTTP_BAD) {
-        struct str piece = STR("");
-
-        if (conn_head(c) == NULL) {
-            err_set(&e, "an answer that nobody asked for");
-            found = in.n > 0 ? HTTP_BAD : HTTP_MORE;
-            break;
-        }
-        c->began = c->began || in.n > 0;
-        found = http_next(&c->http, &in, &piece, &e);
-        if (found == HTTP_DONE)
-            conn_answer(c, now);
-        else if ((found == HTTP_HEAD || found == HTTP_BODY) &&
-                 conn_body(c, piece, now, &e) != 0)
-            found = HTTP_BAD;
-    }
-    if (c->state != CONN_OPEN)
+    if (r == NULL) {
+        (void)conn_close(c);    /* an answer without a request */
         return;
+    }
+    c->state = CONN_READING;
+    do {
+        piece = STR("");
+        found = http_next(&c->http, &in, &piece, &e);
+        if (found != HTTP_HEAD && found != HTTP_BODY)
+            break;
+        if (now < c->asked + ANSWER_MS)
+            c->deadline = now + CALL_MS;
+        if (r->body == NULL || c->http.status != 200)
+            buf_add(&c->body, piece);
+        else if (r->body(r, piece, &e) != 0)
+            found = HTTP_BAD;
+        if (c->body.bad) {
+            err_set(&e, "an answer of more than %d bytes", BODY_MAX);
+            found = HTTP_BAD;
+        }
+        CHECK(c->state == CONN_READING && c->request == r);
+    } while (found != HTTP_BAD);
     buf_skip(&c->in, c->in.n - in.n);
     if (found == HTTP_BAD)
         conn_fail(c, &e);
+    else if (found == HTTP_DONE)
+        conn_answered(c, c->in.n > 0);  /* more than an answer: no next one */
 }
 
-/* The peer has closed the connection, or it has broken.  Not clean: it has
- * not said so in TLS, and somebody may have cut it. */
-static void conn_ended(struct conn *c, int error, bool clean, uint64_t now)
+/* The peer has closed the connection, or it has broken: error, or 0.  Not
+ * clean: in TLS it has not said so, and somebody may have cut it.  A request
+ * that a kept connection had no byte of an answer for is sent once more: the
+ * peer may have closed it while it was idle (RFC 9112 9.3.1). */
+static void conn_ended(struct conn *c, int error, bool clean)
 {
+    struct endpoint *p = c->peer;
+    struct request *r = c->request;
     struct err e;
 
-    if (error == 0 && clean && conn_head(c) != NULL && http_ends(&c->http)) {
-        c->last = true;
-        conn_answer(c, now);
-        return;
-    }
-    if (c->answered || conn_head(c) == NULL)
-        c->peer->dropped = true;
-    if (c->state == CONN_GREET)
-        err_set(&e, "TLS: the server closed the connection in the handshake");
-    else if (error != 0)
-        err_set(&e, "the connection broke: %s", strerror(error));
-    else if (c->began)
-        err_set(&e, "the connection was closed in the middle of an answer");
-    else
-        err_set(&e, "the connection was closed without an answer");
-    conn_fail(c, &e);
-}
-
-/* After a failed write too: there may be an answer that tells why the peer
- * closed.  If there is none, the connection has broken. */
-static void conn_read(struct conn *c, int unwritten, uint64_t now)
-{
-    int error;
-    enum io io = os_read(c->fd, &c->in, &error);
-
-    if (io == IO_OK)
-        conn_parse(c, now);
-    else if (io == IO_END || io == IO_FAILED)
-        conn_ended(c, error, true, now);
-    else if (unwritten != 0)
-        conn_ended(c, unwritten, true, now);
-}
-
-/* All but the last `left` bytes of `out` have been sent. */
-static void conn_sent(struct conn *c, size_t left)
-{
-    c->out_at = c->out.n - left;
-    if (left == 0)
-        c->out.n = c->out_at = 0;
-}
-
-/* The same, and writing, through TLS. */
-static void conn_secure(struct conn *c, uint64_t now)
-{
-    struct str rest = str_from(buf_str(&c->out), c->out_at);
-    unsigned steps = 16;        /* then it is the others' turn */
-    struct err e;
-    enum io io;
-    int error;
-
-    do {
-        io = tls_step(c->tls, c->fd, &c->in, &rest, &error);
-        conn_sent(c, rest.n);
-        if (c->state == CONN_GREET && c->tls->ready) {
-            c->state = CONN_OPEN;
-            c->deadline = now + CALL_MS;
-        }
-        if (io == IO_OK)
-            conn_parse(c, now);
-    } while (io == IO_OK && c->state == CONN_OPEN && --steps > 0);
-    if (c->state == CONN_FREE || io == IO_WAIT || io == IO_OK)
-        return;
-    c->peer->tls.stale = c->peer->tls.stale || c->state == CONN_GREET;
-    if (io == IO_END || error != 0) {
-        conn_ended(c, io == IO_END ? 0 : error, error == 0, now);
+    p->closed_idle = p->closed_idle || c->reused;
+    if (r == NULL) {
+        (void)conn_close(c);
+    } else if (error == 0 && clean && c->state == CONN_READING &&
+               http_ends(&c->http)) {
+        conn_answered(c, true);
+    } else if (c->state == CONN_ASKED && c->reused && !r->retried) {
+        r->retried = true;
+        (void)conn_close(c);
+        list_insert(p->waiting.next, &r->link);
     } else {
-        tls_why(c->tls, &e);
+        err_set(&e, "%sthe connection %s%s",
+                c->state == CONN_HANDSHAKE ? "TLS: " : "",
+                error != 0 ? "broke: " : "was closed ",
+                error != 0 ? strerror(error)
+                : c->state == CONN_HANDSHAKE ? "in the handshake"
+                : c->state == CONN_READING ? "in the middle of an answer"
+                : "without an answer");
         conn_fail(c, &e);
     }
 }
 
-/* Returns the error of a failed write, or 0. */
-static int conn_write(struct conn *c)
+/* What tls_step does, without TLS.  After a write that failed it reads: the
+ * peer may have said why it closed. */
+static enum io conn_step(struct conn *c, struct str *out, int *error)
 {
-    struct str rest = str_from(buf_str(&c->out), c->out_at);
-    enum io io = IO_OK;
-    int error = 0;
+    enum io wrote = IO_OK, io;
+    int unwritten = 0;
 
-    while (rest.n > 0 && io == IO_OK)
-        io = os_write(c->fd, &rest, &error);
-    conn_sent(c, rest.n);
-    return io == IO_FAILED ? error : 0;
-}
-
-/* Sends what has just been asked: most often there is room for it.  What goes
- * through TLS is left to conn_ready, since it could bring answers, too. */
-static void conn_flush(struct endpoint *p)
-{
-    size_t i;
-
-    for (i = 0; i < CONNS_MAX; i++) {
-        struct conn *c = &p->conn[i];
-
-        if (c->state == CONN_OPEN && c->tls == NULL && c->out.n > c->out_at)
-            (void)conn_write(c);        /* conn_ready will see it */
-    }
+    while (out->n > 0 && wrote == IO_OK)
+        wrote = os_write(c->fd, out, &unwritten);
+    io = os_read(c->fd, &c->in, error);
+    if (wrote != IO_FAILED || io != IO_WAIT)
+        return io;
+    *error = unwritten;
+    return IO_FAILED;
 }
 
 /* Does what the connection can do now. */
-static void conn_handle(struct conn *c, short events, uint64_t now)
+static void conn_io(struct conn *c, uint64_t now)
 {
+    unsigned steps = 16;        /* then it is the others' turn */
+    enum io io = IO_OK;
+    struct err e;
     int error = 0;
 
-    if (c->state == CONN_CONNECT && events != 0) {
+    if (c->state == CONN_CONNECTING) {
         if (os_connected(c->fd, &error) != IO_OK) {
             c->address++;
             conn_connect(c, error, now);
             return;
         }
-        conn_opened(c, now);
+        c->deadline = now + CALL_MS;
+        c->state = c->peer->tls.on ? CONN_HANDSHAKE : CONN_ASKED;
+        if (c->peer->tls.on && (c->tls = tls_open(&c->peer->tls, &e)) == NULL)
+            conn_fail(c, &e);
     }
-    if (c->tls != NULL) {
-        conn_secure(c, now);
-        return;
+    while (io == IO_OK && c->state != CONN_FREE && steps-- > 0) {
+        struct request *r = c->request;
+        struct str out = STR("");
+
+        if (r != NULL)
+            out = str_from(buf_str(&r->bytes), c->sent);
+        io = c->tls != NULL ? tls_step(c->tls, c->fd, &c->in, &out, &error)
+                            : conn_step(c, &out, &error);
+        if (r != NULL)
+            c->sent = r->bytes.n - out.n;
+        if (c->state == CONN_HANDSHAKE && c->tls->ready) {
+            c->state = CONN_ASKED;
+            c->deadline = now + CALL_MS;
+        }
+        if (io == IO_OK) {
+            conn_parse(c, now);
+        } else if (io == IO_FAILED && error == 0) {
+            tls_why(c->tls, &e);
+            conn_fail(c, &e);
+        } else if (io != IO_WAIT) {
+            conn_ended(c, io == IO_END ? 0 : error, error == 0);
+        }
     }
-    if (c->state == CONN_OPEN && c->out.n > c->out_at)
-        error = conn_write(c);
-    if (c->state == CONN_OPEN &&
-        (error != 0 || (events & (POLLIN | POLLERR | POLLHUP)) != 0))
-        conn_read(c, error, now);
 }
 
-/* Whether others wait behind the next answer, or would. */
-static bool conn_stalls(const struct conn *c)
-{
-    return c->peer->depth > 1 && !c->alone && !c->last &&
-           c->state == CONN_OPEN;
-}
-
-/* When conn_overdue is to be called, if nothing else happens. */
+/* When the connection is given up, if nothing comes. */
 static uint64_t conn_due(const struct conn *c)
 {
-    if (c->state == CONN_FREE || c->sent_n == 0)
-        return UINT64_MAX;
-    if (conn_stalls(c))
-        return c->since + STALL_MS;
-    return c->alone && c->state == CONN_OPEN ? UINT64_MAX : c->deadline;
+    const struct request *r = c->request;
+
+    return r == NULL || (r->stream && (c->state == CONN_ASKED ||
+                                       c->state == CONN_READING))
+        ? UINT64_MAX : c->deadline;
 }
 
-/* An answer is overdue, or holds up those behind it, which then go round. */
-static void conn_overdue(struct conn *c, uint64_t now)
-{
-    struct err e;
-
-    if (c->state == CONN_CONNECT) {
-        c->address++;
-        conn_connect(c, ETIMEDOUT, now);
-    } else if (now >= c->deadline) {
-        err_set(&e, "%sno answer within %d s",
-                c->state == CONN_GREET ? "TLS: " : "", HASTE * CALL_MS / 1000);
-        conn_fail(c, &e);
-    } else {
-        conn_give_back(c, 1);
-        c->last = true;
-    }
-}
-
-/* Looks to what time has brought. */
+/* Gives up connections on which nothing has come for too long. */
 static void conn_tick(struct endpoint *p, uint64_t now)
 {
+    struct err e;
     size_t i;
 
-    for (i = 0; i < CONNS_MAX; i++)
-        if (now >= conn_due(&p->conn[i]))
-            conn_overdue(&p->conn[i], now);
-}
+    for (i = 0; i < CONNS_MAX; i++) {
+        struct conn *c = &p->conn[i];
 
-/* When conn_tick is to be called next, at the latest. */
-static uint64_t conn_next(const struct endpoint *p)
-{
-    uint64_t next = UINT64_MAX;
-    size_t i;
-
-    for (i = 0; i < CONNS_MAX; i++)
-        if (conn_due(&p->conn[i]) < next)
-            next = conn_due(&p->conn[i]);
-    return next;
+        if (now < conn_due(c))
+            continue;
+        if (c->state == CONN_CONNECTING) {
+            c->address++;
+            conn_connect(c, ETIMEDOUT, now);
+        } else {
+            err_set(&e, "%sno answer within %d s",
+                    c->state == CONN_HANDSHAKE ? "TLS: " : "",
+                    HASTE * CALL_MS / 1000);
+            conn_fail(c, &e);
+        }
+    }
 }
 
 /* What the connections wait for, in CONNS_MAX fields. */
-static void conn_wants(const struct endpoint *p, struct pollfd *fd)
+static void conn_pollfds(const struct endpoint *p, struct pollfd *fd)
 {
     size_t i;
 
     for (i = 0; i < CONNS_MAX; i++) {
         const struct conn *c = &p->conn[i];
-        bool out = c->state == CONN_CONNECT ||
-                   (c->state == CONN_OPEN && c->out.n > c->out_at) ||
-                   (c->tls != NULL && c->tls->wants_write);
+        bool unsent = c->request != NULL && c->sent < c->request->bytes.n &&
+                      c->state != CONN_HANDSHAKE;
+        bool out = unsent || (c->tls != NULL && c->tls->wants_write);
+        bool in = c->state != CONN_CONNECTING;
 
-        fd[i].fd = c->state == CONN_FREE ? -1 : c->fd;  /* -1: skipped */
-        fd[i].events = (short)((c->state != CONN_CONNECT ? POLLIN : 0) |
-                               (out ? POLLOUT : 0));
+        fd[i].fd = c->fd;       /* -1: skipped */
+        fd[i].events = (short)((in ? POLLIN : 0) | (out ? POLLOUT : 0));
         fd[i].revents = 0;
     }
 }
@@ -4177,22 +3743,427 @@ static void conn_ready(struct endpoint *p, const struct pollfd *fd,
 
     for (i = 0; i < CONNS_MAX; i++)
         if (fd[i].revents != 0 && p->conn[i].fd == fd[i].fd)
-            conn_handle(&p->conn[i], fd[i].revents, now);
+            conn_io(&p->conn[i], now);
+}
+
+/* ---- Pauses that grow ---- */
+
+/* How often something has failed, and when to try again: a session, a list, a
+ * container, an entry. */
+struct retry {
+    unsigned tries;             /* that failed, in a row */
+    uint64_t due;               /* not before */
+    uint64_t said;              /* the reasons that have been logged, as bits */
+    char *why;                  /* the last reason; NULL: none */
+};
+
+/* Sets the pause: min_ms, doubled with each failure up to max_ms, the second
+ * half of it by chance, so that many hosts do not come at once.  True: this
+ * reason has not been logged since the last success.  (Of 2,000 different ones
+ * one is taken for another.) */
+static bool retry_failed(struct retry *r, const char *why, uint64_t now,
+                         uint64_t min_ms, uint64_t max_ms)
+{
+    uint64_t h = str_hash(0, str_of(why)), ms = min_ms, chance = 0, said;
+    unsigned i;
+
+    for (i = 0; i < r->tries && ms < max_ms; i++)
+        ms *= 2;
+    ms = ms < max_ms ? ms : max_ms;
+    (void)os_random(&chance, sizeof chance);
+    r->tries++;
+    r->due = now + ms / 2 + chance % (ms / 2 + 1);
+    free(r->why);
+    r->why = str_dup(str_of(why));
+    said = r->said;
+    r->said |= (uint64_t)1 << (h & 63) | (uint64_t)1 << (h >> 6 & 63);
+    return r->said != said;
+}
+
+static void retry_reset(struct retry *r)
+{
+    free(r->why);
+    memset(r, 0, sizeof *r);
+}
+
+/* ---- What is kept, and what of it is due ---- */
+
+/* The first member of what is found by a key and tried until it is done: a
+ * container, an entry. */
+struct node {
+    struct str key;             /* first: what the tree compares */
+    struct link all;            /* in index.all, in the order of coming */
+    struct link queue;          /* in a queue, or in none */
+    unsigned turn;              /* there: the place among the due ones */
+    struct retry retry;
+};
+
+struct index {
+    void *tree;                 /* of tsearch */
+    struct link all;
+    size_t n;
+};
+
+static int index_cmp(const void *a, const void *b)
+{
+    const struct str *p = a, *q = b;
+
+    return str_cmp(*p, *q);
+}
+
+static void *index_find(const struct index *x, struct str key)
+{
+    void *found = tfind(&key, &x->tree, index_cmp);
+
+    return found == NULL ? NULL : *(void **)found;
+}
+
+/* What follows `at` in the order of coming (NULL: the first), or NULL. */
+static void *index_next(const struct index *x, const void *at)
+{
+    const struct node *n = at;
+    struct link *l = n == NULL ? x->all.next : n->all.next;
+
+    return l == &x->all ? NULL : LIST_OF(struct node, all, l);
+}
+
+/* A new node of that size, all zero but for the key. */
+static void *index_add(struct index *x, size_t size, struct str key)
+{
+    struct node *n = mem_zero(size + key.n + 1);
+
+    n->key.p = memcpy((char *)n + size, key.p, key.n);
+    n->key.n = key.n;
+    list_init(&n->all);
+    list_init(&n->queue);
+    list_insert(&x->all, &n->all);
+    if (tsearch(n, &x->tree, index_cmp) == NULL)
+        mem_none();
+    x->n++;
+    return n;
+}
+
+static void index_remove(struct index *x, struct node *n)
+{
+    (void)tdelete(n, &x->tree, index_cmp);
+    list_remove(&n->all);
+    list_remove(&n->queue);
+    x->n--;
+    retry_reset(&n->retry);
+    free(n);
+}
+
+/* Nodes to be dealt with, those of a lower turn first, and nodes whose pause
+ * is not over. */
+struct queue {
+    struct link now[TURNS], later;
+    uint64_t due;               /* the earliest of `later` */
+};
+
+static void queue_put(struct queue *q, struct node *n, uint64_t now)
+{
+    bool later = n->retry.due > now;
+
+    CHECK(n->turn < TURNS);
+    list_insert(later ? &q->later : &q->now[n->turn], &n->queue);
+    if (later && n->retry.due < q->due)
+        q->due = n->retry.due;
+}
+
+/* The next one to be dealt with, or NULL; it stays in the queue. */
+static void *queue_first(const struct queue *q)
+{
+    size_t i;
+
+    for (i = 0; i < TURNS; i++)
+        if (!list_empty(&q->now[i]))
+            return LIST_OF(struct node, queue, q->now[i].next);
+    return NULL;
+}
+
+/* Moves those whose pause is over. */
+static void queue_tick(struct queue *q, uint64_t now)
+{
+    struct link *l, *next;
+
+    if (now < q->due)
+        return;
+    q->due = UINT64_MAX;
+    for (l = q->later.next; l != &q->later; l = next) {
+        struct node *n = LIST_OF(struct node, queue, l);
+
+        next = l->next;
+        if (n->retry.due <= now)
+            queue_put(q, n, now);
+        else if (n->retry.due < q->due)
+            q->due = n->retry.due;
+    }
+}
+
+/* ---- A side: the engine's, or the registry's ---- */
+
+struct side;
+
+/* What differs between the two. */
+struct side_kind {
+    /* The questions before all else, by step; NULL: no more.  The answer: 0:
+     * go on, 1: ask again, -1: the peer is of no use. */
+    struct request *(*hello)(struct side *, unsigned step);
+    int (*on_hello)(struct side *, unsigned step, const struct answer *,
+                    struct err *);
+    void (*ready)(struct side *);       /* all of it has been answered */
+    void (*down)(struct side *);        /* the peer is lost */
+    /* The request of the list, and where its rows are: see struct splitter.
+     * NULL: not now; what makes it possible calls relist(). */
+    struct request *(*list)(struct side *, unsigned *depth, char *open);
+    bool (*row)(struct side *, const struct json *);    /* false: unreadable */
+    void (*listed)(struct side *);      /* the list has been read */
+    /* An answer to the list that is no 200.  True: the list is empty.  NULL:
+     * it never is. */
+    bool (*no_list)(struct side *, const struct answer *);
+};
+
+/* The session with a peer:
+ *
+ *     DOWN    until retry.due               side_tick -> HELLO
+ *     HELLO   question `step` is to be put  side_tick -> ASKED, or READY
+ *     ASKED   it is under way               side_on_hello -> HELLO
+ *     READY   until side_down -> DOWN, from wherever the loss is seen
+ *
+ * The peer's list of all that it has is asked for by relist() and in no other
+ * way, whatever the reason, and never sooner than RELIST_MIN_MS after the one
+ * before.  So no peer, however odd its lists, makes us ask in a loop. */
+struct side {
+    const struct side_kind *kind;
+    struct endpoint *peer;
+    enum { SIDE_DOWN, SIDE_HELLO, SIDE_ASKED, SIDE_READY } state;
+    unsigned step;
+    struct retry retry;         /* until a list has been read */
+    uint64_t first_pause_ms;    /* before one ever has; 0: it grows */
+    bool ever;                  /* one has */
+    uint64_t list_due;          /* of the next list; UINT64_MAX: not asked */
+    uint64_t list_begun;        /* when the last one was */
+    unsigned epoch;             /* lists that have been begun */
+    bool reading;               /* the last of them has not ended */
+    bool whole;                 /* it has not failed, and all of its rows so
+                                   far could be read */
+    bool listed;                /* one has been read in this session */
+    struct retry list_retry;
+    struct splitter split;
+    struct json json;           /* the text at hand */
+    struct index index;         /* what this side keeps, */
+    struct queue queue;         /* and what of it has to be tried */
+    uint64_t now;               /* of the last tick */
+};
+
+static void side_init(struct side *s, const struct side_kind *kind,
+                      struct endpoint *peer)
+{
+    size_t i;
+
+    s->kind = kind;
+    s->peer = peer;
+    s->list_due = s->queue.due = UINT64_MAX;
+    list_init(&s->index.all);
+    list_init(&s->queue.later);
+    for (i = 0; i < TURNS; i++)
+        list_init(&s->queue.now[i]);
+}
+
+static bool side_ready(const struct side *s)
+{
+    return s->state == SIDE_READY;
+}
+
+static void relist(struct side *s, uint64_t when)
+{
+    if (s->epoch > 0 && when < s->list_begun + RELIST_MIN_MS)
+        when = s->list_begun + RELIST_MIN_MS;
+    if (when < s->list_due)
+        s->list_due = when;
+}
+
+/* The peer is lost: cancels all requests, and tries again after a pause. */
+static void side_down(struct side *s, const struct err *e)
+{
+    const struct endpoint *p = s->peer;
+    struct str where = p->path.n > 0 ? p->path : buf_str(&p->host_header);
+
+    if (s->state == SIDE_DOWN)
+        return;
+    s->state = SIDE_DOWN;
+    if (retry_failed(&s->retry, e->text, s->now, PAUSE_MIN_MS, PAUSE_PEER_MS))
+        log_at(LOG_ERROR, "%s: %.*s: %s: trying again", p->name, PUT(where),
+               e->text);
+    if (!s->ever && s->first_pause_ms > 0)
+        s->retry.due = s->now + s->first_pause_ms;
+    conn_reset(s->peer);
+    s->listed = false;
+    s->list_due = UINT64_MAX;
+    s->kind->down(s);
+}
+
+static void side_on_hello(struct request *r, const struct answer *a)
+{
+    struct side *s = r->context;
+    struct err e;
+    int result = -1;
+
+    if (conn_canceled(a))
+        return;
+    CHECK(s->state == SIDE_ASKED);
+    if (a->status == 0)
+        e = *a->err;
+    else
+        result = s->kind->on_hello(s, s->step, a, &e);
+    if (result < 0) {
+        side_down(s, &e);
+        return;
+    }
+    s->step += result == 0;
+    s->state = SIDE_HELLO;
+}
+
+/* The body of the list, piece by piece.  A row that cannot be read is skipped,
+ * and from such a list nothing is concluded to be absent. */
+static int side_on_rows(struct request *r, struct str piece, struct err *e)
+{
+    struct side *s = r->context;
+    enum split found;
+
+    while ((found = json_split(&s->split, &piece)) != SPLIT_MORE)
+        if (found != SPLIT_ELEMENT ||
+            json_parse(&s->json, buf_str(&s->split.element), e) != 0 ||
+            !s->kind->row(s, &s->json))
+            s->whole = false;
+    return 0;
+}
+
+/* The list has ended.  One that failed is tried again after a pause; a peer
+ * that is not there is lost. */
+static void side_on_list(struct request *r, const struct answer *a)
+{
+    struct side *s = r->context;
+    bool read = a->status == 200 && json_split_done(&s->split);
+    struct err e;
+
+    s->reading = false;
+    if (a->status != 200 && a->status != 0 && s->kind->no_list != NULL)
+        read = s->kind->no_list(s, a);
+    s->whole = s->whole && read;
+    if (conn_canceled(a) || !side_ready(s))
+        return;
+    if (read) {
+        if (s->retry.said != 0)
+            log_at(LOG_INFO, "%s: reached%s", s->peer->name,
+                   s->ever ? " again" : "");
+        if (!s->whole)
+            log_at(LOG_WARN, "%s: a row of the list cannot be read: nothing "
+                             "is concluded to be missing", s->peer->name);
+        retry_reset(&s->retry);
+        retry_reset(&s->list_retry);
+        s->ever = s->listed = true;
+        s->kind->listed(s);
+        return;
+    }
+    conn_reason(a, &e);
+    if (a->status == 200)
+        err_set(&e, "what came is not a list, or ends early");
+    if (a->not_connected) {
+        side_down(s, &e);
+        return;
+    }
+    if (retry_failed(&s->list_retry, e.text, s->now, RETRY_MIN_MS,
+                     PAUSE_CALL_MS))
+        log_at(LOG_ERROR, "%s: the list failed: %s: trying again",
+               s->peer->name, e.text);
+    relist(s, s->list_retry.due);
+}
+
+/* Begins the list that is due. */
+static void side_list(struct side *s)
+{
+    unsigned depth = 1;
+    char open = '[';
+    struct request *r = s->kind->list(s, &depth, &open);
+
+    s->list_due = UINT64_MAX;
+    if (r == NULL)
+        return;
+    s->list_begun = s->now;
+    s->epoch++;
+    s->reading = s->whole = true;
+    json_split_start(&s->split, depth, open);
+    r->body = side_on_rows;
+    conn_send(s->peer, r, s, side_on_list);
+}
+
+/* Does what time has made possible: gives up what hangs, goes on with the
+ * session, begins a list that is due. */
+static void side_tick(struct side *s, uint64_t now)
+{
+    struct request *r;
+    struct err e;
+
+    s->now = now;
+    conn_tick(s->peer, now);
+    if (s->state == SIDE_DOWN && now >= s->retry.due) {
+        s->state = SIDE_HELLO;
+        s->step = 0;
+        (void)tls_reload(&s->peer->tls, &e);    /* else tls_why tells */
+    }
+    if (s->state == SIDE_HELLO) {
+        r = s->kind->hello(s, s->step);
+        s->state = r != NULL ? SIDE_ASKED : SIDE_READY;
+        if (r != NULL)
+            conn_send(s->peer, r, s, side_on_hello);
+        else
+            s->kind->ready(s);
+    }
+    if (side_ready(s) && !s->reading && now >= s->list_due)
+        side_list(s);
+    queue_tick(&s->queue, now);
+}
+
+/* When side_tick is due, at the latest. */
+static uint64_t side_due(const struct side *s)
+{
+    uint64_t due = s->queue.due;
+    size_t i;
+
+    if (s->state == SIDE_HELLO)
+        return 0;
+    if (s->state == SIDE_DOWN && s->retry.due < due)
+        due = s->retry.due;
+    if (side_ready(s) && !s->reading && s->list_due < due)
+        due = s->list_due;
+    for (i = 0; i < CONNS_MAX; i++)
+        if (conn_due(&s->peer->conn[i]) < due)
+            due = conn_due(&s->peer->conn[i]);
+    return due;
+}
+
+/* Whether nothing is to be done but what has failed. */
+static bool side_idle(const struct side *s)
+{
+    return side_ready(s) && s->listed && s->list_due == UINT64_MAX &&
+           queue_first(&s->queue) == NULL && !conn_busy(s->peer);
 }
 
 /* ==== 10. Docker ========================================= docker_ ====
  *
- * What the engine says, in our own terms: an event, a row of its list, a
- * container as inspect shows it.  Only the fields that are used are looked
- * at; any engine from Docker 1.3 (2014) to 29, and Podman's service.
+ * What the engine answers: events, rows of its list, the inspect of a
+ * container, networks.  Only the fields that are used are read; any engine
+ * from Docker 1.3 (2014) to 29, and Podman's service.  All that differs from
+ * one to the other is in this section.
  *
- * Calls: str_ buf_ mem_ json_.
+ * Calls: str_ buf_ mem_ arena_ json_.
  */
 
 enum docker_action {
-    DOCKER_OTHER,       /* of no concern */
-    DOCKER_LOOK,        /* the container may have changed */
-    DOCKER_NETWORK,     /* so it may, if it runs: it was (dis)connected */
+    DOCKER_OTHER,       /* not used */
+    DOCKER_CHANGED,     /* the container may have changed */
+    DOCKER_NETWORK,     /* it was connected or disconnected */
     DOCKER_DIED,
     DOCKER_GONE
 };
@@ -4200,7 +4171,7 @@ enum docker_action {
 struct docker_event {
     enum docker_action action;
     struct str id;      /* of the container, 64 hexadecimal digits */
-    unsigned exit_code; /* of DOCKER_DIED; DOCKER_NO_CODE: not told */
+    unsigned exit_code; /* of DOCKER_DIED; DOCKER_NO_CODE: not in the event */
 };
 
 enum { DOCKER_NO_CODE = 256 };
@@ -4220,11 +4191,11 @@ static bool docker_event(const struct json *j, struct docker_event *ev)
         struct str name;
         enum docker_action action;
     } known[] = {
-        { STR_INIT("start"), DOCKER_LOOK }, { STR_INIT("pause"), DOCKER_LOOK },
-        { STR_INIT("unpause"), DOCKER_LOOK },
-        { STR_INIT("rename"), DOCKER_LOOK },
-        { STR_INIT("restore"), DOCKER_LOOK },   /* Podman, of a checkpoint */
-        { STR_INIT("update"), DOCKER_LOOK },
+        { STR_INIT("start"), DOCKER_CHANGED }, { STR_INIT("pause"), DOCKER_CHANGED },
+        { STR_INIT("unpause"), DOCKER_CHANGED },
+        { STR_INIT("rename"), DOCKER_CHANGED },
+        { STR_INIT("restore"), DOCKER_CHANGED },   /* Podman, of a checkpoint */
+        { STR_INIT("update"), DOCKER_CHANGED },
         { STR_INIT("die"), DOCKER_DIED }, { STR_INIT("died"), DOCKER_DIED },
         { STR_INIT("destroy"), DOCKER_GONE },
         { STR_INIT("remove"), DOCKER_GONE },
@@ -4264,15 +4235,14 @@ static bool docker_event(const struct json *j, struct docker_event *ev)
 /* A row of GET /containers/json. */
 struct docker_row {
     struct str id;
-    struct str name;    /* without its slash */
-    uint64_t print;     /* differs when what inspect shows will differ */
-    bool ended;         /* it does not run, and did not merely pause */
-    unsigned exit_code; /* then: 0 if it has none */
+    uint64_t digest;    /* differs if what inspect shows differs */
+    bool stopped;       /* it does not run, and is not just paused */
+    unsigned exit_code; /* then; 0 if it has none */
 };
 
-/* A fingerprint of all elements, whatever their order: Docker 20.10 lists
- * ports in a random one. */
-static uint64_t docker_print_ports(const struct json *j, size_t t)
+/* A digest of all elements in any order: Docker 20.10 lists ports in a random
+ * one. */
+static uint64_t docker_ports_digest(const struct json *j, size_t t)
 {
     uint64_t sum = 0;
     size_t i;
@@ -4282,37 +4252,29 @@ static uint64_t docker_print_ports(const struct json *j, size_t t)
     return sum;
 }
 
-/* Names may hold aliases of links, as "/other/alias": the name is the one
- * with a single slash.  Status is "Up 3 minutes (Paused)" or "Exited (1) 2
- * hours ago": engines before 1.11 have no State beside it.  False: no ID. */
+/* Status is "Up 3 minutes (Paused)" or "Exited (1) 2 hours ago"; engines
+ * before 1.11 have no State beside it.  The row shows all that can change of a
+ * container without an event: state and exit code, health, name, ports and
+ * networks.  False: no ID. */
 static bool docker_row(const struct json *j, struct docker_row *row)
 {
-    size_t names = json_get(j, JSON_ROOT, "Names"), i;
     struct str status = json_get_raw(j, JSON_ROOT, "Status");
     struct str word = str_cut(&status, ' ');
-    uint64_t code = 0;
+    uint64_t code = 0, digest = str_hash(0, word);
 
-    row->ended = str_eq(word, STR("Exited")) || str_eq(word, STR("Dead")) ||
-                 str_eq(word, STR("Created"));
+    row->stopped = str_eq(word, STR("Exited")) || str_eq(word, STR("Dead")) ||
+                   str_eq(word, STR("Created"));
     (void)str_cut(&status, '(');
-    (void)str_u64(str_cut(&status, ')'), 255, &code);
-    row->exit_code = row->ended ? (unsigned)code : 0;
+    status = str_cut(&status, ')');     /* exit code, health, "Paused" */
+    (void)str_u64(status, 255, &code);
+    row->exit_code = row->stopped ? (unsigned)code : 0;
     row->id = json_get_raw(j, JSON_ROOT, "Id");
-    row->name = STR("");
-    for (i = 0; json_next(j, names, &i);) {
-        struct str name = json_raw(j, i);
-
-        if (str_prefix(name, STR("/")))
-            name = str_from(name, 1);
-        if (!str_has(name, '/'))
-            row->name = name;
-    }
-    row->print = str_hash(2, row->name);
-    row->print = str_hash(row->print, word);
-    row->print = str_hash(row->print, json_get_raw(j, JSON_ROOT, "State"));
-    row->print = str_hash(row->print,
-                          json_get_raw(j, JSON_ROOT, "NetworkSettings"));
-    row->print += docker_print_ports(j, json_get(j, JSON_ROOT, "Ports"));
+    digest = str_hash(digest, status);
+    digest = str_hash(digest, json_get_raw(j, JSON_ROOT, "Names"));
+    digest = str_hash(digest, json_get_raw(j, JSON_ROOT, "State"));
+    digest = str_hash(digest, json_get_raw(j, JSON_ROOT, "NetworkSettings"));
+    row->digest = digest +
+                  docker_ports_digest(j, json_get(j, JSON_ROOT, "Ports"));
     return docker_id(row->id);
 }
 
@@ -4330,8 +4292,7 @@ struct docker_port {
 struct docker_network {
     struct str name, id;
     struct str ip;              /* IPv4, else IPv6; empty: not attached */
-    bool direct;                /* macvlan, ipvlan: set by whoever knows */
-    bool asked;                 /* and whether that is being asked */
+    bool routable;              /* set by docker_set_routable */
 };
 
 /* A variable of the environment, or a label. */
@@ -4345,7 +4306,7 @@ struct docker_container {
     struct str id, name, image;
     struct str digest;          /* the image's, in hexadecimal */
     struct str mode;            /* HostConfig.NetworkMode */
-    bool runs;                  /* Running and not Restarting */
+    bool running;               /* State.Running and not Restarting */
     unsigned exit_code;
     struct docker_port *port;   /* by number, tcp first */
     size_t ports;
@@ -4362,26 +4323,32 @@ static size_t docker_get(const struct json *j, const char *part,
     return json_get(j, json_get(j, JSON_ROOT, part), name);
 }
 
+/* Whether it shares the network of another container. */
+static bool docker_shares(const struct docker_container *c)
+{
+    return str_prefix(c->mode, STR("container:"));
+}
+
 static void docker_free(struct docker_container *c)
 {
     if (c != NULL) {
-        mem_drop(&c->arena);
+        arena_free(&c->arena);
         free(c);
     }
 }
 
-/* "5000/tcp"; engines of old write "5000".  False: neither. */
+/* "5000/tcp"; old engines write "5000".  False: neither. */
 static bool docker_port_key(struct str s, struct docker_port *p)
 {
     struct str number = str_cut(&s, '/');
 
     memset(p, 0, sizeof *p);
     p->host_ip = STR("");
-    if (s.n == 0 || str_same(s, STR("tcp")))
+    if (s.n == 0 || str_caseeq(s, STR("tcp")))
         p->proto = DOCKER_TCP;
-    else if (str_same(s, STR("udp")))
+    else if (str_caseeq(s, STR("udp")))
         p->proto = DOCKER_UDP;
-    else if (str_same(s, STR("sctp")))
+    else if (str_caseeq(s, STR("sctp")))
         p->proto = DOCKER_SCTP;
     else
         return false;
@@ -4405,15 +4372,23 @@ static void docker_bindings(struct docker_container *c, const struct json *j,
     }
 }
 
+/* By number, tcp first: the order of docker_container.port. */
 static int docker_port_cmp(const void *a, const void *b)
 {
     const struct docker_port *p = a, *q = b;
 
     if (p->number != q->number)
         return p->number < q->number ? -1 : 1;
-    if (p->proto != q->proto)
-        return p->proto < q->proto ? -1 : 1;
-    return (p->listed < q->listed) - (p->listed > q->listed);
+    return p->proto < q->proto ? -1 : p->proto > q->proto;
+}
+
+/* Of two entries for one port, the listed one first. */
+static int docker_entry_cmp(const void *a, const void *b)
+{
+    const struct docker_port *p = a, *q = b;
+    int d = docker_port_cmp(a, b);
+
+    return d != 0 ? d : (p->listed < q->listed) - (p->listed > q->listed);
 }
 
 /* Adds the ports that are the names of object t. */
@@ -4454,15 +4429,14 @@ static void docker_ports(struct docker_container *c, const struct json *j)
     size_t n = docker_count(j, ports) + docker_count(j, exposed) +
                docker_count(j, bound), i, kept = 0;
 
-    c->port = mem_get(&c->arena, n * sizeof *c->port);
+    c->port = arena_alloc(&c->arena, n * sizeof *c->port);
     docker_add_ports(c, j, ports, true);
     docker_add_ports(c, j, exposed, false);
-    if (!c->runs)
+    if (!c->running)
         docker_add_ports(c, j, bound, false);
-    qsort(c->port, c->ports, sizeof *c->port, docker_port_cmp);
+    qsort(c->port, c->ports, sizeof *c->port, docker_entry_cmp);
     for (i = 0; i < c->ports; i++)
-        if (kept > 0 && c->port[kept - 1].number == c->port[i].number &&
-            c->port[kept - 1].proto == c->port[i].proto)
+        if (kept > 0 && docker_port_cmp(&c->port[kept - 1], &c->port[i]) == 0)
             c->port[kept - 1].exposed |= c->port[i].exposed;
         else
             c->port[kept++] = c->port[i];
@@ -4483,7 +4457,7 @@ static void docker_networks(struct docker_container *c, const struct json *j)
 {
     size_t list = docker_get(j, "NetworkSettings", "Networks"), i;
     size_t size = (docker_count(j, list) + 1) * sizeof *c->network;
-    struct docker_network *n = memset(mem_get(&c->arena, size), 0, size);
+    struct docker_network *n = memset(arena_alloc(&c->arena, size), 0, size);
 
     c->network = n;
     if (json_type(j, list) != JSON_OBJECT) {
@@ -4512,7 +4486,7 @@ static void docker_env(struct docker_container *c, const struct json *j,
 {
     size_t i;
 
-    c->env = mem_get(&c->arena, docker_count(j, list) * sizeof *c->env);
+    c->env = arena_alloc(&c->arena, docker_count(j, list) * sizeof *c->env);
     for (i = 0; json_next(j, list, &i);) {
         struct str value = json_str(j, i, &c->arena);
         struct str name = str_cut(&value, '=');
@@ -4532,7 +4506,7 @@ static void docker_labels(struct docker_container *c, const struct json *j,
 
     if (json_type(j, list) != JSON_OBJECT)
         return;
-    c->label = mem_get(&c->arena, docker_count(j, list) * sizeof *c->label);
+    c->label = arena_alloc(&c->arena, docker_count(j, list) * sizeof *c->label);
     for (i = 0; json_next(j, list, &i);) {
         c->label[c->labels].name = json_str(j, i, &c->arena);
         c->label[c->labels++].value = json_str(j, i + 1, &c->arena);
@@ -4551,12 +4525,12 @@ static struct docker_container *docker_inspect(const struct json *j)
     c->name = json_get_str(j, JSON_ROOT, "Name", &c->arena);
     if (str_prefix(c->name, STR("/")))
         c->name = str_from(c->name, 1);
-    c->runs = json_true(j, docker_get(j, "State", "Running")) &&
+    c->running = json_true(j, docker_get(j, "State", "Running")) &&
               !json_true(j, docker_get(j, "State", "Restarting"));
     if (!docker_id(c->id) || c->name.n == 0 ||
         json_type(j, docker_get(j, "State", "Running")) != JSON_BOOL ||
         json_get(j, JSON_ROOT, "Config") == 0 ||
-        (c->runs && json_type(j, net) != JSON_OBJECT)) {
+        (c->running && json_type(j, net) != JSON_OBJECT)) {
         docker_free(c);
         return NULL;
     }
@@ -4573,15 +4547,71 @@ static struct docker_container *docker_inspect(const struct json *j)
     return c;
 }
 
-/* On macvlan and ipvlan nothing is published.  Podman lists ports there all
- * the same (seen in 4.3), which is undone: what remains is as Docker has it.
- * The drivers are known. */
-static void docker_unlist(struct docker_container *c)
+/* ---- Networks ---- */
+
+/* Reads GET /networks: [{"Id", "Driver"}], into `known`, which then has a line
+ * for each, "ID+" for those whose containers have addresses of their own on
+ * the wire (macvlan, ipvlan) and "ID-" for others. */
+static void docker_read_networks(struct buf *known, const struct json *j)
+{
+    size_t i;
+
+    known->n = 0;
+    for (i = 0; json_next(j, JSON_ROOT, &i);) {
+        struct str id = json_get_raw(j, i, "Id");
+        struct str driver = json_get_raw(j, i, "Driver");
+        bool routable = str_eq(driver, STR("macvlan")) ||
+                        str_eq(driver, STR("ipvlan"));
+
+        if (docker_id(id))
+            buf_fmt(known, "%.*s%s\n", PUT(id), routable ? "+" : "-");
+    }
+}
+
+/* Sets `routable` of all networks of the container.  False: one of them is
+ * not among the known ones. */
+static bool docker_set_routable(struct docker_container *c, struct str known)
+{
+    bool all = true;
+    size_t i, at;
+
+    for (i = 0; i < c->networks; i++) {
+        struct str id = c->network[i].id;
+
+        if (!docker_id(id))
+            continue;           /* Docker before 1.10 has no others */
+        at = str_find(known, id);
+        all = all && at < known.n;
+        c->network[i].routable = at < known.n && known.p[at + id.n] == '+';
+    }
+    return all;
+}
+
+/* Whether a port may be reached at the container's own address, so that the
+ * drivers of its networks matter: one that is exposed but missing in Ports;
+ * with Podman, any. */
+static bool docker_networks_matter(const struct docker_container *c,
+                                   bool podman)
+{
+    size_t i;
+
+    if (!c->running || docker_shares(c) ||
+        str_eq(c->mode, STR("host")) || str_eq(c->mode, STR("none")))
+        return false;
+    for (i = 0; i < c->ports; i++)
+        if (!c->port[i].listed || podman)
+            return true;
+    return false;
+}
+
+/* Podman (seen in 4.3) lists ports as published on macvlan and ipvlan, where
+ * nothing is.  This undoes it: what remains is as Docker has it. */
+static void docker_fix_podman_ports(struct docker_container *c)
 {
     size_t i;
 
     for (i = 0; i < c->networks; i++)
-        if (!c->network[i].direct)
+        if (!c->network[i].routable)
             return;
     for (i = 0; i < c->ports; i++) {
         c->port[i].listed = false;
@@ -4589,27 +4619,23 @@ static void docker_unlist(struct docker_container *c)
     }
 }
 
-/* Whether a 404 says that there is no such container: all engines name it.
- * One of a proxy, or of a path, does not. */
-static bool docker_says_gone(struct str body, struct str id)
+/* ---- The engine ---- */
+
+/* Whether a 404 says that there is no such container: "No such container: ID"
+ * as text or as the message of an object, "no such id: ID" before Docker 1.9,
+ * "no container with name or ID "ID" found: no such container" of Podman.  The
+ * 404 of a proxy has other words, and may repeat the path with the ID. */
+static bool docker_is_gone(struct str body, struct str id)
 {
-    return str_find(body, id) < body.n;
+    return str_find(body, id) < body.n &&
+           str_find(body, STR("o such ")) < body.n &&
+           str_find(body, STR("/containers/")) == body.n;
 }
 
-/* The network whose driver is being asked for. */
-static struct str docker_asked_network(const struct docker_container *c)
-{
-    size_t i;
-
-    for (i = 0; i < c->networks; i++)
-        if (c->network[i].asked)
-            return c->network[i].id;
-    return STR("");
-}
-
-/* GET /info: who the engine is.  Docker before 1.5 has no ID: there it is
- * the host.  Podman makes up a new one for each answer (seen in 4.3), and a
- * host may have one for each user: it is the host and where its files are. */
+/* GET /info: which engine it is.  Docker before 1.5 has no ID: the host's name
+ * stands for it.  Podman makes up a new one for each answer (seen in 4.3), and
+ * a host may have one engine for each user: the host's name and the folder of
+ * its files stand for it. */
 static struct str docker_identity(const struct json *j, bool podman,
                                   struct arena *a)
 {
@@ -4639,79 +4665,114 @@ static bool docker_is_podman(const struct json *j)
 
 /* ==== 11. Services ========================================== svc_ ====
  *
- * A container in, its services out: no I/O, no clock, and the same bytes for
- * the same container.  Nearly all of what users rely on is decided here.
+ * A container in, its services out: no I/O, no clock, and the same result for
+ * the same container.  Nearly all that users rely on is decided here.  Work
+ * and memory are linear in what inspect returned: whatever a container's
+ * author writes, it holds up nobody else for long.
  *
- * Calls: str_ buf_ mem_ err_ docker_.
+ * Calls: str_ buf_ mem_ arena_ log_ docker_.
  */
 
 struct svc_attr {
     struct str key, value;
-    bool hidden;        /* of use to us alone: the registry refuses it */
+    bool *said;         /* a warning about it is among the notes */
+};
+
+/* What registries compare of an entry: digests, each of what it names. */
+struct digest {
+    uint64_t place;             /* name, address, port */
+    uint64_t tags;
+    uint64_t content;           /* all that is stored */
+    uint64_t checks;            /* 32 bits */
 };
 
 struct service {
     struct str id, name;
-    struct str address; /* empty: the registry knows what to put there */
+    struct str address; /* empty: the registry puts in the node's */
     unsigned port;
     unsigned exposed;   /* the port in the container */
     bool udp;
-    struct str container;       /* its ID, 12 digits */
+    bool default_id;    /* <hostname>:<container name>:<port>[:udp] */
+    bool kept;          /* only its ID counts: its entry is neither written
+                           nor removed */
     struct str *tag;
     size_t tags;
     struct svc_attr *attr;      /* by key */
     size_t attrs;
+    struct svc_set *set;        /* that it belongs to */
+    struct link claim;          /* section 13: in the claims of its entry */
+    struct reg_entry *entry;
+    struct str key;             /* of the entry, as it is written */
+    struct digest want;         /* and what is compared */
 };
 
-/* The services of one container, in a block of their own. */
+/* The services of one container.  The arena has all of their texts. */
 struct svc_set {
     struct arena arena;
     struct service *service;
     size_t n;
-    bool hollow;        /* made of a container that does not run: of its
-                           services only the IDs mean something */
+    char container[13];         /* 12 digits of its ID */
+    bool running;               /* a container that has stopped gives way */
+    uint64_t order;             /* ... and a younger one to an older one */
 };
 
-/* What is to be said about a container: for each line a digit, the
- * log_level, then the text and a NUL. */
+/* Something to be logged about a container. */
+struct svc_note {
+    struct svc_note *next;
+    enum log_level level;
+    bool ignored;       /* the reason why a port has no service */
+    struct str text;
+};
+
 struct svc_notes {
-    struct buf text;
+    struct arena arena;
+    struct svc_note *first, *last;
+    size_t n;                   /* all, also those past NOTES_MAX */
 };
 
-/* What of the command line, the engine and the registry bears on services. */
+/* What of the command line and the registry matters to services. */
 struct svc_config {
     bool only_named;            /* -explicit */
     bool internal;
     struct str hostname;        /* the first part of IDs */
-    struct str ip;              /* -ip, an interface already replaced */
+    struct str ip;              /* -ip; of an interface, its address */
+    bool ip_unknown;            /* ... which it does not have yet */
     struct str ip_label;        /* -useIpFromLabel */
     struct str tags;            /* -tags */
-    struct str host;            /* this host's address (contract, 5.6) */
-    bool no_host;               /* it has none that others could use */
-    size_t attrs_max;           /* how many the registry takes; 0: any */
-    /* Why the registry would refuse an attribute, or NULL. */
-    const char *(*refuses)(struct str key, struct str value);
+    struct str host;            /* this host's address; empty: not told */
+    bool no_host;               /* none is known that others could use */
 };
 
-PRINTF(3, 4)
+/* Adds a note, up to NOTES_MAX for a container. */
+PRINTF(4, 5)
 static void svc_note(struct svc_notes *notes, enum log_level level,
-                     const char *format, ...)
+                     bool ignored, const char *format, ...)
 {
+    struct svc_note *note;
+    struct buf text = { .max = ERR_MAX };
     va_list args;
-    struct err e;
 
+    if (notes->n++ >= NOTES_MAX)
+        return;
     va_start(args, format);
-    err_words(&e, format, args);
+    buf_vfmt(&text, format, args);
     va_end(args);
-    buf_byte(&notes->text, (char)('0' + level));
-    buf_lit(&notes->text, e.text);
-    buf_byte(&notes->text, '\0');
+    note = arena_alloc(&notes->arena, sizeof *note);
+    note->next = NULL;
+    note->level = level;
+    note->ignored = ignored;
+    note->text = buf_done(&text, &notes->arena);
+    if (notes->last != NULL)
+        notes->last->next = note;
+    else
+        notes->first = note;
+    notes->last = note;
 }
 
 static void svc_free(struct svc_set *set)
 {
     if (set != NULL) {
-        mem_drop(&set->arena);
+        arena_free(&set->arena);
         free(set);
     }
 }
@@ -4719,112 +4780,130 @@ static void svc_free(struct svc_set *set)
 /* One SERVICE_ variable or label. */
 struct svc_meta {
     struct str key, value;
-    struct str port;    /* the port it speaks of; empty: all */
-    size_t order;       /* of two, the later one counts */
+    bool *said;         /* as in svc_attr: one for all ports */
+    unsigned port;      /* the one that it is for; 0: all */
+    size_t order;       /* of two with one key, the later one counts */
 };
 
 /* What goes into the services of one container. */
 struct svc_job {
     const struct svc_config *cfg;
     const struct docker_container *c;
-    const struct docker_container *peer;    /* whose network it shares */
-    struct str base;            /* of IDs: hostname:container */
-    struct svc_meta *meta;      /* by key, of each key the weakest first */
+    const struct docker_container *shared;  /* whose network it shares */
+    const struct svc_set *before;           /* its services while it ran */
+    struct svc_meta *meta;      /* by port and key, each pair once */
     size_t metas;
-    struct svc_attr *attr;      /* room for as many */
+    size_t general;             /* of them, the first, are for all ports */
     bool several;               /* ports that others can reach */
-    struct arena *a;            /* of the set: the texts */
+    struct str own;             /* the container's address */
+    struct str routable;        /* ... on a network where others reach it */
+    struct str tags_of;         /* the list of tags that was split last, */
+    const struct service *tags_in;      /* and who has them */
+    struct arena *a;            /* of the set */
     struct svc_notes *notes;
 };
+
+/* ---- Metadata ---- */
 
 static int svc_meta_cmp(const void *a, const void *b)
 {
     const struct svc_meta *p = a, *q = b;
-    int d = str_cmp(p->key, q->key);
+    int d = p->port < q->port ? -1 : p->port > q->port;
 
+    if (d == 0)
+        d = str_cmp(p->key, q->key);
     return d != 0 ? d : p->order < q->order ? -1 : 1;
 }
 
-static bool svc_all_digits(struct str s)
-{
-    return s.n > 0 && str_all(s, str_digit);
-}
-
-/* SERVICE_8080_NAME=web is key "name" of port "8080", SERVICE_NAME=web the
- * same of all ports; any other variable is none. */
+/* SERVICE_8080_NAME=web is key "name" of port 8080, SERVICE_NAME=web the same
+ * of all ports; any other variable is none.  A number that no port can have
+ * is for none. */
 static void svc_add_meta(struct svc_job *job, struct docker_var v)
 {
     struct svc_meta *m = &job->meta[job->metas];
-    struct str rest, port;
+    struct str rest, digits;
     char *p;
     size_t i;
 
     if (!str_prefix(v.name, STR("SERVICE_")))
         return;
     rest = str_from(v.name, STR("SERVICE_").n);
-    p = mem_get(job->a, rest.n);
+    p = arena_alloc(job->a, rest.n);
     for (i = 0; i < rest.n; i++)
         p[i] = str_lower(rest.p[i]);
     rest.p = p;
     m->key = rest;
     m->value = str_copy(job->a, v.value);
-    m->port = STR("");
-    m->order = job->metas++;
-    port = str_cut(&rest, '_');
-    if (svc_all_digits(port) && rest.n > 0) {
-        m->port = port;
+    m->said = memset(arena_alloc(job->a, sizeof *m->said), 0, sizeof *m->said);
+    m->port = 0;
+    m->order = job->metas;
+    digits = str_cut(&rest, '_');
+    if (digits.n > 0 && str_all(digits, str_digit) && rest.n > 0) {
         m->key = rest;
+        if (*digits.p == '0' || !str_port(digits, &m->port))
+            return;
     }
-}
-
-/* A label whose name has an = in it: as the variable that its text makes, for
- * so the original reads it. */
-static struct docker_var svc_label_var(struct arena *a, struct docker_var v)
-{
-    struct buf b = { 0 };
-
-    if (str_has(v.name, '=')) {
-        buf_add(&b, v.name);
-        buf_byte(&b, '=');
-        buf_add(&b, v.value);
-        v.value = buf_done(&b, a);
-        v.name = str_cut(&v.value, '=');
-    }
-    return v;
+    job->metas++;
 }
 
 /* All metadata of the container: environment before labels, each in its
- * order.  The list is in memory of `list`.  METAS_MAX bounds the work, which
- * is done for each port. */
+ * order.  The list is in memory of `list`. */
 static void svc_metas(struct svc_job *job, struct arena *list)
 {
     const struct docker_container *c = job->c;
-    size_t i;
+    size_t i, kept = 0;
 
-    job->meta = mem_get(list, (c->envs + c->labels) * sizeof *job->meta);
-    for (i = 0; i < c->envs && job->metas < METAS_MAX; i++)
+    job->meta = arena_alloc(list, (c->envs + c->labels) * sizeof *job->meta);
+    for (i = 0; i < c->envs; i++)
         svc_add_meta(job, c->env[i]);
-    for (i = 0; i < c->labels && job->metas < METAS_MAX; i++)
-        svc_add_meta(job, svc_label_var(job->a, c->label[i]));
+    for (i = 0; i < c->labels; i++)
+        svc_add_meta(job, c->label[i]);
     qsort(job->meta, job->metas, sizeof *job->meta, svc_meta_cmp);
+    for (i = 0; i < job->metas; i++) {
+        struct svc_meta *last = kept > 0 ? &job->meta[kept - 1] : NULL;
+
+        if (last != NULL && last->port == job->meta[i].port &&
+            str_eq(last->key, job->meta[i].key))
+            *last = job->meta[i];
+        else
+            job->meta[kept++] = job->meta[i];
+    }
+    job->metas = kept;
+    while (job->general < kept && job->meta[job->general].port == 0)
+        job->general++;
 }
 
-/* Steps from *i past the metas of one key and returns the one that counts
- * for this port; NULL if none speaks of it. */
-static const struct svc_meta *svc_meta_next(const struct svc_job *job,
-                                            struct str port, size_t *i)
+/* The first meta that is for this port alone, or for a higher one. */
+static size_t svc_first_meta(const struct svc_job *job, unsigned port)
 {
-    const struct svc_meta *best = NULL, *m = job->meta;
-    struct str key = m[*i].key;
+    size_t low = job->general, high = job->metas;
 
-    for (; *i < job->metas && str_eq(m[*i].key, key); ++*i) {
-        bool mine = str_eq(m[*i].port, port);
+    while (low < high) {
+        size_t mid = low + (high - low) / 2;
 
-        if (mine || (m[*i].port.n == 0 &&
-                     (best == NULL || best->port.n == 0)))
-            best = &m[*i];
+        if (job->meta[mid].port < port)
+            low = mid + 1;
+        else
+            high = mid;
     }
-    return best;
+    return low;
+}
+
+/* Steps through the metas of a port in the order of their keys: *g in those
+ * for all ports, *p in its own, which win.  NULL: there are no more. */
+static const struct svc_meta *svc_next_meta(const struct svc_job *job,
+                                            unsigned port, size_t *g,
+                                            size_t *p)
+{
+    const struct svc_meta *general = &job->meta[*g], *own = &job->meta[*p];
+    bool has_general = *g < job->general;
+    bool has_own = *p < job->metas && own->port == port;
+    int d = has_general && has_own ? str_cmp(general->key, own->key)
+            : has_own ? 1 : -1;
+
+    *g += has_general && d <= 0;
+    *p += has_own && d >= 0;
+    return has_own && d >= 0 ? own : has_general ? general : NULL;
 }
 
 static struct str svc_attr(const struct service *s, const char *key)
@@ -4837,10 +4916,55 @@ static struct str svc_attr(const struct service *s, const char *key)
     return STR("");
 }
 
-/* Splits at commas, of which "\," is none; what is empty vanishes. */
-static void svc_add_tags(struct arena *a, struct service *s, struct str list)
+/* Everything but the attributes that a service takes from its metadata. */
+struct svc_keys {
+    struct str name, tags;
+    struct str id;              /* .p NULL: none was given */
+    bool name_of_port;          /* it was given for this very port */
+    bool ignore;
+};
+
+/* Sorts the metadata of port s->exposed into keys and attributes. */
+static void svc_read_metas(const struct svc_job *job, struct service *s,
+                           struct svc_keys *k)
 {
-    struct buf tag = { 0 };
+    size_t first = svc_first_meta(job, s->exposed), p = first, g = 0, most;
+    const struct svc_meta *m;
+
+    memset(k, 0, sizeof *k);
+    while (p < job->metas && job->meta[p].port == s->exposed)
+        p++;
+    most = job->general + (p - first);
+    s->attr = arena_alloc(job->a, most * sizeof *s->attr);
+    p = first;
+    while ((m = svc_next_meta(job, s->exposed, &g, &p)) != NULL) {
+        if (str_eq(m->key, STR("name"))) {
+            k->name = m->value;
+            k->name_of_port = m->port > 0;
+        } else if (str_eq(m->key, STR("id"))) {
+            k->id = m->value;
+        } else if (str_eq(m->key, STR("tags"))) {
+            k->tags = m->value;
+        } else if (str_eq(m->key, STR("ignore"))) {
+            k->ignore = m->value.n > 0;
+        } else {
+            s->attr[s->attrs].key = m->key;
+            s->attr[s->attrs].said = m->said;
+            s->attr[s->attrs++].value = m->value;
+        }
+    }
+}
+
+/* ---- Tags, names, IDs ---- */
+
+/* Adds the tags of a list to `tags`, an array of slices: split at commas, of
+ * which "\," is none; empty ones are dropped, and those that exceed *room
+ * bytes.  Returns how many that were. */
+static size_t svc_split_tags(struct arena *a, struct str list, size_t *room,
+                             struct buf *tags)
+{
+    struct buf text = { 0 };
+    size_t lost = 0;
 
     while (list.n > 0) {
         bool escaped = str_prefix(list, STR("\\,")), ends;
@@ -4848,39 +4972,59 @@ static void svc_add_tags(struct arena *a, struct service *s, struct str list)
         list = str_from(list, escaped ? 1 : 0);
         ends = *list.p == ',' && !escaped;
         if (!ends)
-            buf_byte(&tag, *list.p);
+            buf_byte(&text, *list.p);
         list = str_from(list, 1);
-        if ((ends || list.n == 0) && tag.n > 0) {
-            s->tag[s->tags++] = str_copy(a, buf_str(&tag));
-            tag.n = 0;
+        if ((ends || list.n == 0) && text.n > 0) {
+            struct str tag = buf_str(&text), one;
+
+            one.p = (const char *)&tag;
+            one.n = sizeof tag;
+            lost += tag.n > *room;
+            if (tag.n <= *room) {
+                *room -= tag.n;
+                tag = str_copy(a, tag);
+                buf_add(tags, one);
+            }
+            text.n = 0;
         }
     }
-    buf_free(&tag);
+    buf_free(&text);
+    return lost;
 }
 
-static size_t svc_count_tags(struct str list)
+/* The tags of the container, of the command line, and of UDP.  Ports with the
+ * same list share the result. */
+static void svc_tags(struct svc_job *job, struct service *s, struct str own)
 {
-    size_t n = 0;
+    const struct service *same = job->tags_in;
+    size_t room = SERVICE_TAGS_MAX, lost;
+    struct buf tags = { .max = 0 };
+    struct str udp = STR("udp"), one = { (const char *)&udp, sizeof udp };
 
-    for (; list.n > 0; n++)
-        (void)str_cut(&list, ',');
-    return n;
-}
-
-/* The tags of the container, of the command line, and of UDP. */
-static void svc_tags(struct arena *a, struct service *s, struct str own,
-                     struct str forced)
-{
-    size_t most = svc_count_tags(own) + svc_count_tags(forced) + 1;
-
-    s->tag = mem_get(a, most * sizeof *s->tag);
-    svc_add_tags(a, s, own);
-    svc_add_tags(a, s, forced);
+    if (same != NULL && same->udp == s->udp && job->tags_of.p == own.p &&
+        job->tags_of.n == own.n) {
+        s->tag = same->tag;
+        s->tags = same->tags;
+        return;
+    }
+    lost = svc_split_tags(job->a, own, &room, &tags);
+    lost += svc_split_tags(job->a, job->cfg->tags, &room, &tags);
     if (s->udp)
-        s->tag[s->tags++] = STR("udp");
+        buf_add(&tags, one);
+    s->tag = arena_alloc(job->a, tags.n);
+    s->tags = tags.n / sizeof *s->tag;
+    if (tags.n > 0)
+        memcpy(s->tag, tags.p, tags.n);
+    buf_free(&tags);
+    job->tags_of = own;
+    job->tags_in = s;
+    if (lost > 0)
+        svc_note(job->notes, LOG_WARN, false, "port %u: more than %d bytes of "
+                 "tags: %zu of them are left out", s->exposed,
+                 SERVICE_TAGS_MAX, lost);
 }
 
-/* An image that is named by nothing but its ID, whole or the beginning; six
+/* An image that is given by nothing but its ID, whole or the beginning; six
  * digits are too many to be a name by chance. */
 static bool svc_is_image_id(const struct docker_container *c)
 {
@@ -4893,7 +5037,7 @@ static bool svc_is_image_id(const struct docker_container *c)
             (s.n >= 6 && str_prefix(c->digest, s)));
 }
 
-/* The name of a service that nobody has named. */
+/* The name of a service without a SERVICE_NAME. */
 static struct str svc_default_name(const struct docker_container *c)
 {
     struct str s = c->image;
@@ -4915,35 +5059,42 @@ static struct str svc_default_name(const struct docker_container *c)
     return c->name;
 }
 
-/* Whether Consul can deregister the ID, which it takes from a path: it
- * answers 301 where //, . or .. is in it, and 400 where a character is that
- * Go calls unprintable, however escaped (seen in 1.8.7). */
+/* "web" and, if the container has several ports, "web-8080"; a name that is
+ * given for this very port stays as it is. */
+static struct str svc_name(const struct svc_job *job, const struct service *s,
+                           const struct svc_keys *k)
+{
+    bool too_long = k->name.n > SERVICE_NAME_MAX;
+    bool given = k->name.n > 0 && !too_long;
+    struct buf b = { 0 };
+
+    if (too_long)
+        svc_note(job->notes, LOG_WARN, false, "port %u: SERVICE_NAME has more "
+                 "than %d bytes and is not used", s->exposed,
+                 SERVICE_NAME_MAX);
+    buf_add(&b, given ? k->name : svc_default_name(job->c));
+    if (job->several && !(k->name_of_port && given))
+        buf_fmt(&b, "-%u", s->exposed);
+    return buf_done(&b, job->a);
+}
+
+static bool svc_id_char(char c)
+{
+    return (unsigned char)c >= 0x20 && (unsigned char)c < 0x7f;
+}
+
+/* Whether Consul can deregister the ID, which it takes from a path: it answers
+ * 301 if // or a . or .. part is in it, and 400 to many characters beyond
+ * ASCII, however they are escaped (seen in 1.8.7). */
 static bool svc_id_ok(struct str id)
 {
-    static const struct {
-        uint32_t from, to;
-    } unprintable[] = {
-        { 0, 0x1f }, { 0x7f, 0xa0 }, { 0xad, 0xad }, { 0x600, 0x605 },
-        { 0x61c, 0x61c }, { 0x1680, 0x1680 }, { 0x180e, 0x180e },
-        { 0x2000, 0x200f }, { 0x2028, 0x202f }, { 0x205f, 0x206f },
-        { 0x3000, 0x3000 }, { 0xe000, 0xf8ff }, { 0xfdd0, 0xfdef },
-        { 0xfeff, 0xfeff }, { 0xfff0, 0xfffb }, { 0xfffe, 0xffff },
-        { 0xe0000, 0x10ffff },
-    };
     struct str rest = id, part;
-    size_t i;
 
-    if (id.n == 0 || *id.p == '/' || str_find(id, STR("//")) < id.n)
+    if (id.n == 0 || id.n > SERVICE_ID_MAX || *id.p == '/' ||
+        str_find(id, STR("//")) < id.n || !str_all(id, svc_id_char))
         return false;
     while (rest.n > 0) {
-        uint32_t c = str_rune(&rest);
-
-        for (i = 0; i < LENGTH(unprintable); i++)
-            if (c >= unprintable[i].from && c <= unprintable[i].to)
-                return false;
-    }
-    while (id.n > 0) {
-        part = str_cut(&id, '/');
+        part = str_cut(&rest, '/');
         if (str_eq(part, STR(".")) || str_eq(part, STR("..")))
             return false;
     }
@@ -4956,23 +5107,81 @@ static struct str svc_port_id(struct arena *a, struct str base,
 {
     struct buf b = { 0 };
 
-    buf_add(&b, base);
-    buf_byte(&b, ':');
-    buf_u64(&b, s->exposed);
-    buf_lit(&b, s->udp ? ":udp" : "");
+    buf_fmt(&b, "%.*s:%u%s", PUT(base), s->exposed, s->udp ? ":udp" : "");
     return buf_done(&b, a);
 }
 
-static bool svc_shares(const struct docker_container *c)
+/* <hostname>:<container name>:<port>[:udp] */
+static struct str svc_default_id(const struct svc_job *job,
+                                 const struct service *s)
 {
-    return str_prefix(c->mode, STR("container:"));
+    struct buf b = { 0 };
+
+    buf_fmt(&b, "%.*s:%.*s", PUT(job->cfg->hostname), PUT(job->c->name));
+    return svc_port_id(job->a, buf_done(&b, job->a), s);
 }
 
-/* The container's own address: on the network that NetworkMode names, else
- * on the first by name.  With `direct`, only networks on which it stands on
- * the wire. */
+/* Sets the ID: SERVICE_ID if that can be used, else the default one. */
+static void svc_set_id(const struct svc_job *job, struct service *s,
+                       struct str given)
+{
+    struct str id = svc_default_id(job, s);
+
+    s->id = given.p != NULL && svc_id_ok(given) ? given : id;
+    s->default_id = str_eq(s->id, id);
+    if (given.p != NULL && !str_eq(s->id, given))
+        svc_note(job->notes, LOG_WARN, false, "port %u: SERVICE_ID \"%.*s\" "
+                 "cannot be used (1 to %d characters of ASCII, no leading /, "
+                 "no //, no . or .. part): the ID is %.*s", s->exposed,
+                 PUT(str_first(given, 100)), SERVICE_ID_MAX, PUT(id));
+}
+
+/* As Consul's catalog compares IDs: without regard to case. */
+static int svc_id_cmp(const void *a, const void *b)
+{
+    const struct service *p = a, *q = b;
+    size_t i;
+
+    for (i = 0; i < p->id.n && i < q->id.n; i++) {
+        int d = str_lower(p->id.p[i]) - str_lower(q->id.p[i]);
+
+        if (d != 0)
+            return d;
+    }
+    return (p->id.n > q->id.n) - (p->id.n < q->id.n);
+}
+
+/* No two services of a container have the same ID: the later one gets its
+ * port appended.  False: that has become too long. */
+static bool svc_unique_id(const struct svc_job *job, void **tree,
+                          struct service *s)
+{
+    struct str first = s->id;
+    bool same = false;
+
+    while (tfind(s, tree, svc_id_cmp) != NULL) {
+        same = true;
+        s->default_id = false;
+        s->id = svc_port_id(job->a, s->id, s);
+        if (s->id.n > SERVICE_ID_MAX)
+            return false;
+    }
+    if (tsearch(s, tree, svc_id_cmp) == NULL)
+        mem_none();
+    if (same)
+        svc_note(job->notes, LOG_WARN, false, "two services with the ID "
+                 "%.*s: that of port %u is %.*s", PUT(str_first(first, 100)),
+                 s->exposed, PUT(str_first(s->id, 200)));
+    return true;
+}
+
+/* ---- Where a port is reached ---- */
+
+/* The container's own address: on the network that NetworkMode names, else on
+ * the first by name.  With `routable`, only on networks whose addresses are
+ * reachable from outside. */
 static struct str svc_own_address(const struct docker_container *c,
-                                  bool direct)
+                                  bool routable)
 {
     struct str mode = str_eq(c->mode, STR("default")) ? STR("bridge")
                                                       : c->mode;
@@ -4982,7 +5191,7 @@ static struct str svc_own_address(const struct docker_container *c,
     for (i = 0; i < c->networks; i++) {
         const struct docker_network *n = &c->network[i];
 
-        if (n->ip.n == 0 || (direct && !n->direct))
+        if (n->ip.n == 0 || (routable && !n->routable))
             continue;
         if (str_eq(n->name, mode) || (n->id.n > 0 && str_eq(n->id, mode)))
             return n->ip;
@@ -4992,51 +5201,87 @@ static struct str svc_own_address(const struct docker_container *c,
 }
 
 /* How others reach a port. */
-struct svc_place {
-    enum { SVC_NOT, SVC_PUBLISHED, SVC_DIRECT, SVC_INTERNAL } reach;
+struct svc_endpoint {
+    enum { SVC_NOT, SVC_PUBLISHED, SVC_ROUTABLE, SVC_INTERNAL } reach;
     unsigned port;
     struct str ip;      /* of the binding, or the container's own */
 };
 
-/* What another container's network makes of the port: X is `peer`, NULL if
- * it does not run. */
-static struct svc_place svc_shared_place(const struct docker_container *peer,
-                                         const struct docker_port *p)
+/* The port of a container that shares the network of `shared` (NULL: that one
+ * does not run): at its binding if it publishes the same port, else at its own
+ * address. */
+static struct svc_endpoint svc_shared_endpoint(const struct svc_job *job,
+                                               const struct docker_port *p)
 {
-    struct svc_place at = { SVC_NOT, 0, { "", 0 } };
-    size_t i;
+    const struct docker_container *shared = job->shared;
+    struct svc_endpoint at = { SVC_NOT, 0, { "", 0 } };
+    const struct docker_port *same;
 
-    if (peer == NULL || !p->exposed)
+    if (shared == NULL || !p->exposed)
         return at;
     at.port = p->number;
-    if (str_eq(peer->mode, STR("host"))) {
+    if (str_eq(shared->mode, STR("host"))) {
         at.reach = SVC_PUBLISHED;
         return at;
     }
-    for (i = 0; i < peer->ports; i++)
-        if (peer->port[i].number == p->number &&
-            peer->port[i].proto == p->proto && peer->port[i].host_port > 0) {
-            at.reach = SVC_PUBLISHED;
-            at.port = peer->port[i].host_port;
-            at.ip = peer->port[i].host_ip;
-            return at;
-        }
-    at.ip = svc_own_address(peer, false);
-    at.reach = at.ip.n > 0 ? SVC_DIRECT : SVC_NOT;
+    same = shared->ports == 0 ? NULL
+           : bsearch(p, shared->port, shared->ports, sizeof *p,
+                     docker_port_cmp);
+    if (same != NULL && same->host_port > 0) {
+        at.reach = SVC_PUBLISHED;
+        at.port = same->host_port;
+        at.ip = same->host_ip;
+        return at;
+    }
+    at.ip = job->own;
+    at.reach = at.ip.n > 0 ? SVC_ROUTABLE : SVC_NOT;
     return at;
 }
 
-/* How the port p of c is reached, and whether at all (contract, 4 and 5). */
-static struct svc_place svc_place(const struct svc_job *job,
-                                  const struct docker_port *p)
+/* By port, tcp first: the order of svc_set.service. */
+static int svc_port_cmp(const void *a, const void *b)
 {
-    struct svc_place at = { SVC_NOT, 0, { "", 0 } };
-    const struct docker_container *c = job->c, *peer = job->peer;
-    bool host = str_eq(c->mode, STR("host")), shares = svc_shares(c);
+    const struct service *p = a, *q = b;
 
+    if (p->exposed != q->exposed)
+        return p->exposed < q->exposed ? -1 : 1;
+    return p->udp - q->udp;
+}
+
+/* A port of a container that does not run: where it was while it ran. */
+static struct svc_endpoint svc_former_endpoint(const struct svc_job *job,
+                                               const struct docker_port *p)
+{
+    struct svc_endpoint at = { SVC_PUBLISHED, 0, { "", 0 } };
+    struct service port = { .exposed = p->number,
+                            .udp = p->proto == DOCKER_UDP };
+    const struct service *s = NULL;
+
+    if (job->before != NULL && job->before->n > 0)
+        s = bsearch(&port, job->before->service, job->before->n, sizeof port,
+                    svc_port_cmp);
+    if (s != NULL) {
+        at.reach = SVC_INTERNAL;
+        at.port = s->port;
+        at.ip = s->address;
+    }
+    return at;
+}
+
+/* How a port is reached, and whether at all: section 0, Ports. */
+static struct svc_endpoint svc_endpoint(const struct svc_job *job,
+                                        const struct docker_port *p)
+{
+    struct svc_endpoint at = { SVC_NOT, 0, { "", 0 } };
+    const struct docker_container *c = job->c;
+    bool shares = docker_shares(c);
+    const struct docker_container *net = shares ? job->shared : c;
+    bool host = net != NULL && str_eq(net->mode, STR("host"));
+
+    if (!c->running)
+        return svc_former_endpoint(job, p);
     if (shares) {
-        at = svc_shared_place(peer, p);
-        host = peer != NULL && str_eq(peer->mode, STR("host"));
+        at = svc_shared_endpoint(job, p);
     } else if (host && !p->listed) {
         at.reach = SVC_PUBLISHED;
         at.port = p->number;
@@ -5045,14 +5290,14 @@ static struct svc_place svc_place(const struct svc_job *job,
         at.port = p->host_port;
         at.ip = p->host_ip;
     } else if (!p->listed) {
-        at.ip = svc_own_address(c, true);
-        at.reach = at.ip.n > 0 ? SVC_DIRECT : SVC_NOT;
+        at.ip = job->routable;
+        at.reach = at.ip.n > 0 ? SVC_ROUTABLE : SVC_NOT;
         at.port = p->number;
     }
     if (job->cfg->internal &&
         (at.reach != SVC_NOT || (p->listed && !shares))) {
         at.port = p->number;
-        at.ip = host ? STR("") : svc_own_address(shares ? peer : c, false);
+        at.ip = host ? STR("") : job->own;
         at.reach = host ? SVC_PUBLISHED
                         : at.ip.n > 0 ? SVC_INTERNAL : SVC_NOT;
     }
@@ -5073,446 +5318,487 @@ static struct str svc_label_address(const struct svc_config *cfg,
     return mask.n < s.n ? str_upto(s, s.n - mask.n - 1) : s;
 }
 
-/* The address, by the rules of section 5 of the contract, in their order.
- * False: there is none that others could use. */
-static bool svc_address(const struct svc_config *cfg,
-                        const struct docker_container *c,
-                        const struct svc_place *at, struct str *out)
+/* The address of the service, by the rules of section 0, Address, in their
+ * order.  False: there is none that others could use. */
+static bool svc_address(const struct svc_job *job,
+                        const struct svc_endpoint *at, struct service *s)
 {
-    *out = svc_label_address(cfg, c);
-    if (out->n > 0)
+    const struct svc_config *cfg = job->cfg;
+
+    s->address = svc_label_address(cfg, job->c);
+    if (s->address.n > 0)
         return true;
-    *out = at->ip;
-    if (at->reach == SVC_DIRECT || at->reach == SVC_INTERNAL)
+    s->address = at->ip;
+    if (at->reach == SVC_ROUTABLE || at->reach == SVC_INTERNAL)
         return true;
-    *out = cfg->ip;
-    if (out->n > 0)
+    s->address = cfg->ip;
+    if (cfg->ip_unknown)
+        s->kept = true;         /* nothing is concluded from that */
+    if (s->address.n > 0 || s->kept)
         return true;
-    *out = at->ip;
-    if (out->n > 0 && !str_eq(*out, STR("0.0.0.0")) &&
-        !str_eq(*out, STR("::")))
+    s->address = at->ip;
+    if (at->ip.n > 0 && !str_eq(at->ip, STR("0.0.0.0")) &&
+        !str_eq(at->ip, STR("::")))
         return true;
-    *out = cfg->host;
+    s->address = cfg->host;
     return !cfg->no_host;
 }
 
-/* Everything but the attributes that a service takes from its metadata. */
-struct svc_keys {
-    struct str name, tags;
-    struct str id;              /* .p NULL: none was given */
-    bool name_of_port;          /* it was given for this very port */
-    bool ignore;
-};
+/* ---- All services of a container ---- */
 
-/* Why the registry would refuse an attribute, or NULL. */
-static const char *svc_refused(const struct svc_job *job,
-                               const struct svc_meta *m)
+/* Makes the service of one port.  False: it has none, and a note says why. */
+static bool svc_make(struct svc_job *job, const struct docker_port *p,
+                     const struct svc_endpoint *at, struct service *s)
 {
-    return job->cfg->refuses == NULL ? NULL
-                                     : job->cfg->refuses(m->key, m->value);
-}
-
-/* Sorts the metadata that counts for port p into keys and attributes. */
-static void svc_read_metas(const struct svc_job *job, struct service *s,
-                           struct svc_keys *k)
-{
-    struct buf port = { 0 }, lost = { .max = ERR_MAX / 2 };
-    size_t i = 0, sent = 0, most = job->cfg->attrs_max;
-
-    memset(k, 0, sizeof *k);
-    buf_u64(&port, s->exposed);
-    while (i < job->metas) {
-        const struct svc_meta *m = svc_meta_next(job, buf_str(&port), &i);
-
-        if (m == NULL)
-            continue;
-        if (str_eq(m->key, STR("name"))) {
-            k->name = m->value;
-            k->name_of_port = m->port.n > 0;
-        } else if (str_eq(m->key, STR("id"))) {
-            k->id = m->value;
-        } else if (str_eq(m->key, STR("tags"))) {
-            k->tags = m->value;
-        } else if (str_eq(m->key, STR("ignore"))) {
-            k->ignore = m->value.n > 0;
-        } else {
-            bool hidden = svc_refused(job, m) != NULL;
-
-            if (!hidden && most > 0 && sent == most) {
-                hidden = true;
-                buf_byte(&lost, ' ');
-                buf_add(&lost, m->key);
-            }
-            sent += !hidden;
-            /* The checks have a use here, whatever the registry thinks. */
-            if (!hidden || str_prefix(m->key, STR("check_"))) {
-                job->attr[s->attrs].key = m->key;
-                job->attr[s->attrs].value = m->value;
-                job->attr[s->attrs++].hidden = hidden;
-            }
-        }
-    }
-    s->attr = mem_get(job->a, s->attrs * sizeof *s->attr);
-    if (s->attrs > 0)
-        memcpy(s->attr, job->attr, s->attrs * sizeof *s->attr);
-    if (lost.n > 0 || lost.bad)
-        svc_note(job->notes, LOG_WARN,
-                 "%.*s port %u: more than %zu attributes, left out:%.*s%s",
-                 PUT(s->container), s->exposed, most, PUT(buf_str(&lost)),
-                 lost.bad ? " ..." : "");
-    buf_free(&port);
-    buf_free(&lost);
-}
-
-/* Says once for a container which attributes the registry would refuse. */
-static void svc_note_refused(const struct svc_job *job)
-{
-    size_t i;
-
-    for (i = 0; i < job->metas; i++) {
-        const struct svc_meta *m = &job->meta[i];
-        const char *why = svc_refused(job, m);
-
-        if (why != NULL && !str_eq(m->key, STR("name")) &&
-            !str_eq(m->key, STR("id")) && !str_eq(m->key, STR("tags")) &&
-            !str_eq(m->key, STR("ignore")))
-            svc_note(job->notes, LOG_WARN,
-                     "%.12s: attribute \"%.*s\" left out: %s",
-                     job->c->id.p, PUT(str_first(m->key, 140)), why);
-    }
-}
-
-/* "web" and, where a container has several ports, "web-8080"; a name that is
- * given for the very port stays as it is. */
-static struct str svc_name(const struct svc_job *job, const struct service *s,
-                           const struct svc_keys *k)
-{
-    struct buf b = { 0 };
-
-    buf_add(&b, k->name.n > 0 ? k->name : svc_default_name(job->c));
-    if (job->several && !(k->name_of_port && k->name.n > 0)) {
-        buf_byte(&b, '-');
-        buf_u64(&b, s->exposed);
-    }
-    return buf_done(&b, job->a);
-}
-
-/* The ID: the container's own, if it can be used, or the usual one. */
-static struct str svc_id(const struct svc_job *job, const struct service *s,
-                         struct str own)
-{
-    struct str id;
-
-    if (own.p != NULL && svc_id_ok(own))
-        return own;
-    id = svc_port_id(job->a, job->base, s);
-    if (own.p != NULL)
-        svc_note(job->notes, LOG_WARN, "%.12s port %u: SERVICE_ID \"%.*s\" is "
-                 "not used, for it could never be deregistered (empty, a "
-                 "leading /, //, a . or .. part, an unprintable character): "
-                 "it is %.*s", job->c->id.p, s->exposed,
-                 PUT(str_first(own, 200)), PUT(id));
-    return id;
-}
-
-/* Makes the service of one port.  False: there is to be none, and a note
- * tells why. */
-static bool svc_make(const struct svc_job *job, const struct docker_port *p,
-                     const struct svc_place *at, struct service *s)
-{
-    const struct docker_container *c = job->c;
+    struct svc_notes *notes = job->notes;
     struct svc_keys k;
 
     memset(s, 0, sizeof *s);
-    s->container = str_copy(job->a, str_upto(c->id, 12));
     s->port = at->port;
     s->exposed = p->number;
     s->udp = p->proto == DOCKER_UDP;
+    s->kept = at->port == 0;            /* where it was is not known */
     svc_read_metas(job, s, &k);
     if (k.ignore || (job->cfg->only_named && k.name.n == 0)) {
-        svc_note(job->notes, LOG_INFO, "ignored: %.12s service on port %u",
-                 c->id.p, p->number);
+        svc_note(notes, LOG_INFO, true, "service on port %u: %s", p->number,
+                 k.ignore ? "SERVICE_IGNORE is set"
+                          : "no SERVICE_NAME (-explicit)");
         return false;
     }
-    if (!svc_address(job->cfg, c, at, &s->address) && c->runs) {
-        svc_note(job->notes, LOG_WARN, "ignored: %.12s port %u: this host's "
-                 "address is not known, give it with -ip", c->id.p, p->number);
+    if (!svc_address(job, at, s)) {
+        svc_note(notes, LOG_WARN, true, "port %u: this host's address is not "
+                 "known, give it with -ip", p->number);
         return false;
     }
     s->address = str_copy(job->a, s->address);
     s->name = svc_name(job, s, &k);
-    s->id = svc_id(job, s, k.id);
-    svc_tags(job->a, s, k.tags, job->cfg->tags);
+    svc_set_id(job, s, k.id);
+    svc_tags(job, s, k.tags);
     return true;
 }
 
-static int svc_id_cmp(const void *a, const void *b)
+/* Makes the services of all ports at `at`. */
+static void svc_make_all(struct svc_job *job, struct svc_set *set,
+                         const struct svc_endpoint *at)
 {
-    const struct service *const *p = a, *const *q = b;
-    int d = str_cmp((*p)->id, (*q)->id);
+    const struct docker_container *c = job->c;
+    void *by_id = NULL;
+    size_t i, lost = 0;
 
-    return d != 0 ? d : (*p > *q) - (*p < *q);
-}
+    for (i = 0; i < c->ports && !job->a->full; i++) {
+        struct service *s = &set->service[set->n];
 
-/* Sees to it that no two services of a container have the same ID. */
-static void svc_unique_ids(struct svc_set *set, struct svc_notes *notes)
-{
-    struct arena scratch = { NULL };
-    struct service **by_id = mem_get(&scratch, set->n * sizeof *by_id);
-    bool again = set->n > 1;
-    size_t i;
-
-    while (again) {
-        again = false;
-        for (i = 0; i < set->n; i++)
-            by_id[i] = &set->service[i];
-        qsort(by_id, set->n, sizeof *by_id, svc_id_cmp);
-        for (i = set->n - 1; i > 0; i--)
-            if (str_eq(by_id[i]->id, by_id[i - 1]->id)) {
-                struct str id = svc_port_id(&set->arena, by_id[i]->id,
-                                            by_id[i]);
-
-                svc_note(notes, LOG_WARN, "%.*s: two services with the ID "
-                         "%.*s: that of port %u is %.*s",
-                         PUT(by_id[i]->container), PUT(by_id[i]->id),
-                         by_id[i]->exposed, PUT(id));
-                by_id[i]->id = id;
-                again = true;
-            }
+        if (at[i].reach == SVC_NOT) {
+            svc_note(job->notes, LOG_INFO, true, "port %u not published on "
+                     "host", c->port[i].number);
+        } else if (set->n == SERVICES_MAX) {
+            lost++;
+        } else if (svc_make(job, &c->port[i], &at[i], s)) {
+            s->set = set;
+            if (svc_id_ok(s->id) && svc_unique_id(job, &by_id, s))
+                set->n++;
+            else
+                svc_note(job->notes, LOG_WARN, true, "port %u: no usable ID",
+                         s->exposed);
+        }
     }
-    mem_drop(&scratch);
+    for (i = 0; i < set->n; i++)
+        (void)tdelete(&set->service[i], &by_id, svc_id_cmp);
+    if (lost > 0)
+        svc_note(job->notes, LOG_WARN, false, "more than %d services: those "
+                 "of %zu more ports are left out", SERVICES_MAX, lost);
 }
 
-/* The services of a container.  `peer` is the container whose network it
- * shares, if it does and that one runs.  One that does not run gives a hollow
- * set, for -deregister on-success.  The caller frees the set. */
+/* The services of a container.  `shared` is the container whose network it
+ * shares, if it does and that one runs; `before`, of one that does not run,
+ * are its services while it ran, or NULL.  Too large: the arena of the set is
+ * full.  The caller frees the set. */
 static struct svc_set *svc_derive(const struct svc_config *cfg,
                                   const struct docker_container *c,
-                                  const struct docker_container *peer,
+                                  const struct docker_container *shared,
+                                  const struct svc_set *before,
                                   struct svc_notes *notes)
 {
     struct svc_set *set = mem_zero(sizeof *set);
-    struct arena scratch = { NULL };
-    struct svc_place *at = mem_get(&scratch, c->ports * sizeof *at);
-    struct svc_job job = { .cfg = cfg, .c = c, .peer = peer,
-                           .a = &set->arena, .notes = notes };
-    struct buf base = { 0 };
+    struct arena scratch = { NULL, 0, 0, false };
+    struct svc_endpoint *at = arena_alloc(&scratch, c->ports * sizeof *at);
+    struct svc_job job = { .cfg = cfg, .c = c, .shared = shared,
+                           .before = before, .a = &set->arena,
+                           .notes = notes };
     size_t open = 0, i;
 
-    buf_add(&base, cfg->hostname);
-    buf_byte(&base, ':');
-    buf_add(&base, c->name);
-    job.base = buf_done(&base, &scratch);
+    set->arena.limit = SERVICES_SIZE;
+    set->running = c->running;
+    memcpy(set->container, c->id.p, 12);
     svc_metas(&job, &scratch);
-    job.attr = mem_get(&scratch, job.metas * sizeof *job.attr);
-    set->hollow = !c->runs;
+    job.own = svc_own_address(shared != NULL ? shared : c, false);
+    job.routable = svc_own_address(c, true);
     for (i = 0; i < c->ports; i++) {
-        at[i] = svc_place(&job, &c->port[i]);
-        if (!c->runs)
-            at[i].reach = SVC_PUBLISHED;
+        at[i] = svc_endpoint(&job, &c->port[i]);
         open += at[i].reach != SVC_NOT;
     }
     job.several = open > 1;
-    set->service = mem_get(&set->arena, open * sizeof *set->service);
+    open = open < SERVICES_MAX ? open : SERVICES_MAX;
+    set->service = arena_alloc(&set->arena, (open + 1) * sizeof *set->service);
     if (c->ports == 0)
-        svc_note(notes, LOG_INFO, "ignored: %.12s no published ports",
-                 c->id.p);
-    if (job.metas == METAS_MAX)
-        svc_note(notes, LOG_WARN,
-                 "%.12s: only the first %d SERVICE_ variables count", c->id.p,
-                 METAS_MAX);
-    svc_note_refused(&job);
-    for (i = 0; i < c->ports; i++)
-        if (at[i].reach == SVC_NOT)
-            svc_note(notes, LOG_INFO,
-                     "ignored: %.12s port %u not published on host",
-                     c->id.p, c->port[i].number);
-        else if (svc_make(&job, &c->port[i], &at[i], &set->service[set->n]))
-            set->n++;
-    svc_unique_ids(set, notes);
-    mem_drop(&scratch);
+        svc_note(notes, LOG_INFO, true, "no published ports");
+    svc_make_all(&job, set, at);
+    arena_free(&scratch);
     return set;
 }
 
-/* ==== 12. Registries ============================ reg_ consul_ print_ ====
+/* ==== 12. Registries ====================== reg_ env_ consul_ print_ ====
  *
- * What differs from one registry to the next: rows of a constant table.  A
- * registry keeps no state of services; it words requests and reads answers.
+ * All that differs from one registry to the next: rows of one constant table.
+ * A row makes requests and reads answers; it keeps nothing about services.  No
+ * other section knows a word of Consul.
  *
- * Calls: str_ buf_ mem_ err_ log_ json_ url_ os_ http_ conn_ svc_.
+ * Calls: str_ buf_ mem_ arena_ err_ log_ json_ url_ os_ ip_ tls_ http_ conn_
+ * svc_.
  */
 
 struct registry {
     const struct reg_kind *kind;
     struct endpoint peer;
-    struct buf query;           /* "ns=...&partition=...", or empty */
-    struct buf token, user;     /* secrets: into headers and nowhere else */
-    const char *token_file;     /* read again on a 403; NULL: none */
+    void *own;                  /* what the row keeps: tokens and the like */
     bool ip_given;              /* this host's address is not needed: -ip */
     struct buf host;            /* this host's address, as it knows it */
-    bool no_host;               /* it has none that others could use */
-    struct buf leader;          /* the last that was logged */
-    bool table;                 /* print: what it writes is for people */
+    bool no_host;               /* it knows none that others could use */
+    uint64_t owner;             /* the first half of our marks */
+    unsigned ttl_s, refresh_s;  /* -ttl, -ttl-refresh; 0: entries stay */
 };
 
+/* In a digest: not known, or not kept by this registry; and: as it was, but
+ * about to expire. */
+#define REG_ANY UINT64_MAX
+#define REG_STALE (UINT64_MAX - 1)
+
 /* An entry as the registry lists it. */
-struct reg_row {
-    struct str id;
-    uint64_t view;              /* fingerprint of what it shows of a service */
-    bool keeps_marks;           /* false: too old to have Meta */
-    bool marked;
-    uint64_t owner, content, checks;    /* of the mark */
+struct reg_item {
+    struct str key;             /* what write() has to name */
+    struct str id;              /* of the service */
+    struct digest have;
+    uint64_t owner;             /* of its mark; 0: it has none */
+};
+
+enum reg_op { REG_REGISTER, REG_DEREGISTER, REG_LIST };
+
+/* A registration or a removal. */
+struct reg_write {
+    enum reg_op op;
+    struct str key;
+    struct str text;            /* to be stored, from value() */
+    const struct service *service;      /* in step 0 only */
+    uint64_t owner;
+    bool replace_checks;
 };
 
 enum reg_verdict {
     REG_DONE,
-    REG_REFUSED,        /* and will be again, until something is changed */
-    REG_LATER           /* it may work the next time */
+    REG_NEXT,           /* a further step has to follow */
+    REG_RENEWED,        /* the token is another one now */
+    REG_RETRY,          /* later */
+    REG_REJECTED        /* for good, until something is changed */
 };
 
-enum reg_call { REG_PUT, REG_DROP };
+/* The registries by the scheme of their URI. */
+struct reg_scheme {
+    struct str scheme;
+    const struct reg_kind *kind;
+    unsigned port;              /* 0: no host in the URI */
+    bool tls;
+    const char *example;
+};
 
 struct reg_kind {
     const char *name;
-    size_t attrs_max;
-    const char *(*attr_refused)(struct str key, struct str value);
-    /* Requests to be made before all others, by number, up to NULL; greeted
-     * reads the answer: 0 go on, 1 ask again, -1 this will not do. */
-    struct request *(*greet)(struct registry *, unsigned step);
-    int (*greeted)(struct registry *, unsigned step, const struct answer *,
-                   struct err *);
-    /* The checks of a service and the whole registration, as texts: equal
-     * texts are equal registrations. */
-    void (*checks)(struct buf *, const struct service *);
-    void (*body)(struct buf *, const struct service *, struct str mark);
-    /* NULL: it is done already. */
-    struct request *(*put)(struct registry *, const struct service *,
-                           struct str mark, bool other_checks);
-    struct request *(*drop)(struct registry *, struct str id);
-    /* Why a port is no service; NULL: the log will do. */
-    void (*ignored)(struct registry *, struct str container, struct str why);
-    enum reg_verdict (*verdict)(enum reg_call, const struct answer *);
-    /* All entries, as an object of objects; NULL: it cannot tell. */
+    bool caseless;      /* keys that differ by case alone are one */
+    bool expires;       /* entries have to be written anew: -ttl */
+    unsigned list_depth;        /* of a list's items, and the bracket that */
+    char list_open;             /* it begins with: see struct splitter */
+    /* Reads its address, credentials and environment. */
+    int (*setup)(struct registry *, const struct reg_scheme *,
+                const struct url *, struct err *);
+    /* The questions before all others: as in struct session_kind. */
+    struct request *(*hello)(struct registry *, unsigned step);
+    int (*on_hello)(struct registry *, unsigned step, const struct answer *,
+                    struct err *);
+    /* The key of the service in this registry, and what is stored under it;
+     * without a mark it is what the digest is of.  What cannot be stored is
+     * left out, and the notes (unless NULL) say so. */
+    void (*key)(const struct registry *, const struct service *,
+                struct buf *);
+    void (*value)(const struct registry *, const struct service *,
+                  struct str mark, struct buf *, struct digest *,
+                  struct svc_notes *);
+    /* The request of a step; NULL: it is done. */
+    struct request *(*write)(struct registry *, const struct reg_write *,
+                             unsigned step);
+    enum reg_verdict (*verdict)(struct registry *, enum reg_op,
+                                unsigned step, const struct answer *);
+    /* The request of the list, and what one of its items says; false: it
+     * cannot be read.  NULL: there is no list, and nothing is there at the
+     * start. */
     struct request *(*list)(struct registry *);
-    bool (*row)(const struct json *, struct arena *, struct reg_row *);
+    bool (*item)(const struct registry *, const struct json *,
+                 struct arena *, struct reg_item *);
+    /* Why a port has no service; NULL: the log will do. */
+    void (*ignored)(struct registry *, struct str container, struct str why);
 };
 
-/* What a registry shows of a service, in a number; each tag is hashed to
- * that in turn. */
-static uint64_t reg_view(struct str name, struct str address, uint64_t port)
+/* The digest of an entry's name, address and port. */
+static uint64_t reg_place(struct str name, struct str address, uint64_t port)
 {
     return str_hash(str_hash(port, name), address);
 }
 
-static uint64_t reg_view_of(const struct service *s)
-{
-    uint64_t view = reg_view(s->name, s->address, s->port);
-    size_t i;
-
-    for (i = 0; i < s->tags; i++)
-        view = str_hash(view, s->tag[i]);
-    return view;
-}
-
-/* The mark of an entry, OWNER-CONTENT: whose it is; then 16 digits of all of
- * it and 8 of its checks, so that we know after a restart which changed. */
-static void reg_mark(struct buf *b, uint64_t owner, uint64_t content,
-                     uint64_t checks)
+/* The mark of an entry, OWNER-CONTENT: whose it is, 16 digits; 16 of what is
+ * stored and 8 of its checks. */
+static void reg_mark(struct buf *b, uint64_t owner, const struct digest *d)
 {
     buf_hex(b, owner, 16);
     buf_byte(b, '-');
-    buf_hex(b, content, 16);
-    buf_hex(b, checks, 8);
+    buf_hex(b, d->content, 16);
+    buf_hex(b, d->checks, 8);
 }
 
-static bool reg_read_mark(struct str s, struct reg_row *row)
+static bool reg_read_mark(struct str s, struct reg_item *item)
 {
     struct str owner = str_cut(&s, '-');
+    struct digest *d = &item->have;
 
-    row->marked = owner.n == 16 && s.n == 24 &&
-                  str_number(owner, 16, UINT64_MAX, &row->owner) &&
-                  str_number(str_upto(s, 16), 16, UINT64_MAX, &row->content) &&
-                  str_number(str_from(s, 16), 16, UINT64_MAX, &row->checks);
-    return row->marked;
+    return owner.n == 16 && s.n == 24 &&
+           str_number(owner, 16, UINT64_MAX, &item->owner) &&
+           str_number(str_upto(s, 16), 16, UINT64_MAX, &d->content) &&
+           str_number(str_from(s, 16), 16, UINT64_MAX, &d->checks);
 }
 
-/* The words of an answer that says no: the registry's own, on one line. */
-static void reg_words(const struct answer *a, struct err *e)
+/* Whether an ID is one that a registrator on this host makes by default:
+ * ^(.+?):([a-zA-Z0-9][a-zA-Z0-9_.-]+):[0-9]+(:udp)?$, the first group being
+ * the host name. */
+static bool reg_is_default_id(struct str id, struct str host)
 {
-    struct str words = str_trim(a->body);
+    struct str end = STR(":udp"), name;
+    size_t i;
 
-    if (a->status == 0)
-        err_set(e, "%s", a->err != NULL ? a->err->text : "called off");
-    else
-        err_set(e, "HTTP %u%s%.*s", a->status, words.n > 0 ? ": " : "",
-                PUT(str_first(words, 300)));
+    if (str_suffix(id, end))
+        id = str_upto(id, id.n - end.n);
+    if (!str_prefix(id, host) || id.n <= host.n || id.p[host.n] != ':')
+        return false;
+    id = str_from(id, host.n + 1);
+    name = str_cut(&id, ':');
+    for (i = 0; i < name.n; i++)
+        if (!str_letter(name.p[i]) && !str_digit(name.p[i]) &&
+            (i == 0 || str_index(STR("_.-"), name.p[i]) == 3))
+            return false;
+    return name.n >= 2 && id.n > 0 && str_all(id, str_digit);
 }
 
-/* Makes the header lines that carry who we are. */
-static void reg_headers(struct registry *r)
+/* ---- The environment ---- */
+
+static struct str env_get(const char *name)
 {
-    struct buf basic = { 0 };
-    struct buf *b = &r->peer.headers;
+    return str_of(getenv(name));
+}
+
+/* A Go bool; what is none counts as false, with a warning, as in Consul's own
+ * tool. */
+static bool env_bool(const char *name)
+{
+    struct str value = env_get(name);
+    bool on = false;
+
+    if (value.n > 0 && !str_bool(value, &on))
+        log_at(LOG_WARN, "%s is true or false, not \"%.*s\": it counts as "
+                         "false", name, PUT(value));
+    return on;
+}
+
+/* The file that the first of two variables names that is set; NULL: none. */
+static const char *env_file(const char *name, const char *older)
+{
+    if (env_get(name).n > 0)
+        return env_get(name).p;
+    return env_get(older).n > 0 ? env_get(older).p : NULL;
+}
+
+static int env_check_socket(struct str path, const char *what, struct err *e)
+{
+    struct os_addr unused;
+    struct err why;
+
+    if (os_unix(path, &unused, &why) == 0)
+        return 0;
+    return err_set(e, "%s: %s (as in unix:///path)", what, why.text);
+}
+
+/* ---- Consul's agent: developer.hashicorp.com/consul/api-docs ---- */
+
+struct consul {
+    struct buf query;           /* "ns=...&partition=...", or empty */
+    struct buf token, user;     /* secrets: into headers and nowhere else */
+    const char *token_file;     /* NULL: none */
+    struct buf leader;          /* the last that was logged */
+    bool no_self;               /* that it may not be asked is logged */
+};
+
+/* Makes the header lines with our credentials. */
+static void consul_headers(struct registry *r)
+{
+    const struct consul *c = r->own;
+    struct buf basic = { 0 }, *b = &r->peer.headers;
 
     b->n = 0;
     b->bad = false;
-    if (r->token.n > 0)
-        buf_header(b, "X-Consul-Token", buf_str(&r->token));
-    if (r->user.n > 0) {
+    if (c->token.n > 0)
+        buf_header(b, "X-Consul-Token", buf_str(&c->token));
+    if (c->user.n > 0) {
         buf_lit(&basic, "Basic ");
-        url_base64(&basic, buf_str(&r->user));
+        url_base64(&basic, buf_str(&c->user));
         buf_header(b, "Authorization", buf_str(&basic));
         buf_free(&basic);
     }
 }
 
-/* Reads the token's file.  1: the token is another one now. */
-static int reg_renew(struct registry *r, struct err *e)
+/* Reads the token's file again.  1: the token is another one now. */
+static int consul_reread_token(struct registry *r, struct err *e)
 {
+    struct consul *c = r->own;
     struct buf file = { .max = HEAD_MAX };
     struct str token;
     int changed;
 
-    if (r->token_file == NULL)
+    if (c->token_file == NULL)
         return 0;
-    if (os_file(r->token_file, &file, e) != 0) {
+    if (os_file(c->token_file, &file, e) != 0) {
         buf_free(&file);
         return -1;
     }
     token = str_trim(buf_str(&file));
-    changed = !str_eq(token, buf_str(&r->token));
+    changed = !str_eq(token, buf_str(&c->token));
     if (changed) {
-        r->token.n = 0;
-        buf_add(&r->token, token);
-        reg_headers(r);
+        c->token.n = 0;
+        buf_add(&c->token, token);
+        consul_headers(r);
     }
     buf_free(&file);
     if (r->peer.headers.bad)
-        return err_set(e, "%s: not a token", r->token_file);
+        return err_set(e, "%s: not a token", c->token_file);
     return changed;
 }
 
-/* Consul's agent API, over HTTP: developer.hashicorp.com/consul/api-docs. */
-
-/* Meta: at most 64 pairs, the key up to 128 of [A-Za-z0-9_-], the value up
- * to 512 bytes, or the whole registration is refused (seen in 1.8.7). */
-static const char *consul_attr_refused(struct str key, struct str value)
+/* TLS, with the files that Consul's own tool takes. */
+static int consul_open_tls(struct registry *r, struct err *e)
 {
+    struct tls_config *tls = &r->peer.tls;
+    struct str verify = env_get("CONSUL_HTTP_SSL_VERIFY");
+    struct str name = env_get("CONSUL_TLS_SERVER_NAME");
+    bool on = true;
+
+    if (env_get("CONSUL_CAPATH").n > 0)
+        return err_set(e, "CONSUL_CAPATH is not supported: name a file of CAs "
+                          "in CONSUL_CACERT instead");
+    if (verify.n > 0 && !str_bool(verify, &on))
+        return err_set(e, "CONSUL_HTTP_SSL_VERIFY is true or false, not "
+                          "\"%.*s\"", PUT(verify));
+    if (!on)
+        log_at(LOG_WARN, "CONSUL_HTTP_SSL_VERIFY=false: ANYBODY between here "
+                         "and Consul can read and change everything");
+    tls->insecure = !on;
+    tls->ca_file = env_file("CONSUL_CACERT", "CONSUL_CACERT");
+    tls->cert_file = env_file("CONSUL_CLIENT_CERT", "CONSUL_TLSCERT");
+    tls->key_file = env_file("CONSUL_CLIENT_KEY", "CONSUL_TLSKEY");
+    if ((tls->cert_file == NULL) != (tls->key_file == NULL))
+        return err_set(e, "of CONSUL_CLIENT_CERT and CONSUL_CLIENT_KEY only "
+                          "one is set: a client certificate needs its key");
+    return conn_use_tls(&r->peer, name.n > 0 ? name : r->peer.host, e);
+}
+
+/* CONSUL_HTTP_ADDR: [http://|https://]host[:port], or unix:///path.  Ports as
+ * Go's HTTP client has them: 443 of https://, 80 of http://. */
+static int consul_read_addr(struct str text, struct url *u, struct str *path,
+                            bool *tls, struct err *e)
+{
+    static struct buf whole;    /* u points into it */
+    struct err why;
+    bool bare = str_find(text, STR("://")) == text.n;
+
+    buf_lit(&whole, bare ? "http://" : "");
+    buf_add(&whole, text);
+    if (url_parse(buf_str(&whole), u, &why) != 0)
+        return err_set(e, "CONSUL_HTTP_ADDR: %s", why.text);
+    if (str_eq(u->scheme, STR("unix"))) {
+        *path = u->path;
+        return env_check_socket(u->path, "CONSUL_HTTP_ADDR", e);
+    }
+    if (u->path.n > 0 && !str_eq(u->path, STR("/")))
+        return err_set(e, "CONSUL_HTTP_ADDR: a path behind the host is not "
+                          "supported");
+    *tls = *tls || str_eq(u->scheme, STR("https"));
+    if (!*tls && !str_eq(u->scheme, STR("http")))
+        return err_set(e, "CONSUL_HTTP_ADDR is host:port, http://, https:// "
+                          "or unix:///path");
+    if (u->port == 0 && !bare)
+        u->port = str_eq(u->scheme, STR("https")) ? 443 : 80;
+    return 0;
+}
+
+/* Token, user and password, namespace and partition. */
+static int consul_open_access(struct registry *r, struct str user,
+                              struct err *e)
+{
+    static const char *const part[2][2] = {
+        { "CONSUL_NAMESPACE", "ns=" }, { "CONSUL_PARTITION", "partition=" }
+    };
+    struct str auth = env_get("CONSUL_HTTP_AUTH");
+    struct consul *c = r->own;
     size_t i;
 
-    if (key.n == 0)
-        return "it has no name";
-    if (key.n > 128)
-        return "its name is longer than 128 bytes";
-    for (i = 0; i < key.n; i++)
-        if (!str_letter(key.p[i]) && !str_digit(key.p[i]) &&
-            key.p[i] != '_' && key.p[i] != '-')
-            return "its name has other characters than A-Z a-z 0-9 _ -";
-    if (str_prefix(key, STR("consul-")))
-        return "Consul keeps names that begin with consul- to itself";
-    if (str_eq(key, STR("registrator")))
-        return "registrator keeps this name to itself";
-    return value.n > 512 ? "its value is longer than 512 bytes" : NULL;
+    for (i = 0; i < 2; i++)
+        if (env_get(part[i][0]).n > 0) {
+            buf_fmt(&c->query, "%s%s", c->query.n > 0 ? "&" : "", part[i][1]);
+            buf_url(&c->query, env_get(part[i][0]));
+        }
+    if (auth.n > 0)
+        buf_add(&c->user, auth);
+    else if (!url_decode(&c->user, user))
+        return err_set(e, "the user part of the URI has a %% without two "
+                          "hexadecimal digits");
+    if (c->user.n > 0 && !str_has(buf_str(&c->user), ':'))
+        buf_byte(&c->user, ':');
+    buf_add(&c->token, env_get("CONSUL_HTTP_TOKEN"));
+    c->token_file = env_file("CONSUL_HTTP_TOKEN_FILE",
+                             "CONSUL_HTTP_TOKEN_FILE");
+    consul_headers(r);
+    if (consul_reread_token(r, e) < 0)
+        return -1;
+    return r->peer.headers.bad
+        ? err_set(e, "CONSUL_HTTP_TOKEN: not a token") : 0;
+}
+
+static int consul_open(struct registry *r, const struct reg_scheme *scheme,
+                       const struct url *uri, struct err *e)
+{
+    struct str addr = env_get("CONSUL_HTTP_ADDR"), path = STR(""), host;
+    struct url u = *uri;
+    bool tls = scheme->tls;
+
+    r->own = mem_zero(sizeof(struct consul));
+    conn_init(&r->peer, "consul", 4);
+    if (scheme->port == 0) {
+        path = u.path;
+        if (env_check_socket(path, "the registry URI", e) != 0)
+            return -1;
+    } else if (u.host.n == 0 && addr.n > 0 &&
+               consul_read_addr(addr, &u, &path, &tls, e) != 0) {
+        return -1;
+    }
+    host = u.host.n > 0 ? u.host : STR("127.0.0.1");
+    conn_set_address(&r->peer, path, host, u.port > 0 ? u.port : scheme->port);
+    tls = tls || (path.n == 0 && env_bool("CONSUL_HTTP_SSL"));
+    if (tls && consul_open_tls(r, e) != 0)
+        return -1;
+    return consul_open_access(r, uri->user.n > 0 ? uri->user : u.user, e);
 }
 
 /* A request for the path, the ID as its end, with namespace and partition. */
@@ -5520,20 +5806,21 @@ static struct request *consul_request(struct registry *r, const char *method,
                                       const char *path, struct str id,
                                       struct str body)
 {
+    const struct consul *c = r->own;
     struct buf b = { 0 };
     struct request *q;
 
     buf_lit(&b, path);
     buf_url(&b, id);
-    if (r->query.n > 0)
-        buf_byte(&b, str_index(str_of(path), '?') < strlen(path) ? '&' : '?');
-    buf_add(&b, buf_str(&r->query));
+    if (c->query.n > 0)
+        buf_byte(&b, str_has(str_of(path), '?') ? '&' : '?');
+    buf_add(&b, buf_str(&c->query));
     q = conn_request(&r->peer, method, buf_str(&b), body);
     buf_free(&b);
     return q;
 }
 
-static struct request *consul_greet(struct registry *r, unsigned step)
+static struct request *consul_hello(struct registry *r, unsigned step)
 {
     if (step == 0)
         return conn_request(&r->peer, "GET", STR("/v1/status/leader"),
@@ -5543,82 +5830,85 @@ static struct request *consul_greet(struct registry *r, unsigned step)
     return NULL;
 }
 
-/* An agent without a leader takes registrations all the same: it is said,
- * once, and no reason to wait. */
-static int consul_leader(struct registry *r, const struct json *j,
-                         const struct answer *a, struct err *e)
+/* An agent without a leader takes registrations all the same: that is logged
+ * and no reason to wait. */
+static int consul_on_leader(struct registry *r, const struct json *j,
+                            const struct answer *a, struct err *e)
 {
     struct str leader = json_raw(j, JSON_ROOT);
+    struct consul *c = r->own;
 
+    conn_reason(a, e);
     if (a->status == 500) {
-        reg_words(a, e);
         log_at(LOG_WARN, "consul: no leader: %s", e->text);
         return 0;
     }
-    if (a->status == 429 || a->status > 500) {
-        reg_words(a, e);        /* too busy, or of a proxy before it */
-        return -1;
-    }
+    if (a->status == 429 || a->status > 500)
+        return -1;              /* too busy, or of a proxy before it */
     if (a->status != 200 || json_type(j, JSON_ROOT) != JSON_STRING) {
-        struct err why;
+        struct err why = *e;
 
-        reg_words(a, &why);
         return err_set(e, "this does not look like a Consul agent: "
                           "/v1/status/leader answered %.300s", why.text);
     }
     if (leader.n == 0)
         log_at(LOG_WARN, "consul: no leader yet");
-    else if (!str_eq(leader, buf_str(&r->leader)))
+    else if (!str_eq(leader, buf_str(&c->leader)))
         log_at(LOG_INFO, "consul: current leader %.*s", PUT(leader));
-    r->leader.n = 0;
-    buf_add(&r->leader, leader);
+    c->leader.n = 0;
+    buf_add(&c->leader, leader);
     return 0;
 }
 
-/* What the agent advertises is this host's address.  Without the right to
- * ask (agent:read) it is left empty, and Consul puts the node's in. */
-static int consul_self(struct registry *r, const struct json *j,
-                       const struct answer *a, struct err *e)
+/* What the agent advertises is this host's address, since both share a host.
+ * Without the right to ask (agent:read) it stays empty, and Consul puts in the
+ * node's. */
+static int consul_on_self(struct registry *r, const struct json *j,
+                          const struct answer *a, struct err *e)
 {
-    struct arena scratch = { NULL };
-    int renewed = a->status == 403 ? reg_renew(r, e) : 0;
+    struct arena scratch = { NULL, 0, 0, false };
+    struct consul *c = r->own;
+    int renewed = a->status == 403 ? consul_reread_token(r, e) : 0;
+    size_t member = json_get(j, JSON_ROOT, "Member");
 
     if (renewed != 0)
         return renewed;
     if (a->status != 200 && a->status != 403) {
-        reg_words(a, e);
+        conn_reason(a, e);
         return -1;
     }
     r->host.n = 0;
-    if (a->status == 200)
-        buf_add(&r->host,
-                json_str(j, json_get(j, json_get(j, JSON_ROOT, "Member"),
-                                     "Addr"), &scratch));
-    else
+    buf_add(&r->host, json_get_str(j, member, "Addr", &scratch));
+    arena_free(&scratch);
+    if (a->status == 403 && !c->no_self)
         log_at(LOG_INFO, "consul: /v1/agent/self is not allowed (agent:read): "
                          "services get the node's address");
-    mem_drop(&scratch);
+    c->no_self = a->status == 403;
     return 0;
 }
 
-static int consul_greeted(struct registry *r, unsigned step,
-                          const struct answer *a, struct err *e)
+static int consul_on_hello(struct registry *r, unsigned step,
+                           const struct answer *a, struct err *e)
 {
     struct json j = { { NULL, 0 }, NULL, 0, 0 };
-    int result;
+    struct err why;
+    int result = -1;
 
-    if (a->status == 200 && json_parse(&j, a->body, e) != 0) {
-        struct err why = *e;
-
-        json_free(&j);
-        return err_set(e, "this does not look like a Consul agent: %.300s",
-                       why.text);
-    }
-    if (j.n == 0)
-        (void)json_parse(&j, STR("null"), e);
-    result = step == 0 ? consul_leader(r, &j, a, e) : consul_self(r, &j, a, e);
+    if (json_parse(&j, a->status == 200 ? a->body : STR("null"), &why) != 0)
+        err_set(e, "this does not look like a Consul agent: %.300s",
+                why.text);
+    else
+        result = step == 0 ? consul_on_leader(r, &j, a, e)
+                           : consul_on_self(r, &j, a, e);
     json_free(&j);
     return result;
+}
+
+static void consul_key(const struct registry *r, const struct service *s,
+                       struct buf *key)
+{
+    (void)r;
+    buf_add(key, s->id);
 }
 
 /* Adds "name":"value" and a comma before it, but for the first. */
@@ -5638,8 +5928,8 @@ static void consul_option(struct buf *b, const char *name, struct str value)
         consul_member(b, str_of(name), value);
 }
 
-/* Where the address is Consul's to put in, it is that of the agent, which
- * makes the check. */
+/* Where Consul puts the address in, it is that of the agent, which makes the
+ * check. */
 static struct str consul_address(const struct service *s)
 {
     return s->address.n > 0 ? s->address : STR("127.0.0.1");
@@ -5672,18 +5962,6 @@ static void consul_script(struct buf *b, const struct service *s,
     buf_free(&text);
 }
 
-/* The command is given the container and the port in it. */
-static void consul_cmd(struct buf *b, const struct service *s, struct str cmd)
-{
-    buf_lit(b, "\"Args\":[\"check-cmd\",");
-    buf_json(b, s->container);
-    buf_lit(b, ",\"");
-    buf_u64(b, s->exposed);
-    buf_lit(b, "\",");
-    buf_json(b, cmd);
-    buf_byte(b, ']');
-}
-
 /* "HTTP":"http://address:port/path", "TCP":"address:port". */
 static void consul_target(struct buf *b, const char *name, const char *scheme,
                           const struct service *s, struct str path)
@@ -5698,10 +5976,10 @@ static void consul_target(struct buf *b, const char *name, const char *scheme,
     buf_free(&url);
 }
 
-/* The check of a service as Consul's "Check" object, or nothing: the first
- * of the attributes that is there and not empty.  Only keys that are needed:
- * Consul refuses a registration with one that it does not know. */
-static void consul_checks(struct buf *b, const struct service *s)
+/* The check of a service as Consul's "Check" object, or nothing: the first of
+ * the attributes that is there and not empty.  Only keys that are needed:
+ * Consul refuses a registration with a key that it does not know. */
+static void consul_check(struct buf *b, const struct service *s)
 {
     static const char *const kind[] = { "check_http", "check_https",
         "check_cmd", "check_script", "check_ttl", "check_tcp", "check_grpc" };
@@ -5720,7 +5998,10 @@ static void consul_checks(struct buf *b, const struct service *s)
         consul_option(b, "Method", svc_attr(s, k == HTTP
                           ? "check_http_method" : "check_https_method"));
     } else if (k == CMD) {
-        consul_cmd(b, s, value);
+        buf_fmt(b, "\"Args\":[\"check-cmd\",\"%s\",\"%u\",",
+                s->set->container, s->exposed);
+        buf_json(b, value);
+        buf_byte(b, ']');
     } else if (k == SCRIPT) {
         consul_script(b, s, value);
     } else if (k == TTL) {
@@ -5742,81 +6023,126 @@ static void consul_checks(struct buf *b, const struct service *s)
     buf_byte(b, '}');
 }
 
-/* A registration: PUT /v1/agent/service/register.  No mark: what it is the
- * fingerprint of. */
-static void consul_body(struct buf *b, const struct service *s,
-                        struct str mark)
+static bool consul_meta_char(char c)
+{
+    return str_letter(c) || str_digit(c) || c == '_' || c == '-';
+}
+
+/* Why an attribute cannot be Meta, or NULL: Consul would refuse the whole
+ * registration (seen in 1.8.7).  `n` have been added before; one of the 64 is
+ * for our mark. */
+static const char *consul_meta_error(struct str key, struct str value,
+                                     size_t n)
+{
+    if (key.n == 0)
+        return "it has no name";
+    if (key.n > 128)
+        return "its name is longer than 128 bytes";
+    if (!str_all(key, consul_meta_char))
+        return "its name has other characters than A-Z a-z 0-9 _ -";
+    if (str_prefix(key, STR("consul-")))
+        return "Consul keeps names that begin with consul- to itself";
+    if (str_eq(key, STR("registrator")))
+        return "registrator keeps this name to itself";
+    if (value.n > 512)
+        return "its value is longer than 512 bytes";
+    return n == 63 ? "Consul keeps 64, of which one is registrator's" : NULL;
+}
+
+/* Adds the attributes of a service that Consul can keep. */
+static void consul_meta(struct buf *b, const struct service *s,
+                        struct svc_notes *notes)
+{
+    size_t i, n = 0;
+
+    for (i = 0; i < s->attrs; i++) {
+        const struct svc_attr *a = &s->attr[i];
+        const char *why = consul_meta_error(a->key, a->value, n);
+
+        if (why == NULL) {
+            consul_member(b, a->key, a->value);
+            n++;
+        } else if (notes != NULL && !*a->said) {
+            *a->said = true;
+            svc_note(notes, LOG_WARN, false, "attribute \"%.*s\" left out: "
+                     "%s", PUT(str_first(a->key, 140)), why);
+        }
+    }
+}
+
+/* A registration: PUT /v1/agent/service/register. */
+static void consul_value(const struct registry *r, const struct service *s,
+                         struct str mark, struct buf *b, struct digest *d,
+                         struct svc_notes *notes)
 {
     struct buf check = { 0 };
     size_t i;
 
+    (void)r;
+    d->place = reg_place(s->name, s->address, s->port);
+    d->tags = 0;
     buf_byte(b, '{');
     consul_member(b, STR("ID"), s->id);
     consul_member(b, STR("Name"), s->name);
     consul_option(b, "Address", s->address);
-    buf_lit(b, ",\"Port\":");
-    buf_u64(b, s->port);
-    buf_lit(b, s->tags > 0 ? ",\"Tags\":[" : "");
+    buf_fmt(b, ",\"Port\":%u%s", s->port, s->tags > 0 ? ",\"Tags\":[" : "");
     for (i = 0; i < s->tags; i++) {
         buf_lit(b, i > 0 ? "," : "");
         buf_json(b, s->tag[i]);
+        d->tags = str_hash(d->tags, s->tag[i]);
     }
     buf_lit(b, s->tags > 0 ? "],\"Meta\":{" : ",\"Meta\":{");
-    for (i = 0; i < s->attrs; i++)
-        if (!s->attr[i].hidden)
-            consul_member(b, s->attr[i].key, s->attr[i].value);
+    consul_meta(b, s, notes);
     consul_option(b, "registrator", mark);
     buf_byte(b, '}');
-    consul_checks(&check, s);
+    consul_check(&check, s);
     if (check.n > 0) {
         buf_lit(b, ",\"Check\":");
         buf_add(b, buf_str(&check));
     }
     buf_byte(b, '}');
     b->bad = b->bad || check.bad;
+    d->content = str_hash(0, buf_str(b));
+    d->checks = str_hash(0, buf_str(&check)) & 0xffffffff;
     buf_free(&check);
 }
 
 /* Without the parameter, checks that the new registration lacks would stay;
- * with it, maintenance mode ends: so it is sent when checks have changed and
+ * with it, maintenance mode ends: so it is sent if checks have changed, and
  * only then (Consul 1.6.1; older agents ignore it). */
-static struct request *consul_put(struct registry *r, const struct service *s,
-                                  struct str mark, bool other_checks)
+static struct request *consul_write(struct registry *r,
+                                    const struct reg_write *w, unsigned step)
 {
-    struct buf body = { 0 };
-    struct request *q;
-
-    consul_body(&body, s, mark);
-    q = consul_request(r, "PUT", other_checks
+    if (step > 0)
+        return NULL;
+    if (w->op == REG_DEREGISTER)
+        return consul_request(r, "PUT", "/v1/agent/service/deregister/",
+                              w->key, STR(""));
+    return consul_request(r, "PUT", w->replace_checks
             ? "/v1/agent/service/register?replace-existing-checks=true"
-            : "/v1/agent/service/register", STR(""), buf_str(&body));
-    q->bytes.bad = q->bytes.bad || body.bad;
-    buf_free(&body);
-    return q;
-}
-
-static struct request *consul_drop(struct registry *r, struct str id)
-{
-    return consul_request(r, "PUT", "/v1/agent/service/deregister/", id,
-                          STR(""));
+            : "/v1/agent/service/register", STR(""), w->text);
 }
 
 /* An ID that the agent does not know is deregistered: 200 (1.8.7), 500 (with
- * ACLs) or 404 (1.11).  A registration with a bad check is a 400, or a 500
- * where scripts are not enabled. */
-static enum reg_verdict consul_verdict(enum reg_call call,
-                                       const struct answer *a)
+ * ACLs) or 404 (1.11), both in these words.  A registration with a bad check
+ * is a 400, or a 500 if scripts are not enabled. */
+static enum reg_verdict consul_verdict(struct registry *r, enum reg_op op,
+                                       unsigned step, const struct answer *a)
 {
     struct str unknown = STR("Unknown service"), off = STR("Scripts are dis");
-    bool words = str_find(a->body, call == REG_DROP ? unknown : off) <
-                 a->body.n;
+    struct err unused;
 
+    (void)step;
     if (a->status == 200)
         return REG_DONE;
-    if (call == REG_DROP && (a->status == 404 || (a->status == 500 && words)))
+    if (a->status == 403 && consul_reread_token(r, &unused) == 1)
+        return REG_RENEWED;
+    if (op == REG_DEREGISTER && (a->status == 404 || a->status == 500) &&
+        str_find(a->body, unknown) < a->body.n)
         return REG_DONE;
-    return a->status == 400 || (call == REG_PUT && words) ? REG_REFUSED
-                                                           : REG_LATER;
+    if (op == REG_REGISTER && str_find(a->body, off) < a->body.n)
+        return REG_REJECTED;
+    return op != REG_LIST && a->status == 400 ? REG_REJECTED : REG_RETRY;
 }
 
 static struct request *consul_list(struct registry *r)
@@ -5824,69 +6150,87 @@ static struct request *consul_list(struct registry *r)
     return consul_request(r, "GET", "/v1/agent/services", STR(""), STR(""));
 }
 
-/* One value of GET /v1/agent/services. */
-static bool consul_row(const struct json *j, struct arena *a,
-                       struct reg_row *row)
+/* One value of GET /v1/agent/services.  An agent before 1.0.7 has no Meta. */
+static bool consul_item(const struct registry *r, const struct json *j,
+                        struct arena *a, struct reg_item *item)
 {
     size_t tags = json_get(j, JSON_ROOT, "Tags"), i;
     size_t meta = json_get(j, JSON_ROOT, "Meta");
     uint64_t port = 0;
 
-    memset(row, 0, sizeof *row);
-    row->id = json_str(j, json_get(j, JSON_ROOT, "ID"), a);
+    (void)r;
+    item->key = item->id = json_get_str(j, JSON_ROOT, "ID", a);
     (void)json_u64(j, json_get(j, JSON_ROOT, "Port"), 65535, &port);
-    row->view = reg_view(json_str(j, json_get(j, JSON_ROOT, "Service"), a),
-                         json_str(j, json_get(j, JSON_ROOT, "Address"), a),
-                         port);
+    item->have.place = reg_place(json_get_str(j, JSON_ROOT, "Service", a),
+                                 json_get_str(j, JSON_ROOT, "Address", a),
+                                 port);
     for (i = 0; json_next(j, tags, &i);)
-        row->view = str_hash(row->view, json_str(j, i, a));
-    row->keeps_marks = meta != 0;
-    (void)reg_read_mark(json_str(j, json_get(j, meta, "registrator"), a), row);
-    return row->id.n > 0;
+        item->have.tags = str_hash(item->have.tags, json_str(j, i, a));
+    item->have.checks = REG_ANY;
+    if (meta == 0)
+        item->have.content = REG_ANY;
+    else if (!reg_read_mark(json_get_str(j, meta, "registrator", a), item))
+        item->owner = 0;
+    return item->key.n > 0;
 }
 
 static const struct reg_kind consul_kind = {
-    "consul", 63, consul_attr_refused, consul_greet, consul_greeted,
-    consul_checks, consul_body, consul_put, consul_drop, NULL, consul_verdict,
-    consul_list, consul_row
+    .name = "consul", .caseless = true, .list_depth = 1, .list_open = '{',
+    .setup = consul_open, .hello = consul_hello, .on_hello = consul_on_hello,
+    .key = consul_key, .value = consul_value, .write = consul_write,
+    .verdict = consul_verdict, .list = consul_list, .item = consul_item
 };
 
-/* No registry: each change is a line on stdout, of JSON, or, for people at a
- * terminal, of a table. */
+/* ---- print: no registry.  Each change is a line on stdout: of JSON, or, on a
+ * terminal, of a table ---- */
 
 static void print_line(struct buf *b)
 {
     buf_byte(b, '\n');
-    if (!os_print(STDOUT_FILENO, buf_str(b)))
+    if (!os_write_all(STDOUT_FILENO, buf_str(b)))
         log_at(LOG_ERROR, "stdout: %s", strerror(errno));
     buf_free(b);
 }
 
+/* r->own is not NULL: a table is written. */
+static int print_open(struct registry *r, const struct reg_scheme *scheme,
+                      const struct url *uri, struct err *e)
+{
+    static const char title[] =
+        "ACTION     CONTAINER    PORT      SERVICE              "
+        "ADDRESS               TAGS             CHECK";
+    static bool table = true;
+    struct buf b = { 0 };
+
+    (void)scheme;
+    (void)uri;
+    (void)e;
+    conn_init(&r->peer, "print", 0);
+    if (os_terminal(STDOUT_FILENO)) {
+        r->own = &table;
+        buf_lit(&b, title);
+        print_line(&b);
+    }
+    return 0;
+}
+
 /* Without a registry to ask, this host's address is that of its name. */
-static struct request *print_greet(struct registry *r, unsigned step)
+static struct request *print_hello(struct registry *r, unsigned step)
 {
     struct os_addr address[ADDRS_MAX];
     struct buf name = { 0 };
     struct err e;
     size_t n, i;
 
-    struct buf title = { 0 };
-
     (void)step;
-    if (r->table) {
-        buf_lit(&title, "ACTION     CONTAINER    PORT      SERVICE           "
-                        "   ADDRESS               TAGS             CHECK");
-        print_line(&title);
-    }
     if (r->ip_given)
         return NULL;            /* a look-up may take seconds */
     r->host.n = 0;
     os_hostname(&name);
     if (os_resolve(buf_str(&name), 1, address, ADDRS_MAX, &n, &e) == 0)
         for (i = 0; i < n && r->host.n == 0; i++) {
-            (void)os_digits((const struct sockaddr *)(const void *)
-                            &address[i].sa, &r->host);
-            if (os_local(buf_str(&r->host)))
+            (void)ip_of_socket((const void *)&address[i].sa, &r->host);
+            if (ip_is_local(buf_str(&r->host)))
                 r->host.n = 0;
         }
     r->no_host = r->host.n == 0;
@@ -5894,8 +6238,8 @@ static struct request *print_greet(struct registry *r, unsigned step)
     return NULL;
 }
 
-/* Adds the cell to the row, and empties it.  One that is longer than its
- * column pushes the rest. */
+/* Adds a cell to the row, and empties it.  One that is wider than its column
+ * pushes the rest. */
 static void print_cell(struct buf *row, struct buf *cell, size_t width)
 {
     size_t end = row->n + width;
@@ -5907,8 +6251,8 @@ static void print_cell(struct buf *row, struct buf *cell, size_t width)
     buf_free(cell);
 }
 
-static void print_words(struct buf *row, const char *action,
-                        struct str container)
+static void print_head(struct buf *row, const char *action,
+                       struct str container)
 {
     struct buf cell = { 0 };
 
@@ -5923,38 +6267,39 @@ static void print_row(struct buf *row, const struct service *s)
     struct buf cell = { 0 };
     size_t i;
 
-    print_words(row, "register", s->container);
-    buf_u64(&cell, s->exposed);
-    buf_lit(&cell, s->udp ? "/udp" : "/tcp");
+    print_head(row, "register", str_of(s->set->container));
+    buf_fmt(&cell, "%u/%s", s->exposed, s->udp ? "udp" : "tcp");
     print_cell(row, &cell, 9);
     buf_add(&cell, s->name);
     print_cell(row, &cell, 20);
     url_put(&cell, s->address, s->port);
     print_cell(row, &cell, 21);
-    for (i = 0; i < s->tags; i++) {
-        buf_lit(&cell, i > 0 ? "," : "");
-        buf_add(&cell, s->tag[i]);
-    }
+    for (i = 0; i < s->tags; i++)
+        buf_fmt(&cell, "%s%.*s", i > 0 ? "," : "", PUT(s->tag[i]));
     print_cell(row, &cell, 16);
-    consul_checks(&cell, s);
+    consul_check(&cell, s);
     print_cell(row, &cell, 0);
 }
 
-static struct request *print_put(struct registry *r, const struct service *s,
-                                 struct str mark, bool other_checks)
+static struct request *print_write(struct registry *r,
+                                   const struct reg_write *w, unsigned step)
 {
     struct buf b = { 0 };
 
-    (void)mark;
-    (void)other_checks;
-    if (r->table) {
-        print_row(&b, s);
+    (void)step;
+    if (r->own != NULL && w->op == REG_REGISTER) {
+        print_row(&b, w->service);
+    } else if (r->own != NULL) {
+        buf_lit(&b, "deregister ");
+        log_escape(&b, w->key);
+    } else if (w->op == REG_REGISTER) {
+        buf_fmt(&b, "{\"action\":\"register\",\"container\":\"%s\","
+                    "\"service\":%.*s}", w->service->set->container,
+                PUT(w->text));
     } else {
-        buf_lit(&b, "{\"action\":\"register\",\"container\":");
-        buf_json(&b, s->container);
-        buf_lit(&b, ",\"service\":");
-        consul_body(&b, s, STR(""));
-        buf_byte(&b, '}');
+        buf_lit(&b, "{\"action\":\"deregister\",\"service\":{\"ID\":");
+        buf_json(&b, w->key);
+        buf_lit(&b, "}}");
     }
     print_line(&b);
     return NULL;
@@ -5965,8 +6310,8 @@ static void print_ignored(struct registry *r, struct str container,
 {
     struct buf b = { 0 };
 
-    if (r->table) {
-        print_words(&b, "ignore", container);
+    if (r->own != NULL) {
+        print_head(&b, "ignore", container);
         log_escape(&b, why);
     } else {
         buf_lit(&b, "{\"action\":\"ignore\",\"container\":");
@@ -5978,1810 +6323,1828 @@ static void print_ignored(struct registry *r, struct str container,
     print_line(&b);
 }
 
-static struct request *print_drop(struct registry *r, struct str id)
+/* What is printed is what Consul would get, without the mark. */
+static void print_value(const struct registry *r, const struct service *s,
+                        struct str mark, struct buf *b, struct digest *d,
+                        struct svc_notes *notes)
 {
-    struct buf b = { 0 };
-
-    if (r->table) {
-        buf_lit(&b, "deregister ");
-        log_escape(&b, id);
-    } else {
-        buf_lit(&b, "{\"action\":\"deregister\",\"service\":{\"ID\":");
-        buf_json(&b, id);
-        buf_lit(&b, "}}");
-    }
-    print_line(&b);
-    return NULL;
+    (void)mark;
+    consul_value(r, s, STR(""), b, d, notes);
 }
 
 static const struct reg_kind print_kind = {
-    "print", 0, NULL, print_greet, NULL, consul_checks, consul_body,
-    print_put, print_drop, print_ignored, NULL, NULL, NULL
+    .name = "print", .caseless = true, .setup = print_open,
+    .hello = print_hello, .key = consul_key, .value = print_value,
+    .write = print_write, .ignored = print_ignored
 };
 
-/* The registries by the scheme of their URI. */
-static const struct reg_scheme {
-    struct str scheme;
-    const struct reg_kind *kind;
-    unsigned port;              /* 0: no host in the URI */
-    bool tls;
-} reg_schemes[] = {
-    { STR_INIT("consul"), &consul_kind, 8500, false },
-    { STR_INIT("consul-tls"), &consul_kind, 8501, true },
-    { STR_INIT("consul-unix"), &consul_kind, 0, false },
-    { STR_INIT("print"), &print_kind, 0, false },
+static const struct reg_scheme reg_schemes[] = {
+    { STR_INIT("consul"), &consul_kind, 8500, false, "consul://host:8500" },
+    { STR_INIT("consul-tls"), &consul_kind, 8501, true,
+      "consul-tls://host:8501" },
+    { STR_INIT("consul-unix"), &consul_kind, 0, false, "consul-unix:///path" },
+    { STR_INIT("print"), &print_kind, 0, false, "print:" },
 };
 
-/* ==== 13. Bridge ========================================= bridge_ ====
+/* ==== 13. Entries ============================== entry_ entries_ ====
  *
- * Wanted against present.  The engine says what is wanted, the registry what
- * is present; where they differ and no request is under way, one is sent.
- * There is no queue of operations, only of things to be looked at.  The only
- * long-lived memory that changes; nothing is removed on a failed answer.
+ * What the registry has, or should have, under each key.  Containers claim
+ * keys for their services; the registry's list says what is there; where the
+ * two differ, one write is sent.  There is no queue of operations, only of
+ * entries to be looked at: what is done to an entry follows from what is known
+ * of it, by the one table at entry_decide.
  *
- * Calls: str_ buf_ mem_ list_ err_ log_ json_ os_ conn_ docker_ svc_ reg_.
+ * Calls: str_ buf_ mem_ arena_ list_ err_ log_ json_ conn_ retry_ index_
+ * queue_ side_ relist_ svc_ reg_.
  */
 
-/* What is kept by its ID and dealt with at once or after a pause: the first
- * member of a container, an entry and a network. */
-struct node {
-    struct str id;              /* first: what the tree compares; terminated */
-    struct link all;            /* in table.all */
-    struct link queue;          /* in table.now or .later, or none */
-    unsigned tries;             /* failures in a row */
-    uint64_t due;               /* not tried before */
-    char *why;                  /* of the last failure */
-};
-
-struct table {
-    void *tree;                 /* of tsearch, by ID */
-    struct link all;
-    size_t n;                   /* of them */
-    struct link now, later;     /* to be dealt with */
-    uint64_t due;               /* the earliest of those in `later` */
-};
-
-/* A container that the engine has told of. */
-struct container {
-    struct node it;
-    char *name;                 /* as listed; NULL: not yet */
-    char *peer;                 /* whose network it shares: an ID; or NULL */
-    struct docker_container *facts;     /* while more is asked about it */
-    struct svc_set *set;        /* its services; NULL: none */
-    bool busy;                  /* a request of it is under way */
-    bool again;                 /* something happened since that was sent */
-    bool died, gone;            /* that is what happened */
-    bool looked;                /* its services are known */
-    bool ended;                 /* its services are kept, for it failed */
-    bool listed;                /* by the list that is being read */
-    unsigned hops;              /* on the way to that other container */
-    uint64_t print;             /* of its row in the list */
-    uint64_t said;              /* fingerprint of its notes */
-};
-
-/* A network whose driver has been asked for. */
-struct network {
-    struct node it;
-    bool direct;                /* its containers can be reached */
-};
-
-/* Fingerprints of a registration. */
-struct prints {
-    uint64_t content, checks, view;
-};
-
-enum presence { UNKNOWN, ABSENT, PRESENT };
-
-/* An entry of the registry: one that is wanted, or is there, or both. */
+/* An entry: one that is claimed, or ours to remove, or both.
+ *
+ * `claims` are the services that want this key, the best first (entry_claim):
+ * the first one is what is desired.  A service is in the claims of s->entry
+ * from entries_claim to entries_release, and nowhere else.
+ *
+ * `have` and `owner` mean something only while `observed` is PRESENT.  After a
+ * write without an answer the entry is UNKNOWN until a list has shown it. */
 struct reg_entry {
-    struct node it;
-    const struct service *wanted;       /* NULL: not.  Of by->set */
-    struct container *by;       /* who wants it; NULL: nobody */
-    enum presence present;
-    bool mine;                  /* it may be removed by us: it was wanted, or
-                                   no container explains it */
-    bool ours;                  /* as listed: it has our mark, or -cleanup
-                                   speaks of it */
-    bool no_marks;              /* as listed: the agent cannot keep a mark */
-    bool any_checks;            /* have.checks is not known */
-    bool busy;                  /* a write is under way */
-    bool listed;                /* it has been listed since it was written */
-    bool refused;               /* by the last answer, for good */
-    enum reg_call call;         /* the last write */
-    struct prints want, have, sent;     /* sent: by that write */
-    unsigned seen, touched;     /* the list that showed it, or that a write of
-                                   ours crossed: bridge.lists then */
-    unsigned missed;            /* lists that lacked what was written */
-    char *after;                /* the ID that has to be there first */
-    char who[13];               /* its last container, for the log */
+    struct node node;           /* its key; in lower case if those are one */
+    struct link claims;
+    enum { ENTRY_UNKNOWN, ENTRY_ABSENT, ENTRY_PRESENT } observed;
+    char *spelled;              /* the key as it is there; NULL: not known */
+    struct digest have;
+    uint64_t owner;             /* of its mark; 0: it has none */
+    bool held;                  /* in this run we have written it, or found
+                                   it as we would write it */
+    bool in_doubt;              /* a write of ours may still be executed: of
+                                   its checks nothing is known */
+    bool orphan;                /* ours, but never claimed in this run: only
+                                   entries_prune lets it be removed */
+    struct write *write;        /* that is in flight, or NULL */
+    unsigned seen;              /* the list that showed it last */
+    unsigned crossed;           /* the list that was begun last when a write
+                                   of ours ended: it does not judge it */
+    uint64_t said;              /* digest of the trouble that was logged */
+    char container[13];         /* the last that claimed it, for the log */
 };
 
-/* Talks with a peer begin with a few questions; when they are answered it is
- * LIVE.  They end when it cannot be reached, and begin again after a pause. */
-struct session {
-    enum {
-        AWAY,
-        ASKING,                 /* the next question is to be asked, */
-        ASKED,                  /* to be answered, */
-        GREETED,                /* there is none left */
-        LIVE
-    } state;
-    unsigned step;              /* the question's number */
-    unsigned failures;          /* in a row: the pause grows with them */
-    uint64_t due;               /* AWAY: the end of the pause */
-    uint64_t since;             /* LIVE: from when */
-    uint64_t said[4];           /* fingerprints of why it is away, */
-    size_t said_n;              /* and how often something was said */
-    bool ever;                  /* it has been LIVE before */
+/* An entry of the list that is not kept: somebody else's.  There may be any
+ * number of them, so that they must be small. */
+struct other {
+    uint64_t key;               /* its digest */
+    uint64_t owner;
+    struct digest have;
 };
+
+/* A registration or a removal in flight, with all that it needs: the service
+ * may be gone before it ends. */
+struct write {
+    struct entries *entries;
+    struct reg_entry *entry;
+    struct reg_write what;
+    unsigned step;
+    struct buf key, text;       /* what.key, what.text */
+    struct digest want;
+    bool renewal;               /* nothing changes: -ttl */
+};
+
+struct entries {
+    struct side side;           /* first: its callbacks get this */
+    struct registry *reg;
+    struct buf others;          /* what the last list showed of somebody else's
+                                   entries: struct other, by key; */
+    struct buf others_next;     /* and the list that is being read */
+    bool cleanup;               /* -cleanup */
+    struct str hostname;
+    uint64_t renew_due;         /* -ttl: when all is written anew */
+    unsigned added, removed;    /* since it was logged how it stands, and */
+    bool told;                  /* ... in this session of either side */
+    bool prune_due;             /* a list has been read since entries_prune */
+    bool doubted;               /* that lists are odd has been logged */
+};
+
+/* ---- The table ---- */
+
+/* What is desired, or NULL. */
+static struct service *entry_desired(const struct reg_entry *e)
+{
+    return list_empty(&e->claims)
+        ? NULL : LIST_OF(struct service, claim, e->claims.next);
+}
+
+/* Whether the entry may be removed: it carries our mark, or none although we
+ * have held it in this run. */
+static bool entry_removable(const struct entries *es,
+                            const struct reg_entry *e)
+{
+    return e->owner == es->reg->owner || (e->owner == 0 && e->held);
+}
+
+/* Whether the service may be written over what is there: section 0, Owner.
+ * One that we have held and that has another mark now is contested: it is left
+ * to that other registrator. */
+static bool entry_writable(const struct entries *es,
+                           const struct reg_entry *e, const struct service *s)
+{
+    if (entry_removable(es, e))
+        return true;
+    return !e->held &&
+           (es->cleanup || e->owner >> 32 == es->reg->owner >> 32 ||
+            s->default_id ||
+            (e->owner == 0 && e->have.place == s->want.place));
+}
+
+/* Whether what is there is the service, as we would write it. */
+static bool entry_in_sync(const struct entries *es, const struct reg_entry *e)
+{
+    const struct service *s = entry_desired(e);
+
+    return s != NULL && e->observed == ENTRY_PRESENT &&
+           e->have.place == s->want.place && e->have.tags == s->want.tags &&
+           (e->have.content == REG_ANY ||
+            (e->have.content == s->want.content &&
+             e->owner == es->reg->owner));
+}
+
+enum entry_action { ENTRY_KEEP, ENTRY_WRITE, ENTRY_REMOVE, ENTRY_FREE };
+
+/* All that is ever done with an entry:
+ *
+ *     desired    observed                     in flight  what is done
+ *     any        any                          yes        nothing until the
+ *                                                        answer; then again
+ *     a service  unknown                      no         nothing until a list
+ *     nothing    unknown, held or in doubt    no         the same
+ *     nothing    unknown otherwise            no         freed
+ *     nothing    absent                       no         freed (1)
+ *     nothing    present, removable           no         removed (2)
+ *     nothing    present, another's           no         left alone (3)
+ *     kept       any                          no         nothing
+ *     a service  absent                       no         written
+ *     a service  the same digest              no         nothing
+ *     a service  present, removable, the key  no         removed: the catalog
+ *                spelled otherwise                       takes both for one
+ *     a service  present, writable            no         written
+ *     a service  present, another's           no         nothing; it is said
+ *
+ * (1) Not while a list is read that our removal crossed: it may still show it.
+ * (2) An orphan only when entries_prune allows it.  (3) And freed at the end
+ * of the next list, which has it among the others. */
+static enum entry_action entry_decide(const struct entries *es,
+                                      const struct reg_entry *e)
+{
+    const struct service *s = entry_desired(e);
+    bool crossed = es->side.reading && e->crossed == es->side.epoch;
+
+    if (e->write != NULL || (s != NULL && s->kept))
+        return ENTRY_KEEP;
+    if (e->observed == ENTRY_UNKNOWN)
+        return s == NULL && !e->held && !e->in_doubt ? ENTRY_FREE : ENTRY_KEEP;
+    if (s == NULL && e->observed == ENTRY_ABSENT)
+        return crossed ? ENTRY_KEEP : ENTRY_FREE;
+    if (s == NULL)
+        return entry_removable(es, e) && !e->orphan ? ENTRY_REMOVE
+                                                     : ENTRY_KEEP;
+    if (e->observed == ENTRY_ABSENT)
+        return ENTRY_WRITE;
+    if (entry_removable(es, e) && e->spelled != NULL &&
+        !str_eq(str_of(e->spelled), s->key))
+        return ENTRY_REMOVE;
+    if (entry_in_sync(es, e))
+        return ENTRY_KEEP;
+    return entry_writable(es, e, s) ? ENTRY_WRITE : ENTRY_KEEP;
+}
+
+/* ---- Keeping entries ---- */
+
+static void entry_free(struct entries *es, struct reg_entry *e)
+{
+    CHECK(list_empty(&e->claims) && e->write == NULL);
+    free(e->spelled);
+    index_remove(&es->side.index, &e->node);
+}
+
+/* Why not all is as the claims of the entry demand; false: it is.  *taken: by
+ * somebody else or another container, which is to be logged. */
+static bool entry_waits(const struct entries *es, const struct reg_entry *e,
+                        struct err *why, bool *taken)
+{
+    const struct service *s = entry_desired(e), *other = NULL;
+    enum entry_action action = entry_decide(es, e);
+
+    *taken = false;
+    if (s != NULL && s->claim.next != &e->claims)
+        other = LIST_OF(struct service, claim, s->claim.next);
+    if (other != NULL && other->set->running &&
+        other->set->order != s->set->order) {
+        *taken = true;
+        err_set(why, "%s: the ID \"%.*s\" is already used by container %s: "
+                     "not registered as long as that one has it",
+                other->set->container, PUT(other->id), s->set->container);
+    } else if (s != NULL ? s->kept || entry_in_sync(es, e)
+                         : action != ENTRY_REMOVE && e->write == NULL) {
+        return false;
+    } else if (action == ENTRY_KEEP && e->observed == ENTRY_PRESENT &&
+               e->write == NULL) {
+        *taken = true;
+        err_set(why, "%s: the ID \"%.*s\" %s: left alone", s->set->container,
+                PUT(s->id), e->held ? "has been taken by another registrator"
+                : "belongs to somebody else (-cleanup would take it)");
+    } else {
+        err_set(why, "%s%s%.*s to be %s: %s", e->container,
+                *e->container ? " " : "", PUT(s ? s->key : e->node.key),
+                s != NULL ? "registered" : "deregistered",
+                e->node.retry.why != NULL ? e->node.retry.why
+                : e->write != NULL ? "under way" : "not tried yet");
+    }
+    return true;
+}
+
+/* Something about the entry has changed: queues what has to be done, or frees
+ * it, here and nowhere else. */
+static void entry_touch(struct entries *es, struct reg_entry *e)
+{
+    enum entry_action action = entry_decide(es, e);
+    uint64_t digest = 0;
+    struct err why;
+    bool taken;
+
+    if (action == ENTRY_FREE) {
+        entry_free(es, e);
+        return;
+    }
+    e->held = e->held || entry_in_sync(es, e);
+    if (entry_waits(es, e, &why, &taken) && taken)
+        digest = str_hash(0, str_of(why.text));
+    if (digest != 0 && digest != e->said)
+        log_at(LOG_WARN, "%s", why.text);
+    e->said = digest;
+    if (action == ENTRY_KEEP)
+        list_remove(&e->node.queue);
+    else
+        queue_put(&es->side.queue, &e->node, es->side.now);
+}
+
+static int entry_other_cmp(const void *a, const void *b)
+{
+    const struct other *p = a, *q = b;
+
+    return p->key < q->key ? -1 : p->key > q->key;
+}
+
+/* Sets what the last list showed of an entry that was not kept then. */
+static void entry_see_other(struct entries *es, struct reg_entry *e)
+{
+    struct other key = { .key = str_hash(0, e->node.key) };
+    const struct other *found = NULL;
+
+    if (es->others.n > 0)
+        found = bsearch(&key, es->others.p, es->others.n / sizeof key,
+                        sizeof key, entry_other_cmp);
+    e->observed = found != NULL ? ENTRY_PRESENT : ENTRY_ABSENT;
+    if (found != NULL) {
+        e->have = found->have;
+        e->owner = found->owner;
+    }
+}
+
+/* The key as the index has it. */
+static void entry_fold(const struct entries *es, struct str key,
+                       struct buf *folded)
+{
+    size_t i;
+
+    folded->n = 0;
+    for (i = 0; i < key.n; i++)
+        buf_byte(folded, es->reg->kind->caseless ? str_lower(key.p[i])
+                                                 : key.p[i]);
+}
+
+/* The entry of that key; a new one is as the last list showed it. */
+static struct reg_entry *entry_get(struct entries *es, struct str folded)
+{
+    struct reg_entry *e = index_find(&es->side.index, folded);
+
+    if (e == NULL) {
+        e = index_add(&es->side.index, sizeof *e, folded);
+        list_init(&e->claims);
+        e->node.turn = TURNS - 1;
+        if (es->side.listed)
+            entry_see_other(es, e);
+    }
+    return e;
+}
+
+/* ---- Claims ---- */
+
+/* Puts a service among the claims of its entry, or takes it away.  Of two, the
+ * claim of a container that runs comes first, then that of the one that was
+ * seen first.  What is desired then, if that differs, is tried at once. */
+static void entry_claim(struct entries *es, struct service *s, bool wanted)
+{
+    struct reg_entry *e = s->entry;
+    const struct service *before = entry_desired(e), *after, *other;
+    struct digest had = { 0, 0, 0, 0 };
+    struct link *l;
+
+    had = before != NULL ? before->want : had;
+    list_remove(&s->claim);
+    for (l = e->claims.next; wanted && l != &e->claims; l = l->next) {
+        other = LIST_OF(struct service, claim, l);
+        if (s->set->running != other->set->running
+                ? s->set->running : s->set->order < other->set->order)
+            break;
+    }
+    if (wanted) {
+        list_insert(l, &s->claim);
+        e->orphan = false;
+    }
+    after = entry_desired(e);
+    if (before == NULL || after == NULL || had.content != after->want.content)
+        retry_reset(&e->node.retry);
+    if (after != NULL)
+        memcpy(e->container, after->set->container, sizeof e->container);
+    entry_touch(es, e);
+}
+
+/* Claims the keys of all services of the set.  The first of each container are
+ * written first, then the next two, the next four: so many services of one do
+ * not stand before those of another.  The notes say what the registry cannot
+ * store.  False, and nothing is claimed: all of it would be too large. */
+static bool entries_claim(struct entries *es, struct svc_set *set,
+                          struct svc_notes *notes)
+{
+    const struct reg_kind *kind = es->reg->kind;
+    struct arena *a = &set->arena;
+    struct buf text = { 0 };
+    unsigned turn = 0;
+    size_t i;
+
+    for (i = 0; i < set->n && !a->full; i++) {
+        struct service *s = &set->service[i];
+
+        list_init(&s->claim);
+        text.n = 0;
+        kind->value(es->reg, s, STR(""), &text, &s->want, notes);
+        a->used += text.n;
+        a->full = a->full || a->used > a->limit;
+        text.n = 0;
+        kind->key(es->reg, s, &text);
+        s->key = str_eq(buf_str(&text), s->id) ? s->id
+                                               : str_copy(a, buf_str(&text));
+    }
+    for (i = 0; i < set->n && !a->full; i++) {
+        struct service *s = &set->service[i];
+
+        entry_fold(es, s->key, &text);
+        s->entry = entry_get(es, buf_str(&text));
+        turn += i + 1 == (size_t)2 << turn;
+        s->entry->node.turn = turn;
+        entry_claim(es, s, true);
+    }
+    buf_free(&text);
+    return !a->full;
+}
+
+/* The container of the set has stopped: its services give way to those of
+ * others.  `kept`: they are not written any more either, only kept from being
+ * removed. */
+static void entries_demote(struct entries *es, struct svc_set *set, bool kept)
+{
+    size_t i;
+
+    set->running = false;
+    for (i = 0; i < set->n; i++) {
+        set->service[i].kept = set->service[i].kept || kept;
+        entry_claim(es, &set->service[i], true);
+    }
+}
+
+/* Gives up the claims of all services of the set, and frees it. */
+static void entries_release(struct entries *es, struct svc_set *set)
+{
+    size_t i;
+
+    for (i = 0; set != NULL && i < set->n; i++)
+        entry_claim(es, &set->service[i], false);
+    svc_free(set);
+}
+
+/* Whether each service of the set is registered, or has been tried, or is not
+ * to be. */
+static bool entries_settled(const struct entries *es,
+                            const struct svc_set *set)
+{
+    size_t i;
+
+    for (i = 0; set != NULL && i < set->n; i++) {
+        const struct reg_entry *e = set->service[i].entry;
+
+        if (e->write != NULL || e->observed == ENTRY_UNKNOWN ||
+            (entry_decide(es, e) == ENTRY_WRITE && e->node.retry.tries == 0))
+            return false;
+    }
+    return true;
+}
+
+/* ---- Writing ---- */
+
+/* The entry is as it was to be written. */
+static void entry_written(struct entries *es, struct reg_entry *e,
+                          const struct write *w)
+{
+    bool added = w->what.op == REG_REGISTER;
+    const struct service *s = entry_desired(e);
+
+    log_at(w->renewal ? LOG_DEBUG : LOG_INFO, "%s: %s%s%.*s",
+           added ? "added" : "removed", e->container,
+           *e->container ? " " : "", PUT(w->what.key));
+    es->added += added && !w->renewal;
+    es->removed += !added;
+    e->in_doubt = false;
+    e->held = added;
+    e->observed = added ? ENTRY_PRESENT : ENTRY_ABSENT;
+    if (added) {
+        e->have = w->want;
+        e->owner = es->reg->owner;
+        free(e->spelled);
+        e->spelled = str_dup(w->what.key);
+    } else if (s != NULL && !str_eq(s->key, w->what.key)) {
+        e->observed = ENTRY_UNKNOWN;    /* it may be there, spelled so */
+        relist(&es->side, es->side.now);
+    }
+}
+
+/* The write has failed.  Unless it was refused it may have been executed, or
+ * may yet be: then what is there is not known until it has been listed. */
+static void entry_failed(struct entries *es, struct reg_entry *e,
+                         const struct write *w, enum reg_verdict verdict,
+                         const struct answer *a)
+{
+    struct retry *retry = &e->node.retry;
+    uint64_t now = es->side.now, asked = a->retry_after * MS((uint64_t)1000);
+    struct err why;
+
+    if (verdict != REG_REJECTED && !a->not_connected &&
+        (a->status < 400 || a->status >= 500)) {
+        e->observed = ENTRY_UNKNOWN;
+        e->in_doubt = true;
+        relist(&es->side, now + IN_DOUBT_MS);
+    }
+    if (conn_canceled(a) || a->not_connected || verdict == REG_RENEWED)
+        return;                 /* the side is down, and not this entry */
+    conn_reason(a, &why);
+    if (retry_failed(retry, why.text, now,
+                     verdict == REG_REJECTED ? PAUSE_CALL_MS
+                     : a->status == 0 ? PAUSE_MIN_MS : RETRY_MIN_MS,
+                     PAUSE_CALL_MS))
+        log_at(LOG_ERROR, "%s failed: %.*s %s",
+               w->what.op == REG_REGISTER ? "register" : "deregister",
+               PUT(w->what.key), why.text);
+    asked = now + (asked < PAUSE_CALL_MS ? asked : PAUSE_CALL_MS);
+    retry->due = retry->due < asked ? asked : retry->due;
+}
+
+/* Ends the write and takes its outcome from the answer; NULL: it is done. */
+static void entry_end_write(struct write *w, enum reg_verdict verdict,
+                            const struct answer *a)
+{
+    struct entries *es = w->entries;
+    struct reg_entry *e = w->entry;
+    struct err why;
+
+    e->write = NULL;
+    e->crossed = es->side.epoch;
+    if (verdict == REG_DONE) {
+        retry_reset(&e->node.retry);
+        entry_written(es, e, w);
+    } else {
+        entry_failed(es, e, w, verdict, a);
+    }
+    buf_free(&w->key);
+    buf_free(&w->text);
+    free(w);
+    if (verdict == REG_RENEWED) {
+        err_set(&why, "the token was refused, and is another one now");
+        side_down(&es->side, &why);
+    } else if (verdict != REG_DONE && a->not_connected) {
+        side_down(&es->side, a->err);
+    }
+    entry_touch(es, e);
+}
+
+/* The answer to a step of a write: goes on with the next one, if there is
+ * one. */
+static void entry_on_write(struct request *r, const struct answer *a)
+{
+    struct write *w = r->context;
+    struct registry *reg = w->entries->reg;
+    enum reg_verdict verdict = REG_RETRY;
+
+    if (a->status != 0)
+        verdict = reg->kind->verdict(reg, w->what.op, w->step, a);
+    w->what.service = NULL;
+    r = verdict == REG_NEXT ? reg->kind->write(reg, &w->what, ++w->step)
+                            : NULL;
+    if (r != NULL)
+        conn_send(&reg->peer, r, w, entry_on_write);
+    else
+        entry_end_write(w, verdict == REG_NEXT ? REG_DONE : verdict, a);
+}
+
+/* Begins the write that the table demands. */
+static void entry_write(struct entries *es, struct reg_entry *e)
+{
+    struct registry *reg = es->reg;
+    const struct service *s = entry_desired(e);
+    enum entry_action action = entry_decide(es, e);
+    struct write *w = mem_zero(sizeof *w);
+    struct digest unused;
+    struct buf mark = { 0 };
+    struct request *r;
+
+    CHECK(action == ENTRY_WRITE || action == ENTRY_REMOVE);
+    list_remove(&e->node.queue);
+    w->entries = es;
+    w->entry = e;
+    w->what.op = action == ENTRY_WRITE ? REG_REGISTER : REG_DEREGISTER;
+    w->what.owner = reg->owner;
+    if (action == ENTRY_WRITE) {
+        w->want = s->want;
+        reg_mark(&mark, reg->owner, &w->want);
+        reg->kind->value(reg, s, buf_str(&mark), &w->text, &unused, NULL);
+        buf_free(&mark);
+        w->what.service = s;
+        w->what.replace_checks = e->in_doubt ||
+            (e->observed == ENTRY_PRESENT && e->have.checks != s->want.checks);
+        w->renewal = e->observed == ENTRY_PRESENT &&
+                     e->have.content == REG_STALE;
+        buf_add(&w->key, s->key);
+    } else {
+        buf_add(&w->key, e->spelled != NULL ? str_of(e->spelled)
+                                            : e->node.key);
+    }
+    w->what.key = buf_str(&w->key);
+    w->what.text = buf_str(&w->text);
+    e->write = w;
+    r = reg->kind->write(reg, &w->what, 0);
+    if (r == NULL) {
+        entry_end_write(w, REG_DONE, NULL);
+        return;
+    }
+    r->bytes.bad = r->bytes.bad || w->text.bad;
+    conn_send(&reg->peer, r, w, entry_on_write);
+}
+
+/* Sends as many writes as there is room for. */
+static void entries_write(struct entries *es)
+{
+    struct reg_entry *e;
+
+    while (side_ready(&es->side) && es->reg->owner != 0 &&
+           (es->reg->kind->list == NULL || conn_room(&es->reg->peer) > 0) &&
+           (e = queue_first(&es->side.queue)) != NULL)
+        entry_write(es, e);
+}
+
+/* ---- What is there ---- */
+
+/* The list shows an entry otherwise than we wrote it, and has not shown it so
+ * since.  It may have been changed in between, or the list is not to be
+ * trusted: the token may not read it, say.  It is written again after each
+ * list at most, so that this never becomes a loop. */
+static void entry_doubt(struct entries *es, const struct reg_entry *e)
+{
+    if (es->doubted || !e->held || e->seen > e->crossed)
+        return;
+    log_at(LOG_WARN, "%s: what was written is not listed, or not as it was "
+                     "sent: %.*s (may the token read it? does another writer "
+                     "change it?): written again at each resync",
+           es->reg->kind->name, PUT(e->node.key));
+    es->doubted = true;
+}
+
+/* Of two items with one key, spelled differently, the one that decides: ours
+ * that nobody wants so spelled, which has to go first; then another's. */
+static int entry_rank(const struct entries *es, const struct reg_entry *e,
+                      uint64_t owner, struct str key)
+{
+    const struct service *s = entry_desired(e);
+
+    return owner != es->reg->owner ? 1
+           : s != NULL && str_eq(s->key, key) ? 0 : 2;
+}
+
+/* An item of the registry's list.  It is kept only if it is claimed or ours:
+ * of others there may be any number. */
+static bool entries_row(struct side *side, const struct json *j)
+{
+    struct entries *es = (struct entries *)side;
+    struct arena scratch = { NULL, 0, 0, false };
+    struct reg_item item = { .owner = 0 };
+    bool ok = es->reg->kind->item(es->reg, j, &scratch, &item), ours, was;
+    struct buf folded = { 0 };
+    struct reg_entry *e = NULL;
+
+    if (item.owner == 0 && es->cleanup &&
+        reg_is_default_id(item.id, es->hostname))
+        item.owner = es->reg->owner;
+    ours = item.owner == es->reg->owner;
+    entry_fold(es, item.key, &folded);
+    if (ok)
+        e = index_find(&side->index, buf_str(&folded));
+    if (ok && e == NULL && ours) {
+        e = entry_get(es, buf_str(&folded));
+        e->orphan = true;
+    }
+    if (ok && !ours) {
+        struct other other = { str_hash(0, buf_str(&folded)), item.owner,
+                               item.have };
+        struct str bytes = { (const char *)&other, sizeof other };
+
+        buf_add(&es->others_next, bytes);
+    }
+    if (e != NULL && e->write == NULL && e->crossed != side->epoch &&
+        (e->seen != side->epoch || entry_rank(es, e, item.owner, item.key) >
+         entry_rank(es, e, e->owner, str_of(e->spelled)))) {
+        was = entry_in_sync(es, e);
+        e->observed = ENTRY_PRESENT;
+        e->have = item.have;
+        e->owner = item.owner;
+        free(e->spelled);
+        e->spelled = str_dup(item.key);
+        if (was && !entry_in_sync(es, e))
+            entry_doubt(es, e);
+    }
+    if (e != NULL)
+        e->seen = side->epoch;
+    buf_free(&folded);
+    arena_free(&scratch);
+    return ok && !es->others_next.bad;
+}
+
+/* The list has been read.  What it does not show is absent, if all of its rows
+ * could be read.  What is not known otherwise is assumed to be absent even so:
+ * else nothing would be written any more because of somebody else's row. */
+static void entries_listed(struct side *side)
+{
+    struct entries *es = (struct entries *)side;
+    struct reg_entry *e, *next;
+
+    buf_free(&es->others);
+    es->others = es->others_next;
+    memset(&es->others_next, 0, sizeof es->others_next);
+    if (es->others.n > 0)
+        qsort(es->others.p, es->others.n / sizeof(struct other),
+              sizeof(struct other), entry_other_cmp);
+    for (e = index_next(&side->index, NULL); e != NULL; e = next) {
+        bool judged = e->write == NULL && e->crossed != side->epoch;
+
+        next = index_next(&side->index, e);     /* e may be freed */
+        if (e->seen != side->epoch && judged &&
+            (side->whole || e->observed == ENTRY_UNKNOWN)) {
+            if (entry_in_sync(es, e))
+                entry_doubt(es, e);
+            entry_see_other(es, e);     /* it may have been claimed since */
+        }
+        if (judged && list_empty(&e->claims) && !entry_removable(es, e))
+            entry_free(es, e);
+        else
+            entry_touch(es, e);
+    }
+    es->prune_due = true;
+}
+
+/* Begins a list when our marks can be told from others, which entries_set_owner
+ * sees to. */
+static struct request *entries_list(struct side *side, unsigned *depth,
+                                    char *open)
+{
+    struct entries *es = (struct entries *)side;
+    const struct reg_kind *kind = es->reg->kind;
+
+    if (kind->list == NULL || es->reg->owner == 0)
+        return NULL;
+    *depth = kind->list_depth;
+    *open = kind->list_open;
+    buf_free(&es->others_next);
+    return kind->list(es->reg);
+}
+
+static bool entries_no_list(struct side *side, const struct answer *a)
+{
+    struct entries *es = (struct entries *)side;
+    enum reg_verdict verdict = es->reg->kind->verdict(es->reg, REG_LIST, 0, a);
+    struct err why;
+
+    err_set(&why, "the token was refused, and is another one now");
+    if (verdict == REG_RENEWED)
+        side_down(side, &why);
+    return verdict == REG_DONE;
+}
+
+/* Lets orphans be removed: no container that the engine has explains them. */
+static void entries_prune(struct entries *es)
+{
+    struct reg_entry *e, *next;
+
+    for (e = index_next(&es->side.index, NULL); e != NULL; e = next) {
+        next = index_next(&es->side.index, e);
+        if (!e->orphan)
+            continue;
+        log_at(LOG_INFO, "dangling: %s", e->spelled);
+        e->orphan = false;
+        entry_touch(es, e);
+    }
+    es->prune_due = false;
+}
+
+/* ---- The side of the registry ---- */
+
+static struct request *entries_hello(struct side *side, unsigned step)
+{
+    struct registry *reg = ((struct entries *)side)->reg;
+
+    return reg->kind->hello(reg, step);
+}
+
+static int entries_on_hello(struct side *side, unsigned step,
+                            const struct answer *a, struct err *e)
+{
+    struct registry *reg = ((struct entries *)side)->reg;
+
+    return reg->kind->on_hello(reg, step, a, e);
+}
+
+/* Of a registry without a list all is known: nothing is there. */
+static void entries_ready(struct side *side)
+{
+    struct entries *es = (struct entries *)side;
+
+    es->told = es->doubted = false;
+    relist(side, side->now);
+    if (es->reg->kind->list == NULL) {
+        side->listed = side->whole = true;
+        entries_listed(side);
+    }
+}
+
+/* What is there is not known any more. */
+static void entries_down(struct side *side)
+{
+    struct reg_entry *e, *next;
+
+    for (e = index_next(&side->index, NULL); e != NULL; e = next) {
+        next = index_next(&side->index, e);
+        e->observed = ENTRY_UNKNOWN;
+        entry_touch((struct entries *)side, e);
+    }
+}
+
+static const struct side_kind entries_side = {
+    entries_hello, entries_on_hello, entries_ready, entries_down,
+    entries_list, entries_row, entries_listed, entries_no_list
+};
+
+/* Who owns our marks: the engine and the options of this run.  Of another
+ * engine, other entries are ours. */
+static void entries_set_owner(struct entries *es, uint64_t owner)
+{
+    struct reg_entry *e;
+
+    if (es->reg->owner == owner)
+        return;
+    es->reg->owner = owner;
+    for (e = NULL; (e = index_next(&es->side.index, e)) != NULL;)
+        e->held = false;
+    relist(&es->side, es->side.now);
+}
+
+/* What time has made possible, but writes.  With -ttl every entry is written
+ * anew so often. */
+static void entries_tick(struct entries *es, uint64_t now)
+{
+    struct endpoint *p = &es->reg->peer;
+    uint64_t soon = es->side.list_begun + IDLE_CLOSE_MS;
+    struct reg_entry *e = NULL;
+
+    side_tick(&es->side, now);
+    if (p->closed_idle && side_ready(&es->side))
+        relist(&es->side, soon > now ? soon : now);
+    p->closed_idle = false;
+    if (now < es->renew_due)
+        return;
+    es->renew_due = now + MS((uint64_t)es->reg->refresh_s * 1000);
+    while ((e = index_next(&es->side.index, e)) != NULL)
+        if (entry_in_sync(es, e)) {
+            e->have.content = REG_STALE;
+            entry_touch(es, e);
+        }
+}
+
+/* How many services are desired; *waiting: for how many something has still to
+ * be done, which `log` logs. */
+static size_t entries_count(const struct entries *es, size_t *waiting,
+                            bool log)
+{
+    const struct reg_entry *e = NULL;
+    size_t n = 0;
+    struct err why;
+    bool taken;
+
+    *waiting = 0;
+    while ((e = index_next(&es->side.index, e)) != NULL) {
+        n += entry_desired(e) != NULL;
+        if (!entry_waits(es, e, &why, &taken))
+            continue;
+        ++*waiting;
+        if (log)
+            log_at(LOG_INFO, "waiting: %s", why.text);
+    }
+    return n;
+}
+
+static void entries_init(struct entries *es, struct registry *reg)
+{
+    es->reg = reg;
+    side_init(&es->side, &entries_side, &reg->peer);
+    es->renew_due = reg->kind->expires && reg->refresh_s > 0
+                        ? 0 : UINT64_MAX;
+}
+
+/* ==== 14. Containers ================== container_ containers_ ====
+ *
+ * What is desired: the session with the engine, its list, its events, and the
+ * inspect of each container that may have changed.  Events carry no truth,
+ * they only say which container to inspect again; but one that has died has no
+ * services from then on.  Nothing is removed because of an answer that failed.
+ *
+ * Calls: str_ buf_ mem_ arena_ list_ err_ log_ json_ os_ conn_ retry_ index_
+ * queue_ side_ relist_ docker_ svc_ entries_.
+ */
+
+/* A container that the engine has told of.
+ *
+ *     asked      an inspect is under way; when it has been answered:
+ *     IDLE       (none is)
+ *     ASKED      the answer is applied
+ *     DIRTY      something happened since: applied, and inspected again
+ *     STALE      it died since: ignored, and inspected again
+ *     FORGOTTEN  it was destroyed since: freed
+ *
+ * `former` are services that it had before a change, if there are any under
+ * other keys: they stay until the new ones are registered. */
+struct container {
+    struct node node;           /* its ID; in the queue if it is dirty */
+    enum { CONTAINER_IDLE, CONTAINER_ASKED, CONTAINER_DIRTY, CONTAINER_STALE,
+           CONTAINER_FORGOTTEN } asked;
+    bool inspected;             /* its services are known */
+    bool vanished;              /* the engine does not know it any more, but
+                                   has not said so by an event: its services
+                                   stay until containers_prune */
+    struct svc_set *set;        /* its services; NULL: none */
+    struct svc_set *former;
+    struct link unsettled;      /* in containers.unsettled if it has those */
+    struct link sharing;        /* in containers.sharing if it shares ... */
+    char *network_of;           /* the network of this one: an ID, or a name */
+    uint64_t order;             /* of being seen first */
+    unsigned seen;              /* the list that showed it last */
+    uint64_t row;               /* digest of its row there */
+    uint64_t said;              /* digest of the notes that were logged */
+};
+
+struct containers {
+    struct side side;           /* first: its callbacks get this */
+    struct endpoint engine;
+    struct entries *entries;
+    struct svc_config cfg;
+    struct link unsettled, sharing;
+    struct splitter events;
+    struct buf prefix;          /* of the engine's paths: "" or "/v1.41" */
+    struct buf api;             /* its version, as "1.41" */
+    struct buf networks;        /* that are known: docker_read_networks */
+    bool podman;
+    uint64_t order;             /* of the container seen last */
+    uint64_t addresses;         /* digest of what services may get as address;
+                                   0: that is not known yet */
+    struct buf interface;       /* the last address of -ip INTERFACE */
+    uint64_t address_due;       /* when that is asked for again */
+    uint64_t resync_due;
+    bool exiting;               /* nothing is desired any more */
+    /* Set at the start: */
+    bool default_socket;        /* DOCKER_HOST does not name one */
+    bool on_success;            /* -deregister on-success */
+    struct str ip;              /* -ip */
+    bool ip_is_interface;
+    uint64_t resync_ms;         /* 0: never */
+    uint64_t options;           /* digest of those that OWNER covers */
+};
+
+/* The questions about a container, one after another: itself, its networks,
+ * and the one whose network it shares. */
+struct question {
+    struct containers *containers;
+    struct container *container;
+    struct docker_container *info;      /* NULL until it is known */
+    unsigned hops;              /* on the way to the one that it shares */
+};
+
+/* ---- Dirty containers ---- */
+
+/* The container is to be inspected, now or when what is under way has been
+ * answered. */
+static void container_queue(struct containers *cs, struct container *c,
+                            const char *why)
+{
+    log_at(LOG_DEBUG, "inspect %.12s: %s", c->node.key.p, why);
+    if (c->asked == CONTAINER_ASKED)
+        c->asked = CONTAINER_DIRTY;
+    if (c->asked == CONTAINER_IDLE) {
+        c->node.retry.due = 0;
+        c->node.turn = c->node.retry.tries > 0;     /* after new ones */
+        queue_put(&cs->side.queue, &c->node, cs->side.now);
+    }
+}
+
+/* The container may have changed, and so may those that share its network. */
+static void container_mark_dirty(struct containers *cs, struct container *c,
+                                 const char *why)
+{
+    struct link *l;
+
+    container_queue(cs, c, why);
+    for (l = cs->sharing.next; l != &cs->sharing; l = l->next) {
+        struct container *s = LIST_OF(struct container, sharing, l);
+
+        if (str_eq(str_of(s->network_of), c->node.key))
+            container_queue(cs, s, "another one changed, whose network it "
+                                   "shares");
+    }
+}
+
+static struct container *container_get(struct containers *cs, struct str id)
+{
+    struct container *c = index_find(&cs->side.index, id);
+
+    if (c == NULL) {
+        c = index_add(&cs->side.index, sizeof *c, id);
+        list_init(&c->unsettled);
+        list_init(&c->sharing);
+        c->order = ++cs->order;
+    }
+    return c;
+}
+
+/* Notes whose network the container shares; nobody's: an empty ID. */
+static void container_share(struct containers *cs, struct container *c,
+                            struct str id)
+{
+    list_remove(&c->sharing);
+    free(c->network_of);
+    c->network_of = NULL;
+    if (id.n > 0) {
+        c->network_of = str_dup(id);
+        list_insert(&cs->sharing, &c->sharing);
+    }
+}
+
+/* ---- Its services ---- */
+
+/* The container has no services any more. */
+static void container_release(struct containers *cs, struct container *c)
+{
+    struct svc_set *set = c->set, *former = c->former;
+
+    list_remove(&c->unsettled);
+    c->set = c->former = NULL;
+    entries_release(cs->entries, set);
+    entries_release(cs->entries, former);
+}
+
+/* Gives up former services, once the new ones are registered or have been
+ * tried, and nothing about the container is in doubt. */
+static void container_settle(struct containers *cs, struct container *c)
+{
+    struct svc_set *former = c->former;
+
+    if (c->node.retry.tries > 0 || !entries_settled(cs->entries, c->set))
+        return;
+    list_remove(&c->unsettled);
+    c->former = NULL;
+    entries_release(cs->entries, former);
+}
+
+/* Logs what the notes say, if that is news. */
+static void container_tell(struct containers *cs, struct container *c,
+                           struct svc_notes *notes)
+{
+    struct registry *reg = cs->entries->reg;
+    const struct svc_note *note;
+    struct str id = str_upto(c->node.key, 12);
+    uint64_t digest = str_hash(0, STR(""));
+
+    for (note = notes->first; note != NULL; note = note->next)
+        digest = str_hash(digest, note->text);
+    note = digest != c->said ? notes->first : NULL;
+    for (; note != NULL; note = note->next) {
+        log_at(note->level, note->ignored ? "ignored: %.*s %.*s"
+                                          : "%.*s: %.*s",
+               PUT(id), PUT(note->text));
+        if (note->ignored && reg->kind->ignored != NULL)
+            reg->kind->ignored(reg, id, note->text);
+    }
+    if (digest != c->said && notes->n > NOTES_MAX)
+        log_at(LOG_INFO, "%.*s: and %zu more of these", PUT(id),
+               notes->n - NOTES_MAX);
+    c->said = digest;
+    arena_free(&notes->arena);
+}
+
+/* The container has these services now, instead of those it had.  Those that
+ * it had under other keys stay until the new ones are registered: so after a
+ * rename it is never without any. */
+static void container_set_services(struct containers *cs, struct container *c,
+                                   struct svc_set *set,
+                                   struct svc_notes *notes)
+{
+    struct svc_set *last = c->set;
+
+    set->order = c->order;
+    if (!entries_claim(cs->entries, set, notes)) {
+        svc_note(notes, LOG_WARN, true, "its services would take more than %d "
+                 "bytes: it has none", SERVICES_SIZE);
+        svc_free(set);
+        set = NULL;
+    }
+    c->set = set;
+    c->vanished = false;
+    if (c->former != NULL) {
+        entries_release(cs->entries, last);     /* the former are older */
+    } else if (last != NULL) {
+        entries_demote(cs->entries, last, true);
+        c->former = last;
+        list_insert(&cs->unsettled, &c->unsettled);
+    }
+    if (c->former != NULL)
+        container_settle(cs, c);
+}
+
+/* Frees the container, or has it freed when what is under way has been
+ * answered. */
+static void container_forget(struct containers *cs, struct container *c)
+{
+    container_release(cs, c);
+    container_share(cs, c, STR(""));
+    if (c->asked != CONTAINER_IDLE) {
+        list_remove(&c->node.queue);
+        c->asked = CONTAINER_FORGOTTEN;
+        return;
+    }
+    index_remove(&cs->side.index, &c->node);
+}
+
+/* The engine does not know the container, though no event has said so.  A
+ * successor with the same IDs may not have been inspected yet. */
+static void container_vanished(struct containers *cs, struct container *c)
+{
+    if (c->set == NULL && c->former == NULL) {
+        container_forget(cs, c);
+        return;
+    }
+    c->vanished = true;
+    c->inspected = true;
+    if (c->set != NULL)
+        entries_demote(cs->entries, c->set, true);
+    cs->entries->prune_due = true;
+}
+
+/* Whether -deregister on-success keeps the services of a container that has
+ * ended with this code: an error of its own, not a signal's. */
+static bool container_failed_itself(const struct containers *cs,
+                                    unsigned code)
+{
+    return cs->on_success && code > 0 && code < 128;
+}
+
+/* ---- Inspect ---- */
+
+static void question_end(struct question *q)
+{
+    docker_free(q->info);
+    free(q);
+}
+
+/* The container could not be inspected: its services stay as they are, and it
+ * is tried again after a pause. */
+static void container_failed(struct containers *cs, struct container *c,
+                             const struct err *e)
+{
+    if (retry_failed(&c->node.retry, e->text, cs->side.now, RETRY_MIN_MS,
+                     PAUSE_CALL_MS))
+        log_at(LOG_ERROR, "docker: inspect %.12s: %s", c->node.key.p, e->text);
+    c->node.turn = 1;
+    if (c->asked == CONTAINER_DIRTY)
+        c->node.retry.due = 0;
+    c->asked = CONTAINER_IDLE;
+    queue_put(&cs->side.queue, &c->node, cs->side.now);
+}
+
+/* An answer has come to a question about the container; `id` is the one that
+ * was asked for.  False: the answer is of no use, and the question has
+ * ended. */
+static bool question_answered(struct question *q, const struct answer *a,
+                              struct str id)
+{
+    struct containers *cs = q->containers;
+    struct container *c = q->container;
+    struct err e;
+
+    CHECK(c->asked != CONTAINER_IDLE);
+    if (c->asked == CONTAINER_FORGOTTEN) {
+        c->asked = CONTAINER_IDLE;
+        container_forget(cs, c);
+    } else if (conn_canceled(a) || c->asked == CONTAINER_STALE) {
+        c->asked = CONTAINER_IDLE;
+        container_queue(cs, c, "it changed before the answer came");
+    } else if (a->status == 200 ||
+               (a->status == 404 && docker_is_gone(a->body, id))) {
+        return true;
+    } else {
+        conn_reason(a, &e);
+        container_failed(cs, c, &e);
+    }
+    question_end(q);
+    return false;
+}
+
+/* All has been asked: makes the container's services what is desired.
+ * `unsure`, if not NULL, is why not all of them are known: then those that it
+ * had stay as well, and it is inspected again after a pause. */
+static void container_apply(struct question *q,
+                            const struct docker_container *shared,
+                            const struct err *unsure)
+{
+    struct containers *cs = q->containers;
+    struct container *c = q->container;
+    const struct docker_container *info = q->info;
+    struct svc_notes notes = { { NULL, 0, 0, false }, NULL, NULL, 0 };
+    bool dirty = c->asked == CONTAINER_DIRTY;
+
+    if (unsure != NULL) {
+        container_failed(cs, c, unsure);
+    } else {
+        c->asked = CONTAINER_IDLE;
+        c->inspected = true;
+        retry_reset(&c->node.retry);
+    }
+    if (cs->exiting || (!info->running &&
+                        !container_failed_itself(cs, info->exit_code))) {
+        container_release(cs, c);
+        if (!dirty)
+            container_forget(cs, c);
+    } else {
+        container_set_services(cs, c, svc_derive(&cs->cfg, info, shared,
+                                                 c->set, &notes), &notes);
+        container_tell(cs, c, &notes);
+    }
+    if (dirty)
+        container_queue(cs, c, "it changed before the answer came");
+    question_end(q);
+}
+
+/* What an inspect has answered about that container; NULL and why it is of no
+ * use.  A container may share another's network by name. */
+static struct docker_container *question_read(struct containers *cs,
+                                              struct str body, struct str id,
+                                              struct err *e)
+{
+    struct docker_container *info;
+
+    if (json_parse(&cs->side.json, body, e) != 0)
+        return NULL;
+    info = docker_inspect(&cs->side.json);
+    if (info == NULL) {
+        err_set(e, "the answer does not describe a container");
+    } else if (docker_id(id) && !str_eq(info->id, id)) {
+        err_set(e, "the answer describes another container");
+        docker_free(info);
+        info = NULL;
+    }
+    return info;
+}
+
+/* A request to the engine for a path, which may have an ID in it. */
+static struct request *containers_get(struct containers *cs, const char *path,
+                                      struct str id, const char *end)
+{
+    struct buf whole = { 0 };
+    struct request *r;
+
+    buf_fmt(&whole, "%.*s%s", PUT(buf_str(&cs->prefix)), path);
+    buf_url(&whole, id);
+    buf_lit(&whole, end);
+    r = conn_request(&cs->engine, "GET", buf_str(&whole), STR(""));
+    buf_free(&whole);
+    return r;
+}
+
+/* Inspects a container: that of the question, or another one. */
+static void question_ask(struct question *q, struct str id, conn_done_fn *done)
+{
+    struct containers *cs = q->containers;
+
+    conn_send(&cs->engine, containers_get(cs, "/containers/", id, "/json"), q,
+              done);
+}
+
+/* The inspect of the container whose network this one shares. */
+static void question_on_shared(struct request *r, const struct answer *a)
+{
+    struct question *q = r->context;
+    struct containers *cs = q->containers;
+    struct container *c = q->container;
+    struct docker_container *shared = NULL;
+    struct str id = str_of(c->network_of);
+    struct err e;
+
+    if (!question_answered(q, a, id))
+        return;
+    if (a->status == 200)
+        shared = question_read(cs, a->body, id, &e);
+    if (a->status == 200 && shared == NULL) {
+        container_failed(cs, c, &e);
+        question_end(q);
+    } else if (shared != NULL && docker_shares(shared) && q->hops++ < 4) {
+        container_share(cs, c, str_after(shared->mode, ':'));
+        question_ask(q, str_of(c->network_of), question_on_shared);
+    } else {
+        container_apply(q, shared != NULL && shared->running ? shared : NULL,
+                        NULL);
+    }
+    docker_free(shared);
+}
+
+/* The list of networks.  If it does not show those of the container (a proxy
+ * may refuse it), nothing is decided by that. */
+static void question_on_networks(struct request *r, const struct answer *a)
+{
+    struct question *q = r->context;
+    struct containers *cs = q->containers;
+    struct container *c = q->container;
+    struct err e, why;
+    bool known;
+
+    if (c->asked == CONTAINER_FORGOTTEN || c->asked == CONTAINER_STALE ||
+        conn_canceled(a)) {
+        (void)question_answered(q, a, STR(""));
+        return;
+    }
+    conn_reason(a, &why);
+    if (a->status == 200 && json_parse(&cs->side.json, a->body, &why) == 0)
+        docker_read_networks(&cs->networks, &cs->side.json);
+    known = docker_set_routable(q->info, buf_str(&cs->networks));
+    err_set(&e, "GET /networks: %.400s", a->status == 200
+            ? "it does not show the network of the container" : why.text);
+    if (cs->podman)
+        docker_fix_podman_ports(q->info);
+    container_apply(q, NULL, known ? NULL : &e);
+}
+
+/* The container has been described: asks what else must be known. */
+static void question_go_on(struct question *q)
+{
+    struct containers *cs = q->containers;
+    struct docker_container *info = q->info;
+    bool shares = docker_shares(info);
+    bool matter = docker_networks_matter(info, cs->podman);
+
+    container_share(cs, q->container,
+                    shares ? str_after(info->mode, ':') : STR(""));
+    if (matter && !docker_set_routable(info, buf_str(&cs->networks))) {
+        conn_send(&cs->engine, containers_get(cs, "/networks", STR(""), ""), q,
+                  question_on_networks);
+    } else if (shares && info->running) {
+        question_ask(q, str_of(q->container->network_of), question_on_shared);
+    } else {
+        if (matter && cs->podman)
+            docker_fix_podman_ports(info);
+        container_apply(q, NULL, NULL);
+    }
+}
+
+static void question_on_inspect(struct request *r, const struct answer *a)
+{
+    struct question *q = r->context;
+    struct containers *cs = q->containers;
+    struct container *c = q->container;
+    struct err e;
+
+    if (!question_answered(q, a, c->node.key))
+        return;
+    if (a->status == 200)
+        q->info = question_read(cs, a->body, c->node.key, &e);
+    if (q->info != NULL) {
+        question_go_on(q);
+        return;
+    }
+    question_end(q);
+    if (a->status == 200) {
+        container_failed(cs, c, &e);
+    } else if (c->asked == CONTAINER_DIRTY) {
+        c->asked = CONTAINER_IDLE;
+        container_queue(cs, c, "it changed before the answer came");
+    } else {
+        c->asked = CONTAINER_IDLE;
+        container_vanished(cs, c);
+    }
+}
+
+/* Inspects as many dirty containers as there is room for; half of the room is
+ * for those whose last inspect did not fail. */
+static void containers_inspect(struct containers *cs)
+{
+    struct container *c;
+    size_t room;
+
+    while (side_ready(&cs->side) && cs->addresses != 0 &&
+           !cs->exiting && (room = conn_room(&cs->engine)) > 0 &&
+           (c = queue_first(&cs->side.queue)) != NULL &&
+           (c->node.turn == 0 || room > cs->engine.pool / 2)) {
+        struct question *q = mem_zero(sizeof *q);
+
+        CHECK(c->asked == CONTAINER_IDLE);
+        list_remove(&c->node.queue);
+        c->asked = CONTAINER_ASKED;
+        q->containers = cs;
+        q->container = c;
+        question_ask(q, c->node.key, question_on_inspect);
+    }
+}
+
+/* ---- Events ---- */
+
+/* An event says which container to inspect; what is true of it, inspect says.
+ * But one that has died gets no more requests at once, however long its
+ * inspect waits for the engine's lock. */
+static void containers_event(struct containers *cs,
+                             const struct docker_event *ev)
+{
+    struct container *c = ev->action == DOCKER_CHANGED
+                              ? container_get(cs, ev->id)
+                              : index_find(&cs->side.index, ev->id);
+
+    if (c == NULL)
+        return;
+    container_mark_dirty(cs, c, "an event");
+    if (ev->action == DOCKER_GONE) {
+        container_forget(cs, c);
+    } else if (ev->action == DOCKER_DIED) {
+        if (ev->exit_code != DOCKER_NO_CODE &&
+            !container_failed_itself(cs, ev->exit_code))
+            container_release(cs, c);
+        else if (!cs->on_success)
+            container_release(cs, c);
+        else if (c->set != NULL)
+            entries_demote(cs->entries, c->set, false);
+        if (c->asked == CONTAINER_ASKED || c->asked == CONTAINER_DIRTY)
+            c->asked = CONTAINER_STALE;
+    }
+}
+
+/* The event stream.  An empty piece is its head: from now on nothing happens
+ * unseen, and all that has happened before is in the list. */
+static int containers_on_events(struct request *r, struct str piece,
+                                struct err *e)
+{
+    struct containers *cs = r->context;
+    struct docker_event ev;
+    enum split found;
+
+    if (piece.n == 0) {
+        log_at(LOG_INFO, "Listening for Docker events ...");
+        relist(&cs->side, cs->side.now);
+    }
+    while ((found = json_split(&cs->events, &piece)) != SPLIT_MORE) {
+        if (found == SPLIT_ODD)
+            return err_set(e, "these are no events");
+        if (found == SPLIT_LARGE)
+            relist(&cs->side, cs->side.now);        /* whatever it was */
+        else if (json_parse(&cs->side.json, buf_str(&cs->events.element), e) != 0)
+            return -1;
+        else if (docker_event(&cs->side.json, &ev))
+            containers_event(cs, &ev);
+        if (cs->side.index.n > CONTAINERS_MAX)
+            return err_set(e, "events of more than %d containers",
+                           CONTAINERS_MAX);
+    }
+    return 0;
+}
+
+/* An engine may want its API's version in the paths, or no more. */
+static void containers_switch_prefix(struct containers *cs,
+                                     const struct answer *a)
+{
+    if (a->status != 400 && a->status != 404)
+        return;
+    if (cs->prefix.n > 0)
+        cs->prefix.n = 0;
+    else if (cs->api.n > 0)
+        buf_fmt(&cs->prefix, "/v%.*s", PUT(buf_str(&cs->api)));
+}
+
+static void containers_events_end(struct request *r, const struct answer *a)
+{
+    struct containers *cs = r->context;
+    struct err e, why;
+
+    if (conn_canceled(a))
+        return;
+    conn_reason(a, &why);
+    if (a->status == 200)
+        err_set(&e, "the event stream has ended");
+    else if (a->status == 0)
+        e = why;
+    else
+        err_set(&e, "GET /events: %.400s", why.text);
+    containers_switch_prefix(cs, a);
+    side_down(&cs->side, &e);
+}
+
+/* ---- The session with the engine ---- */
+
+static struct request *containers_hello(struct side *side, unsigned step)
+{
+    struct containers *cs = (struct containers *)side;
+
+    if (step == 2)
+        return NULL;
+    if (step == 0 && cs->default_socket)
+        conn_set_address(&cs->engine, os_exists("/tmp/docker.sock")
+                         ? STR("/tmp/docker.sock")
+                         : STR("/var/run/docker.sock"), STR(""), 0);
+    return containers_get(cs, step == 0 ? "/version" : "/info", STR(""), "");
+}
+
+/* Whose the marks are: half of OWNER is of the engine, half of the options
+ * which make another set of services of the same containers. */
+static void containers_set_owner(struct containers *cs)
+{
+    struct arena scratch = { NULL, 0, 0, false };
+    struct str id = docker_identity(&cs->side.json, cs->podman, &scratch);
+
+    if (id.n == 0) {
+        log_at(LOG_WARN, "docker: the engine does not tell its ID: entries "
+                         "are marked as this host's");
+        id = cs->cfg.hostname;
+    }
+    entries_set_owner(cs->entries, str_hash(1, id) << 32 |
+                                   (cs->options & 0xffffffff));
+    arena_free(&scratch);
+}
+
+/* GET /version, then GET /info, which a proxy may forbid (403). */
+
+static int containers_on_hello(struct side *side, unsigned step,
+                               const struct answer *a, struct err *e)
+{
+    struct containers *cs = (struct containers *)side;
+    const char *path = step == 0 ? "/version" : "/info";
+    struct json *j = &side->json;
+    struct err why;
+
+    if (a->status != 200 && a->status != 403) {
+        containers_switch_prefix(cs, a);
+        conn_reason(a, &why);
+        return err_set(e, "GET %s: %.400s", path, why.text);
+    }
+    if (json_parse(j, a->status == 403 ? STR("{}") : a->body, &why) != 0)
+        return err_set(e, "this does not look like a Docker engine: GET %s: "
+                          "%.300s", path, why.text);
+    cs->podman = (step > 0 && cs->podman) || docker_is_podman(j);
+    if (step > 0) {
+        containers_set_owner(cs);
+        return 0;
+    }
+    cs->api.n = 0;
+    buf_url(&cs->api, json_get_raw(j, JSON_ROOT, "ApiVersion"));
+    return 0;
+}
+
+/* The next list shows every container otherwise than before, and how it stands
+ * then is logged. */
+static void containers_inspect_all(struct containers *cs)
+{
+    struct container *c = NULL;
+
+    while ((c = index_next(&cs->side.index, c)) != NULL)
+        c->row = 0;
+    cs->entries->told = false;
+}
+
+/* First subscribe, then list: so nothing happens unseen in between.  The list
+ * is due when the head of the stream has come (Docker 1.7 sends none before
+ * the first event), and everything is inspected. */
+static void containers_ready(struct side *side)
+{
+    struct containers *cs = (struct containers *)side;
+    struct request *r = containers_get(cs, "/events", STR(""), "");
+
+    json_split_start(&cs->events, 0, '{');
+    r->stream = r->alone = true;
+    r->body = containers_on_events;
+    containers_inspect_all(cs);
+    conn_send(&cs->engine, r, cs, containers_events_end);
+    relist(side, side->now + SUBSCRIBE_MS);
+}
+
+/* Everything stays as it is until the engine can be asked again.  Of a
+ * container that has only been heard of, the next list will tell. */
+static void containers_down(struct side *side)
+{
+    struct containers *cs = (struct containers *)side;
+    struct container *c, *next;
+
+    for (c = index_next(&cs->side.index, NULL); c != NULL; c = next) {
+        next = index_next(&cs->side.index, c);
+        if (!c->inspected && c->set == NULL && c->former == NULL)
+            container_forget(cs, c);
+    }
+}
+
+/* ---- The engine's list ---- */
+
+static bool containers_row(struct side *side, const struct json *j)
+{
+    struct containers *cs = (struct containers *)side;
+    struct docker_row row;
+    struct container *c;
+
+    if (!docker_row(j, &row))
+        return false;
+    c = index_find(&cs->side.index, row.id);
+    if (c == NULL && row.stopped &&
+        !container_failed_itself(cs, row.exit_code))
+        return true;
+    if (c == NULL && cs->side.index.n >= CONTAINERS_MAX)
+        return false;
+    c = container_get(cs, row.id);
+    c->seen = cs->side.epoch;
+    if (c->row != row.digest || !c->inspected || c->vanished)
+        container_mark_dirty(cs, c, "the list shows it otherwise than before");
+    c->row = row.digest;
+    return true;
+}
+
+/* The list has been read: a container that it does not show is inspected, and
+ * will be found to be gone. */
+static void containers_listed(struct side *side)
+{
+    struct containers *cs = (struct containers *)side;
+    struct container *c = NULL;
+    size_t n = 0;
+
+    while ((c = index_next(&side->index, c)) != NULL) {
+        n += c->seen == side->epoch;
+        if (c->seen != side->epoch && side->whole && !c->vanished)
+            container_mark_dirty(cs, c, "the list does not show it");
+    }
+    log_at(cs->entries->told ? LOG_DEBUG : LOG_INFO,
+           "Syncing services on %zu containers", n);
+    cs->entries->prune_due = true;
+}
+
+/* Asks for the containers that run; with -deregister on-success for all others
+ * too, since of some the services stay; and of Podman, whose short list does
+ * not show those that are paused (seen in 4.3).  On a connection of its own:
+ * before Docker 17.07 one stuck container holds the list up for ever. */
+static struct request *containers_list(struct side *side, unsigned *depth,
+                                       char *open)
+{
+    struct containers *cs = (struct containers *)side;
+    struct request *r;
+
+    if (cs->exiting)
+        return NULL;
+    *depth = 1;
+    *open = '[';
+    r = containers_get(cs, "/containers/json", STR(""),
+                       cs->on_success || cs->podman ? "?all=1" : "");
+    r->alone = true;
+    return r;
+}
+
+static const struct side_kind containers_side = {
+    containers_hello, containers_on_hello, containers_ready, containers_down,
+    containers_list, containers_row, containers_listed, NULL
+};
+
+/* Compares engine and registry; with `all`, every container is inspected,
+ * whatever the list shows of it. */
+static void containers_resync(struct containers *cs, bool all)
+{
+    if (all)
+        containers_inspect_all(cs);
+    cs->address_due = cs->side.now;
+    relist(&cs->side, cs->side.now);
+    relist(&cs->entries->side, cs->side.now);
+    cs->resync_due = cs->resync_ms > 0 ? cs->side.now + cs->resync_ms : UINT64_MAX;
+}
+
+/* ---- Time ---- */
+
+/* Whether all that the engine has is known: a whole list of it has been read,
+ * and every container of that list has been inspected. */
+static bool containers_all_known(const struct containers *cs)
+{
+    const struct link *l;
+
+    if (!side_idle(&cs->side) || !cs->side.whole)
+        return false;
+    for (l = cs->side.queue.later.next; l != &cs->side.queue.later; l = l->next)
+        if (!LIST_OF(struct container, node.queue, l)->inspected)
+            return false;
+    return true;
+}
+
+/* Lets go what no container explains: the services of containers that have
+ * vanished, and entries of ours that were never claimed. */
+static void containers_prune(struct containers *cs)
+{
+    struct container *c, *next;
+
+    for (c = index_next(&cs->side.index, NULL); c != NULL; c = next) {
+        next = index_next(&cs->side.index, c);
+        if (c->vanished)
+            container_forget(cs, c);
+    }
+    entries_prune(cs->entries);
+}
+
+/* Logs, once in a session, how it stands. */
+static void containers_tell(struct containers *cs)
+{
+    struct entries *es = cs->entries;
+    size_t waiting, n = entries_count(es, &waiting, false);
+
+    if (waiting > 0)
+        log_at(LOG_WARN, "not in sync: %zu of %zu services of %zu containers "
+                         "wait", waiting, n, cs->side.index.n);
+    else
+        log_at(LOG_INFO, "in sync: %zu services of %zu containers, %u "
+                         "written, %u removed", n, cs->side.index.n,
+               es->added, es->removed);
+    es->added = es->removed = 0;
+    es->told = true;
+}
+
+/* Settles which addresses services may get: -ip, that of the interface which
+ * it names, and what the registry knows of this host.  If they have changed,
+ * every container is inspected.  Nothing is known before the registry has been
+ * asked. */
+static void containers_set_addresses(struct containers *cs)
+{
+    struct svc_config *cfg = &cs->cfg;
+    const struct registry *reg = cs->entries->reg;
+    struct buf found = { 0 };
+    bool unknown = cfg->ip_unknown;
+    uint64_t digest;
+
+    if (!side_ready(&cs->entries->side))
+        return;
+    if (cs->ip_is_interface && cs->side.now >= cs->address_due) {
+        if (os_interface(cs->ip, &found)) {
+            buf_free(&cs->interface);   /* else the last one still counts */
+            cs->interface = found;
+        }
+        cfg->ip_unknown = cs->interface.n == 0;
+        cs->address_due = cfg->ip_unknown ? cs->side.now + ADDRESS_MS : UINT64_MAX;
+        if (cfg->ip_unknown && !unknown)
+            log_at(LOG_WARN, "-ip %.*s: there is no interface of this name, "
+                             "or it has no address: waiting for it",
+                   PUT(cs->ip));
+    }
+    cfg->ip = cs->ip_is_interface ? buf_str(&cs->interface) : cs->ip;
+    cfg->host = buf_str(&reg->host);
+    cfg->no_host = reg->no_host;
+    digest = str_hash(str_hash(cfg->no_host, cfg->ip), cfg->host) | 1;
+    if (cs->addresses != 0 && digest != cs->addresses) {
+        containers_inspect_all(cs);
+        relist(&cs->side, cs->side.now);
+    }
+    cs->addresses = digest;
+}
+
+/* What time has made possible, inspects among it. */
+static void containers_tick(struct containers *cs, uint64_t now)
+{
+    struct entries *es = cs->entries;
+    struct link *l, *next;
+
+    if (now >= cs->resync_due)
+        containers_resync(cs, false);
+    side_tick(&cs->side, now);
+    containers_set_addresses(cs);
+    containers_inspect(cs);
+    for (l = cs->unsettled.next; l != &cs->unsettled; l = next) {
+        next = l->next;
+        container_settle(cs, LIST_OF(struct container, unsettled, l));
+    }
+    if (!containers_all_known(cs) || !es->side.listed || es->side.reading)
+        return;
+    if (es->prune_due)
+        containers_prune(cs);
+    if (!es->told && side_idle(&es->side))
+        containers_tell(cs);
+}
+
+/* When containers_tick is due, at the latest. */
+static uint64_t containers_due(const struct containers *cs)
+{
+    uint64_t due = side_due(&cs->side);
+
+    if (cs->resync_due < due)
+        due = cs->resync_due;
+    if (cs->ip_is_interface && side_ready(&cs->entries->side) &&
+        cs->address_due < due)
+        due = cs->address_due;
+    return due;
+}
+
+/* For SIGUSR1: how things stand, and what waits for what. */
+static void containers_summary(const struct containers *cs)
+{
+    const struct side *reg = &cs->entries->side;
+    const struct container *c = NULL;
+    size_t waiting, n = entries_count(cs->entries, &waiting, true);
+
+    log_at(LOG_INFO, "summary: docker %s, %s %s, %zu containers, %zu "
+                     "services, %zu of them wait",
+           side_ready(&cs->side) ? "reached" : "away", reg->peer->name,
+           side_ready(reg) ? "reached" : "away", cs->side.index.n, n, waiting);
+    while ((c = index_next(&cs->side.index, c)) != NULL)
+        if (!c->inspected || c->node.retry.why != NULL)
+            log_at(LOG_INFO, "waiting: %.12s to be inspected: %s",
+                   c->node.key.p, c->node.retry.why != NULL
+                   ? c->node.retry.why : "not tried yet");
+}
+
+/* With -on-exit deregister: nothing is desired any more. */
+static void containers_exit(struct containers *cs)
+{
+    struct container *c = NULL;
+
+    cs->exiting = true;
+    while ((c = index_next(&cs->side.index, c)) != NULL)
+        container_release(cs, c);
+}
+
+static void containers_init(struct containers *cs, struct entries *es)
+{
+    cs->entries = es;
+    side_init(&cs->side, &containers_side, &cs->engine);
+    list_init(&cs->unsettled);
+    list_init(&cs->sharing);
+    cs->side.now = os_now();
+    cs->resync_due = cs->resync_ms > 0 ? cs->side.now + cs->resync_ms
+                                       : UINT64_MAX;
+}
+
+/* ==== 15. Program ====================================== opt_ app_ ====
+ *
+ * Options and environment in, exit codes out; between them, the loop.
+ *
+ * Calls: str_ buf_ list_ err_ log_ url_ os_ ip_ conn_ side_ svc_ env_
+ * entries_ containers_.
+ */
 
 /* What the command line says. */
-struct flags {
+struct options {
     bool cleanup, confine, only_named, internal, once, version, help;
     bool attempts_given;
     struct str deregister, hostname, ip, on_exit, tags, label, log_level;
     int64_t resync, retry_attempts, retry_interval, ttl, ttl_refresh;
     struct str uri;
     bool on_success;            /* -deregister */
-    bool leave_nothing;         /* -on-exit deregister */
+    bool deregister_on_exit;    /* -on-exit */
 };
-
-struct bridge {
-    struct flags opt;
-    bool default_socket;        /* DOCKER_HOST does not name one */
-    struct svc_config cfg;
-    struct endpoint engine;
-    struct registry reg;
-    struct session with_engine, with_reg;
-
-    struct table containers;    /* to be looked at */
-    struct table entries;       /* to be written */
-    struct table networks;
-    size_t unlooked;            /* containers whose services are not known */
-    size_t sharers;             /* containers in another's network */
-    size_t shadowed;            /* services whose ID another container has */
-
-    struct splitter events, list, entry_list;   /* what is being read */
-    struct json json;           /* the element at hand */
-    struct buf prefix;          /* of the engine's paths: "" or "/v1.41" */
-    struct buf api;             /* its version, as "1.41" */
-    bool podman;
-    bool listing, whole_list;   /* all of its rows could be read */
-    bool list_again;            /* something was missed meanwhile */
-    bool look_at_all;           /* at the next list, whatever it shows */
-    bool looking_at_all;        /* at this one */
-    uint64_t list_due;          /* for the list, if no event stream opens:
-                                   UINT64_MAX when it has been asked for */
-    uint64_t given;             /* of the options that bear on services */
-    uint64_t owner;             /* the first half of our marks: that, and the
-                                   engine */
-    bool ip_is_interface;       /* -ip has named one */
-    struct buf interface;       /* its last address */
-    uint64_t host_print;        /* of all addresses that services may get */
-
-    bool listing_entries;
-    bool readable;              /* an entry of ours has been listed */
-    bool blind;                 /* what we write is not listed */
-    bool verify;                /* to be found out */
-    bool look_for_ghosts;
-    bool host_known;            /* cfg.host: the registry has been asked */
-    bool leaving;               /* nothing is wanted any more */
-    unsigned lists;             /* of entries, counted */
-    unsigned drops;             /* connections closed by it, since an entry was
-                                   found to be missing */
-    uint64_t relist_due;        /* for a list on account of that */
-    bool unsure;                /* a write got no answer: it may yet be done,
-                                   after one that was sent later */
-    bool identified;            /* owner is known */
-    uint64_t resync_due;
-    uint64_t random;
-    uint64_t now;
-};
-
-/* Nodes begin with the ID, and so does what is looked for. */
-static int bridge_id_cmp(const void *a, const void *b)
-{
-    const struct str *p = a, *q = b;
-
-    return str_cmp(*p, *q);
-}
-
-static void bridge_table(struct table *t)
-{
-    list_init(&t->all);
-    list_init(&t->now);
-    list_init(&t->later);
-    t->due = UINT64_MAX;
-}
-
-static void *bridge_find(const struct table *t, struct str id)
-{
-    void *found = tfind(&id, &t->tree, bridge_id_cmp);
-
-    return found == NULL ? NULL : *(void **)found;
-}
-
-/* What follows `at` in the order of coming (NULL: the first), or NULL. */
-static void *bridge_next(const struct table *t, const void *at)
-{
-    const struct node *it = at;
-    struct link *l = it == NULL ? t->all.next : it->all.next;
-
-    return l == &t->all ? NULL : LIST_OF(struct node, all, l);
-}
-
-/* A new node of that size, which is zero but for the ID. */
-static void *bridge_add(struct table *t, size_t size, struct str id)
-{
-    struct node *it = mem_zero(size + id.n + 1);
-
-    it->id.p = memcpy((char *)it + size, id.p, id.n);
-    it->id.n = id.n;
-    list_init(&it->all);
-    list_init(&it->queue);
-    list_before(&t->all, &it->all);
-    if (tsearch(it, &t->tree, bridge_id_cmp) == NULL)
-        (void)mem_new((size_t)-1);      /* no memory: says so and exits */
-    t->n++;
-    return it;
-}
-
-static void bridge_remove(struct table *t, struct node *it)
-{
-    (void)tdelete(it, &t->tree, bridge_id_cmp);
-    list_take(&it->all);
-    list_take(&it->queue);
-    t->n--;
-    free(it->why);
-    free(it);
-}
-
-/* Sees to it that the node is dealt with when its pause is over. */
-static void bridge_queue(struct table *t, struct node *it, uint64_t now)
-{
-    list_before(it->due > now ? &t->later : &t->now, &it->queue);
-    if (it->due > now && it->due < t->due)
-        t->due = it->due;
-}
-
-/* Moves what has waited long enough, and notes who is next. */
-static void bridge_later(struct table *t, uint64_t now)
-{
-    struct link *l, *next;
-
-    if (now < t->due)
-        return;
-    t->due = UINT64_MAX;
-    for (l = t->later.next; l != &t->later; l = next) {
-        struct node *it = LIST_OF(struct node, queue, l);
-
-        next = l->next;
-        if (it->due <= now)
-            list_before(&t->now, l);
-        else
-            t->due = it->due < t->due ? it->due : t->due;
-    }
-}
-
-/* Puts off the next try.  True: the reason is another one than before. */
-static bool bridge_failed(struct node *it, const char *why, uint64_t due)
-{
-    bool news = it->why == NULL || !str_eq(str_of(it->why), str_of(why));
-
-    free(it->why);
-    it->why = str_dup(str_of(why));
-    it->tries++;
-    it->due = due;
-    return news;
-}
-
-static void bridge_succeeded(struct node *it)
-{
-    free(it->why);
-    it->why = NULL;
-    it->tries = 0;
-    it->due = 0;
-}
-
-/* A pause of min_ms that doubles with each failure up to max_ms, the last
- * half of it by chance, so that many of us do not come at once. */
-static uint64_t bridge_pause(struct bridge *b, unsigned failures,
-                             uint64_t min_ms, uint64_t max_ms)
-{
-    uint64_t ms = min_ms;
-
-    while (failures-- > 1 && ms < max_ms)
-        ms *= 2;
-    ms = ms < max_ms ? ms : max_ms;
-    b->random ^= b->random << 13;       /* xorshift64 */
-    b->random ^= b->random >> 7;
-    b->random ^= b->random << 17;
-    return ms / 2 + b->random % (ms / 2 + 1);
-}
-
-static bool bridge_live(const struct session *s)
-{
-    return s->state == LIVE;
-}
-
-/* ---- Entries ---- */
-
-static struct reg_entry *bridge_entry(struct bridge *b, struct str id)
-{
-    struct reg_entry *e = bridge_find(&b->entries, id);
-
-    if (e == NULL) {
-        e = bridge_add(&b->entries, sizeof *e, id);
-        e->present = bridge_live(&b->with_reg) ? ABSENT : UNKNOWN;
-    }
-    return e;
-}
-
-/* Whether the registry has what it should have. */
-static bool bridge_settled(const struct reg_entry *e)
-{
-    if (e->wanted == NULL)
-        return e->present == ABSENT || !e->mine;
-    if (e->by->set->hollow)
-        return true;
-    return e->present == PRESENT && e->have.view == e->want.view &&
-           (e->have.content == e->want.content || e->no_marks);
-}
-
-/* Sees to it that the entry is looked at, when its pause is over. */
-static void bridge_touch(struct bridge *b, struct reg_entry *e)
-{
-    if (e->busy)
-        return;                 /* it is looked at when the answer comes */
-    if (!bridge_settled(e)) {
-        bridge_queue(&b->entries, &e->it, b->now);
-        return;
-    }
-    list_take(&e->it.queue);
-    if (e->wanted == NULL && e->present == ABSENT &&
-        !(b->listing_entries && e->touched == b->lists)) {
-        free(e->after);         /* else the list may show it as it was */
-        bridge_remove(&b->entries, &e->it);
-    }
-}
-
-/* Puts the service in the entry's place. */
-static void bridge_take_entry(struct bridge *b, struct reg_entry *e,
-                              struct container *c, const struct service *s)
-{
-    struct buf body = { 0 }, checks = { 0 };
-    uint64_t before = e->want.content;
-
-    b->reg.kind->body(&body, s, STR(""));
-    b->reg.kind->checks(&checks, s);
-    e->wanted = s;
-    e->by = c;
-    e->mine = e->mine || e->ours || !c->set->hollow;
-    e->want.content = str_hash(0, buf_str(&body));
-    e->want.checks = str_hash(0, buf_str(&checks)) & 0xffffffff;
-    e->want.view = reg_view_of(s);
-    memcpy(e->who, s->container.p, 12);
-    if (before != e->want.content) {
-        e->it.tries = 0;
-        e->it.due = 0;
-    }
-    buf_free(&body);
-    buf_free(&checks);
-}
-
-/* The service of that ID in a set that may be none; NULL: it has none. */
-static const struct service *bridge_service(const struct svc_set *set,
-                                            struct str id)
-{
-    size_t i;
-
-    for (i = 0; set != NULL && i < set->n; i++)
-        if (str_eq(set->service[i].id, id))
-            return &set->service[i];
-    return NULL;
-}
-
-/* Looks for a service of another container that has this ID too, rather of
- * one that runs. */
-static void bridge_next_of_kin(struct bridge *b, struct reg_entry *e)
-{
-    struct container *heir = NULL, *c;
-
-    for (c = NULL; (c = bridge_next(&b->containers, c)) != NULL;)
-        if (bridge_service(c->set, e->it.id) != NULL &&
-            (heir == NULL || heir->ended))
-            heir = c;
-    if (heir != NULL) {
-        bridge_take_entry(b, e, heir, bridge_service(heir->set, e->it.id));
-        b->shadowed--;
-    }
-}
-
-/* Takes the services that a container had out of their entries. */
-static void bridge_release(struct bridge *b, struct container *c,
-                           const struct svc_set *old)
-{
-    size_t i;
-
-    for (i = 0; i < old->n; i++) {
-        struct reg_entry *e = bridge_find(&b->entries, old->service[i].id);
-
-        CHECK(e != NULL);
-        if (e->wanted == &old->service[i]) {
-            e->wanted = NULL;
-            e->by = NULL;
-        } else if (e->by != c) {
-            b->shadowed--;
-        }
-    }
-}
-
-/* Puts a container's services into their entries; one that has ended gives
- * way.  Returns the first that has still to be written, or NULL. */
-static const struct reg_entry *bridge_claim(struct bridge *b,
-                                            struct container *c,
-                                            const struct svc_set *old)
-{
-    const struct reg_entry *first = NULL;
-    size_t i;
-
-    for (i = 0; c->set != NULL && i < c->set->n; i++) {
-        const struct service *s = &c->set->service[i];
-        struct reg_entry *e = bridge_entry(b, s->id);
-
-        if (e->wanted != NULL)
-            b->shadowed++;
-        if (e->wanted != NULL && !(e->by->ended && !c->ended)) {
-            log_at(bridge_service(old, s->id) ? LOG_DEBUG : LOG_WARN,
-                   "%.12s: the ID %.*s is that of a service of container %s: "
-                   "not registered as long as that one has it", c->it.id.p,
-                   PUT(s->id), e->who);
-            continue;
-        }
-        bridge_take_entry(b, e, c, s);
-        if (first == NULL && !bridge_settled(e) && e->it.tries == 0)
-            first = e;
-    }
-    return first;
-}
-
-/* Makes `set` (NULL: nothing) what is wanted of the container. */
-static void bridge_want(struct bridge *b, struct container *c,
-                        struct svc_set *set)
-{
-    struct svc_set *old = c->set;
-    const struct reg_entry *first;
-    size_t i;
-
-    if (b->leaving) {
-        svc_free(set);
-        set = NULL;
-    }
-    if (old != NULL)
-        bridge_release(b, c, old);
-    c->set = set;
-    first = bridge_claim(b, c, old);
-    for (i = 0; old != NULL && i < old->n; i++) {
-        struct reg_entry *e = bridge_find(&b->entries, old->service[i].id);
-
-        CHECK(e != NULL);
-        if (e->wanted == NULL && b->shadowed > 0)
-            bridge_next_of_kin(b, e);
-        if (e->wanted == NULL) {
-            free(e->after);
-            e->after = first != NULL ? str_dup(first->it.id) : NULL;
-            e->it.tries = 0;
-            e->it.due = 0;
-        }
-        bridge_touch(b, e);
-    }
-    for (i = 0; set != NULL && i < set->n; i++) {
-        struct reg_entry *e = bridge_find(&b->entries, set->service[i].id);
-
-        if (e != NULL)
-            bridge_touch(b, e);
-    }
-    svc_free(old);
-}
-
-/* ---- Sessions ---- */
-
-/* The session is over: says why, if that is news, and sets the pause. */
-static void bridge_away(struct bridge *b, struct session *s,
-                        const struct endpoint *p, const struct err *e)
-{
-    struct str where = p->path.n > 0 ? p->path : buf_str(&p->host_header);
-    size_t i;
-
-    if (bridge_live(s) && b->now - s->since > PAUSE_PEER_MS)
-        s->failures = 0;
-    s->state = AWAY;
-    s->failures++;
-    s->due = b->now + bridge_pause(b, s->failures, PAUSE_MIN_MS,
-                                   PAUSE_PEER_MS);
-    for (i = 0; i < s->said_n && i < LENGTH(s->said); i++)
-        if (s->said[i] == str_hash(1, str_of(e->text)))
-            return;
-    log_at(LOG_ERROR, "%s: %.*s: %s: trying again", p->name, PUT(where),
-           e->text);
-    s->said[s->said_n++ % LENGTH(s->said)] = str_hash(1, str_of(e->text));
-}
-
-static void bridge_back(struct bridge *b, struct session *s, const char *name)
-{
-    if (s->said_n > 0)
-        log_at(LOG_INFO, "%s: reached%s", name, s->ever ? " again" : "");
-    s->state = LIVE;
-    s->since = b->now;
-    s->said_n = 0;
-    s->ever = true;
-}
-
-/* What is in the registry is not known any more: it will be listed, and what
- * is not our business is forgotten until then. */
-static void bridge_reg_lost(struct bridge *b, const struct err *e)
-{
-    struct session *s = &b->with_reg;
-    struct reg_entry *lost, *next;
-
-    if (s->state == AWAY)
-        return;
-    bridge_away(b, s, &b->reg.peer, e);
-    if (!s->ever)
-        s->due = b->now + MS((uint64_t)b->opt.retry_interval);
-    b->listing_entries = false;
-    for (lost = bridge_next(&b->entries, NULL); lost != NULL; lost = next) {
-        next = bridge_next(&b->entries, lost);
-        lost->present = UNKNOWN;
-        if (lost->wanted == NULL && !lost->mine) {
-            free(lost->after);
-            bridge_remove(&b->entries, &lost->it);
-        }
-    }
-    conn_reset(&b->reg.peer);
-}
-
-/* Everything stays as it is until the engine can be asked again. */
-static void bridge_engine_lost(struct bridge *b, const struct err *e)
-{
-    if (b->with_engine.state == AWAY)
-        return;
-    bridge_away(b, &b->with_engine, &b->engine, e);
-    b->listing = false;
-    b->list_due = UINT64_MAX;
-    conn_reset(&b->engine);
-}
-
-/* The answer to a question without which there is no session.  False: it is
- * over, or has been called off. */
-static bool bridge_engine_said(struct bridge *b, const struct answer *a,
-                               const char *question)
-{
-    struct err e, why;
-
-    if (a->status == 200)
-        return true;
-    if (conn_called_off(a))
-        return false;
-    reg_words(a, &why);
-    if (a->status == 0)
-        e = why;
-    else
-        err_set(&e, "GET %s: %.400s", question, why.text);
-    if ((a->status == 400 || a->status == 404) && b->prefix.n > 0) {
-        b->prefix.n = 0;        /* it is another engine now */
-    } else if ((a->status == 400 || a->status == 404) && b->api.n > 0) {
-        /* One that wants the version in its paths. */
-        buf_lit(&b->prefix, "/v");
-        buf_add(&b->prefix, buf_str(&b->api));
-    }
-    bridge_engine_lost(b, &e);
-    return false;
-}
-
-/* The same for a question that may be forbidden.  Any other answer is JSON,
- * and in b->json. */
-static bool bridge_engine_told(struct bridge *b, const struct answer *a,
-                               const char *question)
-{
-    struct err e, why;
-
-    if (a->status == 403)
-        return true;
-    if (!bridge_engine_said(b, a, question))
-        return false;
-    if (json_parse(&b->json, a->body, &why) == 0)
-        return true;
-    err_set(&e, "this does not look like a Docker engine: GET %s: %.300s",
-            question, why.text);
-    bridge_engine_lost(b, &e);
-    return false;
-}
-
-/* ---- Writing ---- */
-
-/* The write has failed: logged when it is for another reason than the time
- * before; the next try is put off. */
-static void bridge_unwritten(struct bridge *b, struct reg_entry *e,
-                             const struct answer *a)
-{
-    uint64_t asked = a->retry_after * 1000u, pause = PAUSE_CALL_MS;
-    struct err why;
-
-    reg_words(a, &why);
-    if (!e->refused)
-        pause = bridge_pause(b, e->it.tries + 1,
-                             a->status == 0 ? PAUSE_MIN_MS : MS(1000),
-                             PAUSE_CALL_MS);
-    asked = asked < PAUSE_CALL_MS ? asked : PAUSE_CALL_MS;
-    pause = asked > pause ? asked : pause;
-    if (a->status == 403 && reg_renew(&b->reg, &why) == 1)
-        pause = 0;
-    if (bridge_failed(&e->it, why.text, b->now + pause))
-        log_at(LOG_ERROR, "%s failed: %.*s %s",
-               e->call == REG_PUT ? "register" : "deregister",
-               PUT(e->it.id), why.text);
-}
-
-/* The write is done. */
-static void bridge_written(struct bridge *b, struct reg_entry *e)
-{
-    bool put = e->call == REG_PUT;
-
-    log_at(LOG_INFO, "%s: %s%s%.*s", put ? "added" : "removed", e->who,
-           *e->who ? " " : "", PUT(e->it.id));
-    e->present = put ? PRESENT : ABSENT;
-    if (!put)
-        return;
-    e->have = e->sent;
-    e->any_checks = e->no_marks = e->listed = false;
-    b->verify = b->verify || (b->reg.kind->list != NULL && !b->blind &&
-                              (!b->readable || e->missed > 0));
-}
-
-/* The registry answers: if a write got no answer before, all is listed when
- * that has been done or never will be. */
-static void bridge_reg_answers(struct bridge *b)
-{
-    if (b->unsure && b->relist_due > b->now + LATE_MS)
-        b->relist_due = b->now + LATE_MS;
-    b->unsure = false;
-}
-
-static void bridge_write_answer(struct request *r, const struct answer *a)
-{
-    struct bridge *b = r->context;
-    struct reg_entry *e = r->owner;
-    enum reg_verdict verdict = REG_LATER;
-
-    e->busy = false;
-    if (a->status == 0) {
-        e->present = UNKNOWN;
-        b->unsure = b->unsure || !a->unreached;
-    } else {
-        bridge_reg_answers(b);
-        verdict = b->reg.kind->verdict(e->call, a);
-    }
-    e->refused = verdict == REG_REFUSED;
-    if (verdict == REG_DONE) {
-        e->touched = b->lists;
-        bridge_succeeded(&e->it);
-        bridge_written(b, e);
-    } else if (!conn_called_off(a)) {
-        bridge_unwritten(b, e, a);
-    }
-    if (a->unreached)
-        bridge_reg_lost(b, a->err);
-    bridge_touch(b, e);
-}
-
-/* Whether an entry that is to go waits for another that takes its place:
- * after a rename the service is never without one. */
-static bool bridge_waits(struct bridge *b, const struct reg_entry *e)
-{
-    const struct reg_entry *f;
-
-    if (e->wanted != NULL || e->after == NULL)
-        return false;
-    f = bridge_find(&b->entries, str_of(e->after));
-    return f != NULL && f->wanted != NULL && !f->refused && f->it.tries <= 3 &&
-           !bridge_settled(f);
-}
-
-/* Sends the one request that brings the entry nearer to what is wanted. */
-static void bridge_send(struct bridge *b, struct reg_entry *e)
-{
-    const struct reg_kind *kind = b->reg.kind;
-    struct buf mark = { 0 };
-    struct request *r;
-
-    list_take(&e->it.queue);
-    e->call = e->wanted != NULL ? REG_PUT : REG_DROP;
-    if (e->call == REG_PUT) {
-        bool other_checks = e->any_checks ||
-                            e->have.checks != e->want.checks;
-
-        reg_mark(&mark, b->owner, e->want.content, e->want.checks);
-        e->sent = e->want;
-        r = kind->put(&b->reg, e->wanted, buf_str(&mark),
-                      e->present != ABSENT && other_checks);
-        buf_free(&mark);
-    } else {
-        r = kind->drop(&b->reg, e->it.id);
-    }
-    if (r != NULL) {
-        e->busy = true;
-        conn_send(&b->reg.peer, r, b, e, bridge_write_answer);
-        return;
-    }
-    bridge_written(b, e);
-    bridge_touch(b, e);
-}
-
-/* Sends as many writes as there is room for. */
-static void bridge_write(struct bridge *b)
-{
-    struct link waiting;
-
-    list_init(&waiting);
-    while (bridge_live(&b->with_reg) && !list_empty(&b->entries.now) &&
-           (b->reg.kind->list == NULL || conn_room(&b->reg.peer) > 0)) {
-        struct reg_entry *e = LIST_OF(struct reg_entry, it.queue,
-                                      b->entries.now.next);
-
-        if (bridge_settled(e))
-            bridge_touch(b, e);
-        else if (bridge_waits(b, e))
-            list_before(&waiting, &e->it.queue);
-        else
-            bridge_send(b, e);
-    }
-    while (!list_empty(&waiting))
-        list_before(&b->entries.now, waiting.next);
-}
-
-/* ---- What is present ---- */
-
-/* Whether -cleanup speaks of an entry that has no mark:
- * ^(.+?):([a-zA-Z0-9][a-zA-Z0-9_.-]+):[0-9]+(:udp)?$, the first group being
- * our host name.  *name is the second. */
-static bool bridge_usual_id(const struct bridge *b, struct str id,
-                            struct str *name)
-{
-    struct str end = STR(":udp"), host = b->cfg.hostname;
-    size_t i;
-
-    if (str_suffix(id, end))
-        id = str_upto(id, id.n - end.n);
-    if (!str_prefix(id, host) || id.n <= host.n || id.p[host.n] != ':')
-        return false;
-    id = str_from(id, host.n + 1);
-    *name = str_cut(&id, ':');
-    for (i = 0; i < name->n; i++)
-        if (!str_letter(name->p[i]) && !str_digit(name->p[i]) &&
-            (i == 0 || str_index(STR("_.-"), name->p[i]) == 3))
-            return false;
-    return name->n >= 2 && svc_all_digits(id);
-}
-
-/* An entry is there. */
-static void bridge_entry_row(struct bridge *b, const struct reg_row *row)
-{
-    struct reg_entry *e = bridge_entry(b, row->id);
-    bool mark = row->marked && row->owner == b->owner;
-    struct str name;
-
-    e->seen = b->lists;
-    if (e->busy || e->touched == b->lists)
-        return;
-    b->readable = b->readable || mark;
-    e->present = PRESENT;
-    e->listed = true;
-    e->missed = 0;
-    e->have.view = row->view;
-    e->have.content = mark ? row->content : 0;
-    e->have.checks = row->checks;
-    e->any_checks = !row->marked;
-    e->no_marks = !row->keeps_marks;
-    e->ours = mark || (!row->marked && b->opt.cleanup &&
-                       bridge_usual_id(b, row->id, &name));
-}
-
-static int bridge_entry_bytes(struct request *r, struct str bytes,
-                              struct err *e)
-{
-    struct bridge *b = r->context;
-    struct arena scratch = { NULL };
-    struct reg_row row;
-    enum split found;
-
-    while ((found = json_split(&b->entry_list, &bytes)) == SPLIT_ELEMENT) {
-        if (json_parse(&b->json, buf_str(&b->entry_list.element), e) != 0)
-            return -1;
-        if (b->reg.kind->row(&b->json, &scratch, &row))
-            bridge_entry_row(b, &row);
-        mem_drop(&scratch);
-    }
-    return found == SPLIT_MORE ? 0
-                               : err_set(e, "this is not a list of services, "
-                                            "or one of more than %d",
-                                         ROWS_MAX);
-}
-
-/* The list lacks an entry.  One that has been written twice and was not listed
- * either time is there all the same: the token may not read it.  Once is no
- * proof, since an agent may forget all it has at any moment. */
-static void bridge_missing(struct bridge *b, struct reg_entry *e)
-{
-    bool written = e->present == PRESENT && e->wanted != NULL && !e->listed;
-
-    if (b->reg.kind->list == NULL && e->present == PRESENT)
-        return;                 /* nothing is ever listed */
-    if (b->blind && e->mine && e->wanted == NULL) {
-        e->present = PRESENT;   /* it may be: removing it does no harm */
-        return;
-    }
-    if (!written || (!b->blind && e->missed++ == 0)) {
-        b->drops = e->present == PRESENT ? 0 : b->drops;
-        e->present = ABSENT;
-        return;
-    }
-    if (!b->blind)
-        log_at(LOG_WARN, "%s: what was written is not listed: the token may "
-                         "not read it (service:read); only changes are "
-                         "written from now on", b->reg.kind->name);
-    b->blind = true;
-}
-
-/* A whole list has been read: what it did not show is not there. */
-static void bridge_entries_end(struct bridge *b)
-{
-    struct reg_entry *e, *next;
-
-    if (!bridge_live(&b->with_reg))
-        bridge_back(b, &b->with_reg, b->reg.kind->name);
-    b->listing_entries = false;
-    b->look_for_ghosts = true;
-    bridge_reg_answers(b);
-    for (e = bridge_next(&b->entries, NULL); e != NULL; e = next) {
-        next = bridge_next(&b->entries, e);     /* e may be freed */
-        if (e->seen != b->lists && !e->busy && e->touched != b->lists)
-            bridge_missing(b, e);
-        bridge_touch(b, e);
-    }
-}
-
-static void bridge_entries_answer(struct request *r, const struct answer *a)
-{
-    struct bridge *b = r->context;
-    struct err e;
-
-    if (conn_called_off(a))
-        return;
-    if (a->status == 200 && json_split_done(&b->entry_list)) {
-        bridge_entries_end(b);
-        return;
-    }
-    reg_words(a, &e);
-    if (a->status == 200)
-        err_set(&e, "the list of services ends early");
-    if (a->status == 403)
-        (void)reg_renew(&b->reg, &e);
-    bridge_reg_lost(b, &e);
-}
-
-static void bridge_list_entries(struct bridge *b)
-{
-    struct request *r = b->reg.kind->list ? b->reg.kind->list(&b->reg) : NULL;
-
-    b->lists++;
-    b->verify = false;
-    b->relist_due = UINT64_MAX;
-    if (r == NULL) {
-        bridge_entries_end(b);
-        return;
-    }
-    b->listing_entries = true;
-    json_split_start(&b->entry_list, SPLIT_OBJECT);
-    r->body = bridge_entry_bytes;
-    conn_send(&b->reg.peer, r, b, NULL, bridge_entries_answer);
-}
-
-/* ---- Looking ---- */
-
-/* Sees to it that the container is looked at, now or when what is under way
- * has been answered. */
-static void bridge_look_at(struct bridge *b, struct container *c)
-{
-    c->again = c->busy;
-    c->gone = false;
-    if (!c->busy)
-        list_before(&b->containers.now, &c->it.queue);
-}
-
-/* Notes whose network the container shares; nobody's: an empty ID. */
-static void bridge_share(struct bridge *b, struct container *c, struct str id)
-{
-    b->sharers -= c->peer != NULL;
-    free(c->peer);
-    c->peer = id.n > 0 ? str_dup(id) : NULL;
-    b->sharers += c->peer != NULL;
-}
-
-/* Those that share its network are looked at too. */
-static void bridge_tell_sharers(struct bridge *b, struct str id)
-{
-    struct container *c;
-
-    if (b->sharers == 0)
-        return;
-    for (c = NULL; (c = bridge_next(&b->containers, c)) != NULL;)
-        if (c->peer != NULL && str_eq(str_of(c->peer), id))
-            bridge_look_at(b, c);
-}
-
-static struct container *bridge_container(struct bridge *b, struct str id)
-{
-    struct container *c = bridge_find(&b->containers, id);
-
-    if (c == NULL) {
-        c = bridge_add(&b->containers, sizeof *c, id);
-        b->unlooked++;
-    }
-    return c;
-}
-
-static void bridge_looked(struct bridge *b, struct container *c)
-{
-    b->unlooked -= !c->looked;
-    c->looked = true;
-    bridge_succeeded(&c->it);
-}
-
-/* The container has no services, and nothing more is to be known of it. */
-static void bridge_forget(struct bridge *b, struct container *c)
-{
-    if (c->set != NULL)
-        bridge_want(b, c, NULL);
-    bridge_looked(b, c);
-    if (c->busy) {
-        c->gone = true;         /* freed with the answer */
-        return;
-    }
-    docker_free(c->facts);
-    free(c->name);
-    bridge_share(b, c, STR(""));
-    bridge_remove(&b->containers, &c->it);
-}
-
-/* It could not be looked at: its services stay as they are meanwhile. */
-static void bridge_look_failed(struct bridge *b, struct container *c,
-                               const struct err *e)
-{
-    uint64_t pause = bridge_pause(b, c->it.tries + 1, MS(1000),
-                                  PAUSE_CALL_MS);
-
-    if (bridge_failed(&c->it, e->text, b->now + pause))
-        log_at(LOG_ERROR, "docker: inspect %.12s: %s", c->it.id.p, e->text);
-    if (c->again)
-        bridge_look_at(b, c);
-    else
-        bridge_queue(&b->containers, &c->it, b->now);
-}
-
-/* Says what is to be said of the container, if it is anything new. */
-static void bridge_say(struct bridge *b, struct container *c,
-                       struct svc_notes *notes)
-{
-    struct str text = buf_str(&notes->text), ignored = STR("ignored: ");
-    uint64_t print = str_hash(0, text);
-
-    while (print != c->said && text.n > 0) {
-        struct str line = str_cut(&text, '\0');
-        enum log_level level = (enum log_level)(*line.p - '0');
-
-        line = str_from(line, 1);
-        log_at(level, "%.*s", PUT(line));
-        if (b->reg.kind->ignored != NULL && str_prefix(line, ignored)) {
-            line = str_from(line, ignored.n + 12 + 1);  /* its ID */
-            b->reg.kind->ignored(&b->reg, str_first(c->it.id, 12), line);
-        }
-    }
-    c->said = print;
-    buf_free(&notes->text);
-}
-
-/* Whether -deregister on-success keeps the services of a container that has
- * ended with this code: an error of its own, not a signal's. */
-static bool bridge_keeps(const struct bridge *b, unsigned code)
-{
-    return b->opt.on_success && code > 0 && code < 128;
-}
-
-/* All that is needed is known: makes the container's services what is
- * wanted, and looks once more if something has happened since. */
-static void bridge_derive(struct bridge *b, struct container *c,
-                          const struct docker_container *facts,
-                          const struct docker_container *peer)
-{
-    struct svc_notes notes = { { 0 } };
-
-    bridge_looked(b, c);
-    c->ended = !facts->runs;
-    if (facts->runs) {
-        bridge_want(b, c, svc_derive(&b->cfg, facts, peer, &notes));
-        bridge_say(b, c, &notes);
-    } else if (bridge_keeps(b, facts->exit_code)) {
-        if (c->set == NULL)
-            bridge_want(b, c, svc_derive(&b->cfg, facts, NULL, &notes));
-        buf_free(&notes.text);
-    } else if (c->again) {
-        bridge_want(b, c, NULL);
-    } else {
-        bridge_forget(b, c);
-        return;
-    }
-    if (c->again)
-        bridge_look_at(b, c);
-}
-
-/* An answer has come about the container, or the one of that ID, which is
- * asked on its account.  False: there is nothing more to be done with it. */
-static bool bridge_answered(struct bridge *b, struct container *c,
-                            const struct answer *a, struct str id)
-{
-    struct err e;
-
-    c->busy = false;
-    if (c->gone) {
-        bridge_forget(b, c);
-        return false;
-    }
-    if (conn_called_off(a) || (c->again && c->died)) {
-        bridge_look_at(b, c);   /* what it says is older than the death */
-        return false;
-    }
-    if (a->status == 200 ||
-        (a->status == 404 && docker_says_gone(a->body, id)))
-        return true;
-    reg_words(a, &e);
-    bridge_look_failed(b, c, &e);
-    return false;
-}
-
-/* Asks the engine for a path, which may have an ID in it; about a container,
- * or NULL. */
-static struct request *bridge_ask(struct bridge *b, struct container *c,
-                                  const char *path, struct str id,
-                                  const char *end,
-                                  void (*done)(struct request *,
-                                               const struct answer *))
-{
-    struct buf whole = { 0 };
-    struct request *r;
-
-    buf_add(&whole, buf_str(&b->prefix));
-    buf_lit(&whole, path);
-    buf_url(&whole, id);
-    buf_lit(&whole, end);
-    r = conn_request(&b->engine, "GET", buf_str(&whole), STR(""));
-    buf_free(&whole);
-    conn_send(&b->engine, r, b, c, done);
-    if (c != NULL)
-        c->busy = true;
-    return r;
-}
-
-/* What an inspect of that container has answered, or NULL and why it is no
- * good.  A container may share another's network by name. */
-static struct docker_container *bridge_read(struct bridge *b, struct str body,
-                                            struct str id, struct err *e)
-{
-    struct docker_container *facts = NULL;
-
-    if (json_parse(&b->json, body, e) == 0) {
-        facts = docker_inspect(&b->json);
-        if (facts == NULL)
-            err_set(e, "the answer does not describe a container");
-    }
-    if (facts != NULL && docker_id(id) && !str_eq(facts->id, id)) {
-        err_set(e, "the answer describes another container");
-        docker_free(facts);
-        facts = NULL;
-    }
-    return facts;
-}
-
-/* The container whose network this one shares. */
-static void bridge_peer_answer(struct request *r, const struct answer *a)
-{
-    struct bridge *b = r->context;
-    struct container *c = r->owner;
-    struct docker_container *facts = c->facts, *peer = NULL;
-    struct str whose;
-    struct err e;
-
-    c->facts = NULL;
-    if (!bridge_answered(b, c, a, str_of(c->peer))) {
-        docker_free(facts);
-        return;
-    }
-    if (a->status == 200)
-        peer = bridge_read(b, a->body, str_of(c->peer), &e);
-    if (a->status == 200 && peer == NULL) {
-        bridge_look_failed(b, c, &e);
-    } else if (peer != NULL && svc_shares(peer) && c->hops++ < 4) {
-        whose = str_after(peer->mode, ':');
-        bridge_share(b, c, whose);
-        c->facts = facts;
-        facts = NULL;
-        bridge_ask(b, c, "/containers/", whose, "/json", bridge_peer_answer);
-    } else {
-        bridge_derive(b, c, facts, peer != NULL && peer->runs ? peer : NULL);
-    }
-    docker_free(facts);
-    docker_free(peer);
-}
-
-/* A network's driver is known now: looks at the container once more.  What
- * cannot be asked (a proxy may forbid it) has no driver of interest. */
-static void bridge_network_answer(struct request *r, const struct answer *a)
-{
-    struct bridge *b = r->context;
-    struct container *c = r->owner;
-    struct str driver, id = docker_asked_network(c->facts);
-    struct network *n;
-    struct err e;
-    bool told = a->status == 200 || a->status == 403 || a->status == 404;
-
-    c->busy = false;
-    if (told && bridge_find(&b->networks, id) == NULL) {
-        n = bridge_add(&b->networks, sizeof *n, id);
-        if (a->status == 200 && json_parse(&b->json, a->body, &e) == 0) {
-            driver = json_raw(&b->json,
-                              json_get(&b->json, JSON_ROOT, "Driver"));
-            n->direct = str_eq(driver, STR("macvlan")) ||
-                        str_eq(driver, STR("ipvlan"));
-        }
-    }
-    docker_free(c->facts);
-    c->facts = NULL;
-    reg_words(a, &e);
-    if (c->gone)
-        bridge_forget(b, c);
-    else if (told || conn_called_off(a))
-        bridge_look_at(b, c);
-    else
-        bridge_look_failed(b, c, &e);
-}
-
-/* Whether a port could be reached on a network whose driver is of interest:
- * one that is exposed, and of which Docker says nothing; with Podman, any. */
-static bool bridge_drivers_matter(const struct bridge *b,
-                                  const struct docker_container *facts)
-{
-    size_t i;
-
-    if (!facts->runs || svc_shares(facts) ||
-        str_eq(facts->mode, STR("host")) || str_eq(facts->mode, STR("none")))
-        return false;
-    for (i = 0; i < facts->ports; i++)
-        if (!facts->port[i].listed || b->podman)
-            return true;
-    return false;
-}
-
-/* The container has been described: asks what else must be known, or makes
- * its services of it.  Takes the facts over. */
-static void bridge_facts(struct bridge *b, struct container *c,
-                         struct docker_container *facts)
-{
-    bool matter = bridge_drivers_matter(b, facts), shares = svc_shares(facts);
-    size_t i;
-
-    for (i = 0; matter && i < facts->networks; i++) {
-        struct docker_network *n = &facts->network[i];
-        const struct network *known = bridge_find(&b->networks, n->id);
-
-        n->direct = known != NULL && known->direct;
-        if (known == NULL && n->id.n > 0) {
-            c->facts = facts;
-            n->asked = true;
-            bridge_ask(b, c, "/networks/", n->id, "", bridge_network_answer);
-            return;
-        }
-    }
-    if (matter && b->podman)
-        docker_unlist(facts);
-    bridge_share(b, c, shares ? str_after(facts->mode, ':') : STR(""));
-    if (shares && facts->runs) {
-        c->facts = facts;
-        c->hops = 0;
-        bridge_ask(b, c, "/containers/", str_of(c->peer), "/json",
-                   bridge_peer_answer);
-        return;
-    }
-    bridge_derive(b, c, facts, NULL);
-    docker_free(facts);
-}
-
-static void bridge_inspected(struct request *r, const struct answer *a)
-{
-    struct bridge *b = r->context;
-    struct container *c = r->owner;
-    struct docker_container *facts;
-    struct err e;
-
-    if (!bridge_answered(b, c, a, c->it.id))
-        return;
-    if (a->status == 404) {
-        bridge_forget(b, c);
-        return;
-    }
-    facts = bridge_read(b, a->body, c->it.id, &e);
-    if (facts == NULL)
-        bridge_look_failed(b, c, &e);
-    else
-        bridge_facts(b, c, facts);
-}
-
-/* Asks about as many containers as there is room for. */
-static void bridge_look(struct bridge *b)
-{
-    while (bridge_live(&b->with_engine) && b->host_known && !b->leaving &&
-           !list_empty(&b->containers.now) && conn_room(&b->engine) > 0) {
-        struct container *c = LIST_OF(struct container, it.queue,
-                                      b->containers.now.next);
-
-        list_take(&c->it.queue);
-        c->again = c->died = false;
-        bridge_ask(b, c, "/containers/", c->it.id, "/json", bridge_inspected);
-    }
-}
-
-/* ---- What is wanted ---- */
-
-/* An event tells which container to look at; what is true of it, inspect
- * does.  But one that has died gets no more requests at once. */
-static void bridge_event(struct bridge *b, const struct docker_event *ev)
-{
-    struct container *c = ev->action == DOCKER_LOOK
-                              ? bridge_container(b, ev->id)
-                              : bridge_find(&b->containers, ev->id);
-
-    bridge_tell_sharers(b, ev->id);
-    if (c == NULL)
-        return;
-    if (ev->action == DOCKER_GONE) {
-        bridge_forget(b, c);
-        return;
-    }
-    if (ev->action == DOCKER_DIED) {
-        if (c->set != NULL && !c->set->hollow &&
-            !bridge_keeps(b, ev->exit_code == DOCKER_NO_CODE
-                                 ? 1 : ev->exit_code))
-            bridge_want(b, c, NULL);
-        c->died = c->ended = true;
-    }
-    bridge_look_at(b, c);
-}
-
-/* A row of the engine's list. */
-static void bridge_list_row(struct bridge *b, const struct docker_row *row)
-{
-    struct container *c = bridge_find(&b->containers, row->id);
-
-    if (c == NULL && row->ended && !bridge_keeps(b, row->exit_code))
-        return;
-    c = c != NULL ? c : bridge_container(b, row->id);
-    c->listed = true;
-    if (c->name == NULL || !str_eq(str_of(c->name), row->name)) {
-        free(c->name);
-        c->name = str_dup(row->name);
-    }
-    if (b->looking_at_all || c->print != row->print || !c->looked)
-        bridge_look_at(b, c);
-    c->print = row->print;
-}
-
-static int bridge_list_bytes(struct request *r, struct str bytes,
-                             struct err *e)
-{
-    struct bridge *b = r->context;
-    struct docker_row row;
-    enum split found;
-
-    while ((found = json_split(&b->list, &bytes)) == SPLIT_ELEMENT ||
-           found == SPLIT_LARGE) {
-        if (found == SPLIT_LARGE)
-            b->whole_list = false;
-        else if (json_parse(&b->json, buf_str(&b->list.element), e) != 0)
-            return -1;
-        else if (docker_row(&b->json, &row))
-            bridge_list_row(b, &row);
-        else
-            b->whole_list = false;
-    }
-    return found == SPLIT_MORE ? 0
-                               : err_set(e, "this is no list of containers, "
-                                            "or one of more than %d",
-                                         ROWS_MAX);
-}
-
-/* The whole list has been read: what it lacks is to be looked at, and will
- * be found to be gone. */
-static void bridge_list_end(struct bridge *b)
-{
-    struct container *c;
-    size_t running = 0;
-
-    for (c = NULL; (c = bridge_next(&b->containers, c)) != NULL;) {
-        running += c->listed;
-        if (!c->listed)
-            bridge_look_at(b, c);
-    }
-    log_at(b->looking_at_all ? LOG_INFO : LOG_DEBUG,
-           "Syncing services on %zu containers", running);
-    b->listing = false;
-    b->look_for_ghosts = true;
-    if (!b->whole_list)
-        log_at(LOG_WARN, "docker: a row of the list could not be read: "
-                         "nothing is removed that it could explain");
-    if (!bridge_live(&b->with_engine))
-        bridge_back(b, &b->with_engine, "docker");
-}
-
-static void bridge_list_answer(struct request *r, const struct answer *a)
-{
-    struct bridge *b = r->context;
-    struct err e;
-
-    if (!bridge_engine_said(b, a, "/containers/json"))
-        return;
-    if (json_split_done(&b->list)) {
-        bridge_list_end(b);
-        return;
-    }
-    err_set(&e, "the list of containers ends early");
-    bridge_engine_lost(b, &e);
-}
-
-/* Asks for the containers that run, and with -deregister on-success for all
- * others, since of some the services stay; and of Podman, whose short list
- * lacks those that are paused (seen in 4.3). */
-static void bridge_list(struct bridge *b)
-{
-    const char *path = b->opt.on_success || b->podman
-                           ? "/containers/json?all=1" : "/containers/json";
-    struct request *r = bridge_ask(b, NULL, path, STR(""), "",
-                                   bridge_list_answer);
-    struct container *c, *next;
-
-    for (c = bridge_next(&b->containers, NULL); c != NULL; c = next) {
-        next = bridge_next(&b->containers, c);
-        c->listed = false;
-        if (!bridge_live(&b->with_engine) && !c->looked && !c->busy)
-            bridge_forget(b, c);    /* it is listed, if it is there */
-    }
-    json_split_start(&b->list, SPLIT_ARRAY);
-    b->listing = b->whole_list = true;
-    b->looking_at_all = b->look_at_all;
-    b->list_again = b->look_at_all = false;
-    b->list_due = UINT64_MAX;
-    r->body = bridge_list_bytes;
-}
-
-/* First subscribe, then list: so nothing happens unseen in between. */
-static int bridge_event_bytes(struct request *r, struct str bytes,
-                              struct err *e)
-{
-    struct bridge *b = r->context;
-    struct docker_event ev;
-    enum split found;
-
-    if (bytes.n == 0) {         /* the stream is open */
-        log_at(LOG_INFO, "Listening for Docker events ...");
-        if (b->list_due < UINT64_MAX)
-            bridge_list(b);
-        else
-            b->list_again = true;       /* the first one came too early */
-        return 0;
-    }
-    while ((found = json_split(&b->events, &bytes)) == SPLIT_ELEMENT ||
-           found == SPLIT_LARGE) {
-        if (found == SPLIT_LARGE)
-            b->list_again = true;
-        else if (json_parse(&b->json, buf_str(&b->events.element), e) != 0)
-            return -1;
-        else if (docker_event(&b->json, &ev))
-            bridge_event(b, &ev);
-        if (b->containers.n > ROWS_MAX)
-            return err_set(e, "events of more than %d containers", ROWS_MAX);
-    }
-    return found == SPLIT_MORE ? 0 : err_set(e, "these are no events");
-}
-
-static void bridge_events_end(struct request *r, const struct answer *a)
-{
-    struct bridge *b = r->context;
-    struct err e;
-
-    if (!bridge_engine_said(b, a, "/events"))
-        return;
-    err_set(&e, "the event stream has ended");
-    bridge_engine_lost(b, &e);
-}
-
-static void bridge_subscribe(struct bridge *b)
-{
-    struct request *r = bridge_ask(b, NULL, "/events", STR(""), "",
-                                   bridge_events_end);
-
-    json_split_start(&b->events, SPLIT_STREAM);
-    r->stream = true;
-    r->body = bridge_event_bytes;
-    b->list_due = b->now + SUBSCRIBE_MS;
-}
-
-/* Who owns our marks: this engine, looked at in this way. */
-static void bridge_info_answer(struct request *r, const struct answer *a)
-{
-    struct bridge *b = r->context;
-    struct arena scratch = { NULL };
-    struct str id = STR("");
-    uint64_t owner;
-
-    if (!bridge_engine_told(b, a, "/info"))
-        return;
-    if (a->status == 200) {
-        b->podman = b->podman || docker_is_podman(&b->json);
-        id = docker_identity(&b->json, b->podman, &scratch);
-    }
-    if (id.n == 0) {
-        log_at(LOG_WARN, "docker: the engine does not tell its ID: entries "
-                         "are marked as this host's");
-        id = b->cfg.hostname;
-    }
-    owner = str_hash(b->given, id);
-    if (b->identified && owner != b->owner)
-        b->relist_due = b->now;         /* other entries are ours now */
-    b->owner = owner;
-    b->identified = true;
-    mem_drop(&scratch);
-    bridge_subscribe(b);
-}
-
-static void bridge_version_answer(struct request *r, const struct answer *a)
-{
-    struct bridge *b = r->context;
-
-    if (!bridge_engine_told(b, a, "/version"))
-        return;
-    if (a->status == 200) {
-        b->podman = docker_is_podman(&b->json);
-        b->api.n = 0;
-        buf_url(&b->api, json_raw(&b->json, json_get(&b->json, JSON_ROOT,
-                                                     "ApiVersion")));
-    }
-    bridge_ask(b, NULL, "/info", STR(""), "", bridge_info_answer);
-}
-
-/* Begins to talk with the engine: who it is, its events, its containers. */
-static void bridge_engine_begin(struct bridge *b)
-{
-    if (b->default_socket)
-        b->engine.path = os_exists("/tmp/docker.sock")
-                             ? STR("/tmp/docker.sock")
-                             : STR("/var/run/docker.sock");
-    b->with_engine.state = ASKING;
-    b->podman = false;
-    b->look_at_all = true;
-    b->list_due = UINT64_MAX;
-    bridge_ask(b, NULL, "/version", STR(""), "", bridge_version_answer);
-}
-
-/* Settles which address published ports get; where it has changed, every
- * container is looked at anew. */
-static void bridge_addresses(struct bridge *b)
-{
-    struct svc_config *cfg = &b->cfg;
-    struct buf found = { 0 };
-    uint64_t print;
-
-    cfg->ip = b->opt.ip;
-    cfg->host = buf_str(&b->reg.host);
-    cfg->no_host = b->reg.no_host;
-    b->ip_is_interface = b->ip_is_interface || os_is_interface(b->opt.ip);
-    if (b->ip_is_interface) {
-        if (os_interface(b->opt.ip, &found)) {
-            buf_free(&b->interface);    /* else the last one still counts */
-            b->interface = found;
-        }
-        cfg->ip = buf_str(&b->interface);
-        cfg->no_host = cfg->ip.n == 0;
-    }
-    print = str_hash(str_hash(cfg->no_host, cfg->ip), cfg->host);
-    if (b->host_known && print != b->host_print)
-        b->look_at_all = b->list_again = true;
-    b->host_print = print;
-    b->host_known = true;
-}
-
-/* The registry has answered a question of the greeting. */
-static void bridge_reg_answer(struct request *r, const struct answer *a)
-{
-    struct bridge *b = r->context;
-    struct session *s = &b->with_reg;
-    struct err e;
-    int result = -1;
-
-    if (conn_called_off(a))
-        return;
-    if (a->status == 0)
-        e = *a->err;
-    else
-        result = b->reg.kind->greeted(&b->reg, s->step, a, &e);
-    if (result < 0) {
-        bridge_reg_lost(b, &e);
-        return;
-    }
-    s->step += result == 0;
-    s->state = ASKING;
-}
-
-/* Asks the registry the next question. */
-static void bridge_reg_ask(struct bridge *b)
-{
-    struct session *s = &b->with_reg;
-    struct request *r = b->reg.kind->greet(&b->reg, s->step);
-
-    s->state = r != NULL ? ASKED : GREETED;
-    if (r != NULL)
-        conn_send(&b->reg.peer, r, b, NULL, bridge_reg_answer);
-    else
-        bridge_addresses(b);
-}
-
-/* Compares engine and registry; with `all`, every container is looked at,
- * whatever the engine's list shows of it.  Networks come and go: when there
- * have been many, those that still matter are asked about once more. */
-static void bridge_resync(struct bridge *b, bool all)
-{
-    void *first;
-
-    while (b->networks.n > NETWORKS_MAX &&
-           (first = bridge_next(&b->networks, NULL)) != NULL)
-        bridge_remove(&b->networks, first);
-    b->look_at_all = b->look_at_all || all;
-    b->list_again = true;
-    if (b->host_known)
-        bridge_addresses(b);
-    b->relist_due = b->now;     /* or after the list that is being read */
-    b->resync_due = UINT64_MAX;
-    if (b->opt.resync > 0)
-        b->resync_due = b->now + MS((uint64_t)b->opt.resync * 1000);
-}
-
-/* ---- Time ---- */
-
-/* Whether no container that is still to be looked at could explain the
- * entry.  One that cannot be looked at may have any ID that is not a usual
- * one with another container's name. */
-static bool bridge_is_ghost(struct bridge *b, const struct reg_entry *e)
-{
-    const struct container *c;
-    struct str name;
-
-    if (b->unlooked == 0)
-        return true;
-    if (!bridge_usual_id(b, e->it.id, &name))
-        return false;
-    for (c = NULL; (c = bridge_next(&b->containers, c)) != NULL;)
-        if (!c->looked && (c->it.tries == 0 || c->name == NULL ||
-                           str_eq(str_of(c->name), name)))
-            return false;
-    return true;
-}
-
-/* Entries of ours that no container explains are to go. */
-static void bridge_find_ghosts(struct bridge *b)
-{
-    struct reg_entry *e;
-    bool all = true;
-
-    for (e = NULL; (e = bridge_next(&b->entries, e)) != NULL;) {
-        if (e->wanted != NULL || e->mine || !e->ours ||
-            e->present != PRESENT)
-            continue;
-        if (bridge_is_ghost(b, e)) {
-            log_at(LOG_INFO, "dangling: %.*s", PUT(e->it.id));
-            e->mine = true;
-            bridge_touch(b, e); /* it is there, so it stays for now */
-        } else {
-            all = false;
-        }
-    }
-    b->look_for_ghosts = !all;
-}
-
-/* Sessions that are to begin, and lists that are to be read.  When the
- * registry closes a connection that was kept open, it may have started anew
- * and forgotten everything: it is asked, but not ever more often if it is
- * merely its habit. */
-static void bridge_sessions(struct bridge *b)
-{
-    struct session *s = &b->with_reg;
-
-    if (b->with_engine.state == AWAY && b->now >= b->with_engine.due)
-        bridge_engine_begin(b);
-    if (s->state == AWAY && b->now >= s->due) {
-        s->state = ASKING;
-        s->step = 0;
-    }
-    if (s->state == ASKING)
-        bridge_reg_ask(b);
-    if (s->state == GREETED && b->identified) {
-        s->state = ASKED;       /* now our marks can be told from others */
-        bridge_list_entries(b);
-    }
-    if (b->reg.peer.dropped && bridge_live(s) && b->relist_due == UINT64_MAX)
-        b->relist_due = b->now + bridge_pause(b, ++b->drops, PAUSE_MIN_MS,
-                                              PAUSE_CALL_MS);
-    b->reg.peer.dropped = false;
-    if (bridge_live(s) && b->now >= b->relist_due && !b->listing_entries)
-        bridge_list_entries(b);
-    if (b->now >= b->list_due)
-        bridge_list(b);
-    if (bridge_live(&b->with_engine) && b->list_again && !b->listing)
-        bridge_list(b);
-}
-
-/* Whether nothing is left to be done but what has failed. */
-static bool bridge_idle(const struct bridge *b)
-{
-    return list_empty(&b->entries.now) && b->reg.peer.requests == 0 &&
-           bridge_live(&b->with_reg) &&
-           (b->leaving ||
-            (bridge_live(&b->with_engine) && list_empty(&b->containers.now) &&
-             b->engine.requests == 1 && !b->list_again));
-}
-
-/* Everything that time or an answer has made possible. */
-static void bridge_tick(struct bridge *b)
-{
-    b->now = os_now();
-    conn_tick(&b->engine, b->now);
-    conn_tick(&b->reg.peer, b->now);
-    bridge_sessions(b);
-    if (b->now >= b->resync_due)
-        bridge_resync(b, false);
-    bridge_later(&b->containers, b->now);
-    bridge_later(&b->entries, b->now);
-    bridge_look(b);
-    if (b->look_for_ghosts && b->whole_list && !b->listing &&
-        bridge_live(&b->with_engine) && bridge_live(&b->with_reg) &&
-        list_empty(&b->containers.now))
-        bridge_find_ghosts(b);
-    bridge_write(b);
-    if (b->verify && !b->blind && !b->listing_entries && bridge_idle(b))
-        bridge_list_entries(b);
-    conn_assign(&b->engine, b->now);
-    conn_assign(&b->reg.peer, b->now);
-    conn_flush(&b->engine);
-    conn_flush(&b->reg.peer);
-}
-
-/* When the next tick is due, if nothing else happens. */
-static uint64_t bridge_due(const struct bridge *b)
-{
-    const struct session *docker = &b->with_engine, *reg = &b->with_reg;
-    const uint64_t due[] = {
-        conn_next(&b->engine), conn_next(&b->reg.peer),
-        b->containers.due, b->entries.due, b->resync_due, b->list_due,
-        bridge_live(reg) && !b->listing_entries ? b->relist_due : UINT64_MAX,
-        docker->state == AWAY ? docker->due : UINT64_MAX,
-        reg->state == AWAY ? reg->due : UINT64_MAX
-    };
-    uint64_t first = UINT64_MAX;
-    size_t i;
-
-    for (i = 0; i < LENGTH(due); i++)
-        first = due[i] < first ? due[i] : first;
-    return first;
-}
-
-/* Waits until something comes or is due, at the latest at at_most, and takes
- * what has come. */
-static void bridge_wait(struct bridge *b, uint64_t at_most)
-{
-    struct pollfd fd[2 * CONNS_MAX];
-    uint64_t due = bridge_due(b);
-
-    due = due < at_most ? due : at_most;
-    conn_wants(&b->engine, fd);
-    conn_wants(&b->reg.peer, fd + CONNS_MAX);
-    os_wait(fd, 2 * CONNS_MAX, due > b->now ? due - b->now : 0);
-    b->now = os_now();
-    conn_ready(&b->engine, fd, b->now);
-    conn_ready(&b->reg.peer, fd + CONNS_MAX, b->now);
-}
-
-/* For SIGUSR1: how things stand, and what waits for what. */
-static void bridge_summary(struct bridge *b)
-{
-    const struct reg_entry *e;
-    const struct container *c;
-    size_t wanted = 0, there = 0;
-
-    for (e = NULL; (e = bridge_next(&b->entries, e)) != NULL;) {
-        wanted += e->wanted != NULL;
-        there += e->wanted != NULL && bridge_settled(e);
-    }
-    log_at(LOG_INFO, "summary: docker %s, %s %s, %zu containers, %zu "
-                     "services, %zu of them registered",
-           bridge_live(&b->with_engine) ? "reached" : "away",
-           b->reg.kind->name, bridge_live(&b->with_reg) ? "reached" : "away",
-           b->containers.n, wanted, there);
-    for (e = NULL; (e = bridge_next(&b->entries, e)) != NULL;)
-        if (!bridge_settled(e))
-            log_at(LOG_INFO, "waiting: %s%s%.*s to be %s: %s", e->who,
-                   *e->who ? " " : "", PUT(e->it.id),
-                   e->wanted != NULL ? "registered" : "deregistered",
-                   e->it.why != NULL ? e->it.why : "not tried yet");
-    for (c = NULL; (c = bridge_next(&b->containers, c)) != NULL;)
-        if (!c->looked || c->it.why != NULL)
-            log_at(LOG_INFO, "waiting: %.12s to be looked at: %s", c->it.id.p,
-                   c->it.why != NULL ? c->it.why : "not tried yet");
-}
-
-/* With -on-exit deregister: nothing is wanted any more. */
-static void bridge_leave(struct bridge *b)
-{
-    struct container *c;
-
-    b->leaving = true;
-    for (c = NULL; (c = bridge_next(&b->containers, c)) != NULL;)
-        bridge_want(b, c, NULL);
-}
-
-static void bridge_init(struct bridge *b)
-{
-    bridge_table(&b->containers);
-    bridge_table(&b->entries);
-    bridge_table(&b->networks);
-    b->random = os_seed() | 1;
-    b->list_due = UINT64_MAX;
-    b->now = os_now();
-    bridge_resync(b, false);
-    b->cfg.attrs_max = b->reg.kind->attrs_max;
-    b->cfg.refuses = b->reg.kind->attr_refused;
-}
-
-/* ==== 14. Program ============================================ opt_ ====
- *
- * Options and environment in, exit codes out; between them, the bridge.
- *
- * Calls: str_ buf_ list_ err_ log_ url_ os_ tls_ conn_ svc_ reg_ bridge_.
- */
 
 enum opt_type { OPT_BOOL, OPT_TEXT, OPT_NUMBER };
 
 struct opt {
     const char *name;
     enum opt_type type;
-    size_t field;               /* in struct flags */
+    size_t field;               /* in struct options */
     int64_t min, max;           /* of OPT_NUMBER */
     const char *argument, *help;
 };
 
-#define FLAG(f) offsetof(struct flags, f)
+#define FLAG(f) offsetof(struct options, f)
 #define YEAR_S 31536000
 
 static const struct opt opt_table[] = {
     { "cleanup", OPT_BOOL, FLAG(cleanup), 0, 0, "",
       "also remove entries of this host that no container explains" },
     { "confine", OPT_BOOL, FLAG(confine), 0, 0, "",
-      "give up what is not needed once started (default: true)" },
+      "sandbox itself after start, by seccomp (default: true)" },
     { "deregister", OPT_TEXT, FLAG(deregister), 0, 0, " always|on-success",
       "on-success: keep the services of a container that failed" },
     { "explicit", OPT_BOOL, FLAG(only_named), 0, 0, "",
@@ -7799,7 +8162,7 @@ static const struct opt opt_table[] = {
     { "once", OPT_BOOL, FLAG(once), 0, 0, "",
       "make the registry right, then exit: 0 if all is well" },
     { "resync", OPT_NUMBER, FLAG(resync), 0, YEAR_S, " SECONDS",
-      "compare engine and registry so often (default: 60; 0: never)" },
+      "between comparisons of engine and registry (default: 60; 0: off)" },
     { "retry-attempts", OPT_NUMBER, FLAG(retry_attempts), -1, INT32_MAX, " N",
       "tries to reach the registry at start (default: -1, for ever)" },
     { "retry-interval", OPT_NUMBER, FLAG(retry_interval), INT32_MIN,
@@ -7825,37 +8188,15 @@ static int opt_usage(struct buf *b, int fd, int code)
                "  registrator [options] <registry URI>\n\n"
                "  <registry URI> is one of consul://[host[:port]],\n"
                "  consul-tls://host[:port], consul-unix:///path, print:\n\n");
-    for (i = 0; i < LENGTH(opt_table); i++) {
-        buf_lit(b, "  -");
-        buf_lit(b, opt_table[i].name);
-        buf_lit(b, opt_table[i].argument);
-        buf_lit(b, "\n        ");
-        buf_lit(b, opt_table[i].help);
-        buf_lit(b, "\n");
-    }
-    code = os_print(fd, buf_str(b)) ? code : 1;
+    for (i = 0; i < LENGTH(opt_table); i++)
+        buf_fmt(b, "  -%s%s\n        %s\n", opt_table[i].name,
+                opt_table[i].argument, opt_table[i].help);
+    code = os_write_all(fd, buf_str(b)) ? code : 1;
     buf_free(b);
     return code;
 }
 
-/* As Go's strconv.ParseBool. */
-static bool opt_bool(struct str s, bool *out)
-{
-    static const char *const word[] = {
-        "0", "1", "f", "t", "F", "T", "FALSE", "TRUE", "false", "true",
-        "False", "True"
-    };
-    size_t i;
-
-    for (i = 0; i < LENGTH(word); i++)
-        if (str_eq(s, str_of(word[i]))) {
-            *out = i % 2 != 0;
-            return true;
-        }
-    return false;
-}
-
-/* A whole number, maybe below 0, within the option's limits. */
+/* A whole number, maybe negative, within the option's limits. */
 static bool opt_number(struct str s, const struct opt *o, int64_t *out)
 {
     bool minus = str_prefix(s, STR("-"));
@@ -7867,8 +8208,8 @@ static bool opt_number(struct str s, const struct opt *o, int64_t *out)
     return *out >= o->min && *out <= o->max;
 }
 
-/* Sets the field of the option.  -1: the value is no good. */
-static int opt_set(struct flags *f, const struct opt *o, struct str value,
+/* Sets the field of the option.  -1: the value cannot be used. */
+static int opt_set(struct options *f, const struct opt *o, struct str value,
                    struct err *e)
 {
     void *field = (char *)f + o->field;
@@ -7881,7 +8222,7 @@ static int opt_set(struct flags *f, const struct opt *o, struct str value,
         return 0;
     }
     if (o->type == OPT_BOOL)
-        return opt_bool(value, field) ? 0
+        return str_bool(value, field) ? 0
             : err_set(e, "-%s is true or false, not \"%.*s\"", o->name,
                       PUT(value));
     return opt_number(value, o, field) ? 0
@@ -7890,69 +8231,75 @@ static int opt_set(struct flags *f, const struct opt *o, struct str value,
 }
 
 /* Says what is wrong with the command line, and how it is used: exit 2. */
-static int opt_wrong(const char *what, struct str word)
+static int opt_usage_error(const char *what, struct str word)
 {
     struct buf b = { 0 };
 
-    buf_lit(&b, what);
-    buf_add(&b, word);
-    buf_lit(&b, "\n");
+    buf_fmt(&b, "%s%.*s\n", what, PUT(word));
     return opt_usage(&b, STDERR_FILENO, 2);
+}
+
+/* The row of that name, or NULL. */
+static const struct opt *opt_find(struct str name)
+{
+    size_t i;
+
+    for (i = 0; i < LENGTH(opt_table); i++)
+        if (str_eq(name, str_of(opt_table[i].name)))
+            return &opt_table[i];
+    return NULL;
 }
 
 /* Reads the command line as Go's flag package does.  The exit code, or -1 to
  * go on. */
-static int opt_read(int argc, char **argv, struct flags *f)
+static int opt_read(int argc, char **argv, struct options *f)
 {
     struct buf text = { 0 };
+    const struct opt *o;
     struct err e;
-    size_t k;
     int i;
 
     for (i = 1; i < argc && argv[i][0] == '-' && argv[i][1] != '\0'; i++) {
         struct str value = str_of(argv[i] + 1 + (argv[i][1] == '-'));
-        bool given = str_index(value, '=') < value.n;
+        bool given = str_has(value, '=');
         struct str name = str_cut(&value, '=');
 
         if (name.n == 0 && !given) {            /* -- */
             i++;
             break;
         }
-        if (str_eq(name, STR("h")))
-            name = STR("help");
-        for (k = 0; k < LENGTH(opt_table); k++)
-            if (str_eq(name, str_of(opt_table[k].name)))
-                break;
-        if (k == LENGTH(opt_table))
-            return opt_wrong("flag provided but not defined: -", name);
-        if (!given && opt_table[k].type == OPT_BOOL)
+        o = opt_find(str_eq(name, STR("h")) ? STR("help") : name);
+        if (o == NULL)
+            return opt_usage_error("flag provided but not defined: -", name);
+        if (!given && o->type == OPT_BOOL)
             value = STR("true");
         else if (!given && i + 1 == argc)
-            return opt_wrong("flag needs an argument: -", name);
+            return opt_usage_error("flag needs an argument: -", name);
         else if (!given)
             value = str_of(argv[++i]);
-        if (opt_set(f, &opt_table[k], value, &e) != 0) {
+        if (opt_set(f, o, value, &e) != 0) {
             log_at(LOG_ERROR, "%s", e.text);
             return 1;
         }
-        f->attempts_given |= opt_table[k].field == FLAG(retry_attempts);
+        f->attempts_given |= o->field == FLAG(retry_attempts);
     }
     if (f->version)
-        return os_print(STDOUT_FILENO, STR(VERSION "\n")) ? 0 : 1;
+        return os_write_all(STDOUT_FILENO, STR(VERSION "\n")) ? 0 : 1;
     if (f->help)
         return opt_usage(&text, STDOUT_FILENO, 0);
     if (i == argc)
-        return opt_wrong("Missing required argument for registry URI.",
-                         STR("\n"));
+        return opt_usage_error("Missing required argument for registry URI.",
+                               STR("\n"));
     f->uri = str_of(argv[i]);
     if (i + 1 < argc)
-        return opt_wrong("Extra unparsed arguments.\nOptions should come "
-                         "before the registry URI argument.", STR("\n"));
+        return opt_usage_error("Extra unparsed arguments.\nOptions should "
+                               "come before the registry URI argument.",
+                               STR("\n"));
     return -1;
 }
 
 /* One of two words; *second tells which. */
-static int opt_either(const char *name, struct str value, const char *one,
+static int opt_choice(const char *name, struct str value, const char *one,
                       const char *two, bool *second, struct err *e)
 {
     *second = str_eq(value, str_of(two));
@@ -7977,16 +8324,61 @@ static int opt_log_level(struct str value, struct err *e)
                       "\"%.*s\"", PUT(value));
 }
 
-/* What the flags mean, and whether they go together. */
-static int opt_check(struct bridge *b, struct err *e)
+static bool opt_interface_char(char c)
 {
-    struct flags *f = &b->opt;
+    return str_graph(c) && c != '/' && c != ':';
+}
+
+/* -ip: an IP address, a DNS name with a dot and a letter, or the name of an
+ * interface, which is at most 15 bytes long (IF_NAMESIZE) and may have no
+ * address yet.  A name whose last label is a number, as eth0.100, is that of
+ * an interface. */
+static int opt_ip(struct containers *cs, struct str ip, struct err *e)
+{
+    struct buf unused = { 0 };
+    struct str last = str_after(ip, '.');
+    unsigned char bytes[16];
+    bool digits = last.n > 0 && str_all(last, str_digit), letter = false;
+    size_t i;
+
+    cs->ip = ip;
+    if (ip.n == 0 || ip_parse(ip, bytes) > 0)
+        return 0;
+    for (i = 0; i < ip.n; i++)
+        letter = letter || str_letter(ip.p[i]);
+    cs->ip_is_interface = os_interface(ip, &unused);
+    buf_free(&unused);
+    if (cs->ip_is_interface ||
+        (str_has(ip, '.') && letter && !digits && str_all(ip, str_graph)))
+        return 0;
+    cs->ip_is_interface = letter && ip.n < 16 &&
+                          str_all(ip, opt_interface_char);
+    return cs->ip_is_interface ? 0
+        : err_set(e, "-ip %.*s: neither an address nor an interface of this "
+                     "machine (as in 10.1.2.3 or eth0)", PUT(ip));
+}
+
+/* ---- The program ---- */
+
+struct app {
+    struct options opt;
+    struct registry reg;
+    struct entries entries;
+    struct containers containers;
+};
+
+/* What the options mean, and whether they go together. */
+static int app_check(struct app *app, struct err *e)
+{
+    struct options *f = &app->opt;
+    struct containers *cs = &app->containers;
 
     if (opt_log_level(f->log_level, e) != 0 ||
-        opt_either("deregister", f->deregister, "always", "on-success",
+        opt_choice("deregister", f->deregister, "always", "on-success",
                    &f->on_success, e) != 0 ||
-        opt_either("on-exit", f->on_exit, "keep", "deregister",
-                   &f->leave_nothing, e) != 0)
+        opt_choice("on-exit", f->on_exit, "keep", "deregister",
+                   &f->deregister_on_exit, e) != 0 ||
+        opt_ip(cs, f->ip, e) != 0)
         return -1;
     if ((f->ttl > 0) != (f->ttl_refresh > 0))
         return err_set(e, "-ttl and -ttl-refresh must be specified together "
@@ -7995,81 +8387,56 @@ static int opt_check(struct bridge *b, struct err *e)
         return err_set(e, "-ttl must be greater than -ttl-refresh");
     if (f->retry_interval <= 0)
         return err_set(e, "-retry-interval must be greater than 0");
-    if (f->hostname.n > 0 && !svc_id_ok(f->hostname))
-        return err_set(e, "-hostname is a name without a leading /, //, . or "
-                          ".. parts or unprintable characters, not "
-                          "\"%.*s\"", PUT(f->hostname));
     if (f->once && !f->attempts_given)
         f->retry_attempts = 0;
-    b->given = str_hash(str_hash(f->internal, f->ip), f->hostname);
-    b->reg.ip_given = f->ip.n > 0;
-    b->cfg.only_named = f->only_named;
-    b->cfg.internal = f->internal;
-    b->cfg.ip_label = f->label;
-    b->cfg.tags = f->tags;
+    cs->options = str_hash(str_hash(f->internal + 2u * f->only_named, f->ip),
+                           f->hostname);
+    cs->on_success = f->on_success;
+    cs->resync_ms = MS((uint64_t)f->resync * 1000);
+    cs->cfg.only_named = f->only_named;
+    cs->cfg.internal = f->internal;
+    cs->cfg.ip_label = f->label;
+    cs->cfg.tags = f->tags;
+    app->reg.ip_given = f->ip.n > 0;
+    app->reg.ttl_s = (unsigned)f->ttl;
+    app->reg.refresh_s = (unsigned)f->ttl_refresh;
+    app->entries.cleanup = f->cleanup;
     return 0;
 }
 
-/* Where a peer is, with what its requests say of that. */
-static void opt_place(struct endpoint *p, const struct url *u, unsigned port,
-                      struct str unix_path)
+/* The first part of service IDs. */
+static int app_hostname(struct app *app, struct err *e)
 {
-    p->path = unix_path;
-    p->host = u->host.n > 0 ? u->host : STR("127.0.0.1");
-    p->port = u->port > 0 ? u->port : port;
-    if (unix_path.n > 0)
-        buf_lit(&p->host_header, "localhost");
-    else
-        url_put(&p->host_header, p->host, p->port);
-}
+    static struct buf name;     /* of this machine */
+    struct str given = app->opt.hostname;
 
-static struct str opt_env(const char *name)
-{
-    return str_of(getenv(name));
-}
-
-static int opt_check_path(struct str path, const char *what, struct err *e)
-{
-    struct os_addr unused;
-    struct err why;
-
-    if (os_unix(path, &unused, &why) == 0)
-        return 0;
-    return err_set(e, "%s: %s", what, why.text);
-}
-
-/* Turns TLS on, for a certificate of that name: without the dot at its end,
- * or the zone of an address (fe80::1%eth0), which no certificate has.  The
- * files are read, so that what is wrong with them is known at once. */
-static int opt_tls(struct endpoint *p, struct str name, struct err *e)
-{
-    struct str rest = name;
-
-    if (str_has(name, ':'))
-        name = str_cut(&rest, '%');
-    if (str_suffix(name, STR(".")))
-        name.n--;
-    if (name.n < 1 || name.n > 253)     /* RFC 1035 2.3.4, without the root */
-        return err_set(e, "TLS: the name of a server has 1 to 253 characters");
-    p->tls.on = true;
-    p->tls.name = name;
-    return tls_load(&p->tls, e);
+    if (given.n == 0)
+        os_hostname(&name);
+    app->containers.cfg.hostname = given.n > 0 ? given : buf_str(&name);
+    app->entries.hostname = app->containers.cfg.hostname;
+    if (given.n == 0 && name.n == 0)
+        return err_set(e, "this machine has no host name: give it by "
+                          "-hostname");
+    return svc_id_ok(app->entries.hostname) ? 0
+        : err_set(e, "%s \"%.*s\" cannot be part of an ID: 1 to %d characters "
+                     "of ASCII, no leading /, no //, no . or .. part",
+                  given.n > 0 ? "-hostname" : "the host name",
+                  PUT(app->entries.hostname), SERVICE_ID_MAX);
 }
 
 /* DOCKER_CERT_PATH, or ~/.docker, with ca.pem, cert.pem and key.pem; without
  * a CA there, the system's. */
-static int opt_engine_tls(struct endpoint *p, struct err *e)
+static int app_engine_tls(struct endpoint *p, struct err *e)
 {
     static const char *const file[] = { "/ca.pem", "/cert.pem", "/key.pem" };
     static struct buf path[3];  /* for as long as the program runs */
-    struct str folder = opt_env("DOCKER_CERT_PATH"), home = opt_env("HOME");
+    struct str folder = env_get("DOCKER_CERT_PATH"), home = env_get("HOME");
     const char *found[3];
     size_t i;
 
     for (i = 0; i < 3; i++) {
-        buf_add(&path[i], folder.n > 0 ? folder : home);
-        buf_lit(&path[i], folder.n > 0 ? "" : "/.docker");
-        buf_lit(&path[i], file[i]);
+        buf_fmt(&path[i], "%.*s%s%s", PUT(folder.n > 0 ? folder : home),
+                folder.n > 0 ? "" : "/.docker", file[i]);
         buf_byte(&path[i], '\0');
         found[i] = os_exists(path[i].p) ? path[i].p : NULL;
     }
@@ -8081,347 +8448,310 @@ static int opt_engine_tls(struct endpoint *p, struct err *e)
     p->tls.ca_file = found[0];
     p->tls.cert_file = found[1];
     p->tls.key_file = found[2];
-    return opt_tls(p, p->host, e);
+    return conn_use_tls(p, p->host, e);
 }
 
 /* DOCKER_HOST: unix:///path, tcp://host:port, http://, https://. */
-static int opt_engine(struct bridge *b, struct err *e)
+static int app_open_engine(struct app *app, struct err *e)
 {
-    struct str host = opt_env("DOCKER_HOST");
+    struct containers *cs = &app->containers;
+    struct endpoint *p = &cs->engine;
+    struct str host = env_get("DOCKER_HOST");
     struct err why;
     struct url u;
     bool tcp, tls;
 
-    conn_init(&b->engine, "docker", 4, 16);
-    b->default_socket = host.n == 0 || str_eq(host, STR("unix://"));
-    if (b->default_socket)
+    conn_init(p, "docker", 8);
+    cs->default_socket = host.n == 0 || str_eq(host, STR("unix://"));
+    if (cs->default_socket)
         host = STR("unix:///var/run/docker.sock");
+    if (str_prefix(host, STR("/")))
+        return err_set(e, "DOCKER_HOST: no scheme, as in unix://%.*s",
+                       PUT(str_first(host, 200)));
     if (url_parse(host, &u, &why) != 0)
         return err_set(e, "DOCKER_HOST: %s", why.text);
     if (str_eq(u.scheme, STR("unix"))) {
-        opt_place(&b->engine, &u, 0, u.path);
-        return opt_check_path(u.path, "DOCKER_HOST", e);
+        conn_set_address(p, u.path, STR(""), 0);
+        return env_check_socket(u.path, "DOCKER_HOST", e);
     }
     tcp = str_eq(u.scheme, STR("tcp"));
     tls = str_eq(u.scheme, STR("https")) ||
-          (tcp && opt_env("DOCKER_TLS_VERIFY").n > 0);
+          (tcp && env_get("DOCKER_TLS_VERIFY").n > 0);
     if (!tls && !tcp && !str_eq(u.scheme, STR("http")))
         return err_set(e, "DOCKER_HOST is unix:///path, tcp://host:port, "
                           "http:// or https://, not %.*s:",
                        PUT(str_first(u.scheme, 40)));
     if (u.host.n == 0)
         return err_set(e, "DOCKER_HOST names no host");
-    opt_place(&b->engine, &u, tls ? 2376 : 2375, STR(""));
-    return tls ? opt_engine_tls(&b->engine, e) : 0;
+    conn_set_address(p, STR(""), u.host,
+                     u.port > 0 ? u.port : tls ? 2376 : 2375);
+    return tls ? app_engine_tls(p, e) : 0;
 }
 
-/* A Go bool in the environment; what is none counts as false, with a
- * warning, as in Consul's own tool. */
-static bool opt_env_bool(const char *name)
+/* A scheme that no registry has: with what was probably meant. */
+static int app_unknown_scheme(struct str uri, struct str scheme,
+                              struct err *e)
 {
-    struct str value = opt_env(name);
-    bool on = false;
-
-    if (value.n > 0 && !opt_bool(value, &on))
-        log_at(LOG_WARN, "%s is true or false, not \"%.*s\": it counts as "
-                         "false", name, PUT(value));
-    return on;
-}
-
-/* The file that the first of two variables names that is set; NULL: none. */
-static const char *opt_env_file(const char *name, const char *older)
-{
-    if (opt_env(name).n > 0)
-        return opt_env(name).p;
-    return opt_env(older).n > 0 ? opt_env(older).p : NULL;
-}
-
-/* TLS to Consul, with the files that its own tool takes. */
-static int opt_consul_tls(struct endpoint *p, struct err *e)
-{
-    struct str verify = opt_env("CONSUL_HTTP_SSL_VERIFY");
-    struct str name = opt_env("CONSUL_TLS_SERVER_NAME");
-    bool on = true;
-
-    if (verify.n > 0 && !opt_bool(verify, &on))
-        return err_set(e, "CONSUL_HTTP_SSL_VERIFY is true or false, not "
-                          "\"%.*s\"", PUT(verify));
-    p->tls.blind = !on;
-    if (!on)
-        log_at(LOG_WARN, "CONSUL_HTTP_SSL_VERIFY=false: ANYBODY between here "
-                         "and Consul can read and change everything");
-    p->tls.ca_file = opt_env_file("CONSUL_CACERT", "CONSUL_CACERT");
-    p->tls.ca_path = opt_env_file("CONSUL_CAPATH", "CONSUL_CAPATH");
-    p->tls.cert_file = opt_env_file("CONSUL_CLIENT_CERT", "CONSUL_TLSCERT");
-    p->tls.key_file = opt_env_file("CONSUL_CLIENT_KEY", "CONSUL_TLSKEY");
-    if ((p->tls.cert_file == NULL) != (p->tls.key_file == NULL))
-        return err_set(e, "of CONSUL_CLIENT_CERT and CONSUL_CLIENT_KEY only "
-                          "one is set: a client certificate needs its key");
-    return opt_tls(p, name.n > 0 ? name : p->host, e);
-}
-
-/* CONSUL_HTTP_ADDR: [http://|https://]host[:port], or unix:///path. */
-static int opt_consul_addr(struct str text, struct url *u, struct str *path,
-                           bool *tls, struct err *e)
-{
-    static struct buf whole;    /* u points into it */
-    struct err why;
-    bool bare = str_find(text, STR("://")) == text.n;
-
-    buf_lit(&whole, bare ? "http://" : "");
-    buf_add(&whole, text);
-    if (url_parse(buf_str(&whole), u, &why) != 0)
-        return err_set(e, "CONSUL_HTTP_ADDR: %s", why.text);
-    if (str_eq(u->scheme, STR("unix"))) {
-        *path = u->path;
-        return opt_check_path(u->path, "CONSUL_HTTP_ADDR", e);
-    }
-    if (str_eq(u->scheme, STR("https")))
-        *tls = true;
-    else if (!str_eq(u->scheme, STR("http")))
-        return err_set(e, "CONSUL_HTTP_ADDR is host:port, http://, https:// "
-                          "or unix:///path");
-    return 0;
-}
-
-/* Tokens, passwords, namespaces: all of what Consul's own tool reads. */
-static int opt_consul_access(struct registry *r, struct str user,
-                             struct err *e)
-{
-    static const char *const part[2][2] = {
-        { "CONSUL_NAMESPACE", "ns=" }, { "CONSUL_PARTITION", "partition=" }
-    };
-    struct str auth = opt_env("CONSUL_HTTP_AUTH");
+    struct str rest = uri, port;
+    struct buf b = { 0 };
+    unsigned unused;
     size_t i;
 
-    for (i = 0; i < 2; i++)
-        if (opt_env(part[i][0]).n > 0) {
-            buf_lit(&r->query, r->query.n > 0 ? "&" : "");
-            buf_lit(&r->query, part[i][1]);
-            buf_url(&r->query, opt_env(part[i][0]));
-        }
-    auth = auth.n > 0 ? auth : user;
-    buf_add(&r->user, auth);
-    if (auth.n > 0 && str_index(auth, ':') == auth.n)
-        buf_byte(&r->user, ':');
-    buf_add(&r->token, opt_env("CONSUL_HTTP_TOKEN"));
-    if (opt_env("CONSUL_HTTP_TOKEN_FILE").n > 0)
-        r->token_file = opt_env("CONSUL_HTTP_TOKEN_FILE").p;
-    reg_headers(r);
-    if (reg_renew(r, e) < 0)
-        return -1;
-    return r->peer.headers.bad
-        ? err_set(e, "CONSUL_HTTP_TOKEN: not a token") : 0;
-}
-
-static int opt_unknown_scheme(struct str scheme, struct err *e)
-{
-    struct buf known = { 0 };
-    size_t i;
-
-    for (i = 0; i < LENGTH(reg_schemes); i++) {
-        buf_lit(&known, i > 0 ? ", " : "");
-        buf_add(&known, reg_schemes[i].scheme);
-    }
-    err_set(e, "unknown registry \"%.*s\": the known ones are %.*s",
-            PUT(str_first(scheme, 80)),
-            PUT(buf_str(&known)));
-    buf_free(&known);
+    (void)str_cut(&rest, ':');
+    port = str_upto(rest, str_index(rest, '/'));
+    rest = str_first(rest, 200);
+    if (str_eq(scheme, STR("zookeeper")))
+        buf_lit(&b, "ZooKeeper is not supported; ");
+    if (str_eq(scheme, STR("http")) || str_eq(scheme, STR("https")))
+        buf_fmt(&b, "did you mean consul%s:%.*s?  ",
+                scheme.n > 4 ? "-tls" : "", PUT(rest));
+    else if (str_port(port, &unused))
+        buf_fmt(&b, "did you mean consul://%.*s?  ", PUT(str_first(uri, 200)));
+    for (i = 0; i < LENGTH(reg_schemes); i++)
+        if (str_caseeq(scheme, reg_schemes[i].scheme))
+            buf_fmt(&b, "did you mean %.*s:%.*s?  ",
+                    PUT(reg_schemes[i].scheme), PUT(rest));
+    buf_lit(&b, "the known ones are ");
+    for (i = 0; i < LENGTH(reg_schemes); i++)
+        buf_fmt(&b, "%s%.*s", i > 0 ? ", " : "", PUT(reg_schemes[i].scheme));
+    err_set(e, "unknown registry \"%.*s\": %.*s", PUT(str_first(scheme, 80)),
+            PUT(buf_str(&b)));
+    buf_free(&b);
     return -1;
 }
 
+/* Refuses a URI that means another thing than it says. */
+static int app_check_uri(const struct reg_scheme *s, const struct url *u,
+                         struct str uri, struct err *e)
+{
+    struct str rest = uri;
+
+    (void)str_cut(&rest, ':');
+    if (s->kind == &print_kind)
+        return rest.n == 0 || str_eq(rest, STR("//")) ? 0
+            : err_set(e, "print: has nothing behind its colon");
+    if (s->port > 0 && !str_prefix(rest, STR("//")) && rest.n > 0)
+        return err_set(e, "the registry URI needs //: did you mean "
+                          "%.*s://%.*s?", PUT(s->scheme),
+                       PUT(str_first(str_from(rest, *rest.p == '/'), 200)));
+    if (s->port > 0 && ((u->path.n > 0 && !str_eq(u->path, STR("/"))) ||
+                        str_has(rest, '?') || str_has(rest, '#')))
+        return err_set(e, "%.*s:// has no path or query: %s", PUT(s->scheme),
+                       s->example);
+    if (s->port == 0 && !str_prefix(rest, STR("///")))
+        return err_set(e, "%.*s: has three slashes: %s", PUT(s->scheme),
+                       s->example);
+    return 0;
+}
+
 /* The registry that the URI and the environment name. */
-static int opt_registry(struct bridge *b, struct str uri, struct err *e)
+static int app_open_registry(struct app *app, struct err *e)
 {
     const struct reg_scheme *s = reg_schemes;
-    struct registry *r = &b->reg;
-    struct str path = STR(""), addr = opt_env("CONSUL_HTTP_ADDR"), user;
+    struct registry *r = &app->reg;
+    struct str uri = app->opt.uri, shown = uri;
     struct err why;
     struct url u;
-    bool tls;
 
+    if (str_eq(uri, STR("print")))
+        return err_set(e, "print: needs its colon");
     if (url_parse(uri, &u, &why) != 0)
         return err_set(e, "the registry URI is not valid: %s", why.text);
     while (s < reg_schemes + LENGTH(reg_schemes) &&
            !str_eq(s->scheme, u.scheme))
         s++;
     if (s == reg_schemes + LENGTH(reg_schemes))
-        return opt_unknown_scheme(u.scheme, e);
+        return app_unknown_scheme(u.user.n > 0 ? u.scheme : uri, u.scheme, e);
+    if (app_check_uri(s, &u, uri, e) != 0)
+        return -1;
     r->kind = s->kind;
+    if (u.user.n > 0)
+        shown = str_from(uri, (size_t)(u.user.p - uri.p) + u.user.n + 1);
     log_at(LOG_INFO, "Using %.*s adapter: %.*s%s%.*s", PUT(s->scheme),
            PUT(u.user.n > 0 ? u.scheme : STR("")),
-           u.user.n > 0 ? "://" : "",
-           PUT(u.user.n > 0 ? str_after(uri, '@') : uri));
-    conn_init(&r->peer, s->kind->name, 4, 1);
-    if (r->kind == &print_kind) {
-        r->table = os_terminal(STDOUT_FILENO);
-        if (r->table && b->opt.log_level.p == NULL)
-            log_limit = LOG_WARN;       /* the table tells the rest */
-        return 0;
-    }
-    user = u.user;
-    tls = s->tls;
-    if (s->port == 0) {
-        path = u.path;
-        if (opt_check_path(path, "the registry URI", e) != 0)
-            return -1;
-    } else if (u.host.n == 0 && addr.n > 0 &&
-               opt_consul_addr(addr, &u, &path, &tls, e) != 0) {
-        return -1;
-    }
-    tls = tls || (path.n == 0 && opt_env_bool("CONSUL_HTTP_SSL"));
-    opt_place(&r->peer, &u, s->port, path);
-    if (tls && opt_consul_tls(&r->peer, e) != 0)
-        return -1;
-    return opt_consul_access(r, user.n > 0 ? user : u.user, e);
+           u.user.n > 0 ? "://" : "", PUT(shown));
+    if (r->kind == &print_kind && os_terminal(STDOUT_FILENO) &&
+        app->opt.log_level.p == NULL)
+        log_limit = LOG_WARN;           /* the table tells the rest */
+    if (r->ttl_s > 0 && !r->kind->expires)
+        log_at(LOG_WARN, "-ttl has no effect: entries of %.*s do not expire",
+               PUT(s->scheme));
+    return r->kind->setup(r, s, &u, e);
 }
 
-/* Blots out user and password of the URI, which anybody can read in the list
- * of processes. */
-static void opt_hide(char *uri)
+/* Blots out user and password of the URI, which others can read in the list
+ * of processes.  No more than that: paths and hosts point there too. */
+static void app_scrub(const struct app *app, char *uri)
 {
-    size_t at = str_find(str_of(uri), STR("://")) + 3;
-    size_t end = strlen(uri) - str_after(str_of(uri), '@').n;
+    struct err unused;
+    struct url u;
+    size_t i;
 
-    while (at + 1 < end)
-        uri[at++] = '*';
+    if (url_parse(app->opt.uri, &u, &unused) == 0)
+        for (i = 0; i < u.user.n; i++)
+            uri[(size_t)(u.user.p - app->opt.uri.p) + i] = '*';
 }
 
-/* Shares out the descriptors that are free: one more for the engine, whose
- * events take one, and where there are enough one to look up a name or read
- * the token's file. */
-static int opt_descriptors(struct bridge *b, struct err *e)
-{
-    size_t n = os_descriptors(2 * CONNS_MAX + 1);
+/* ---- The loop ---- */
 
-    if (n < 3)
-        return err_set(e, "too few file descriptors: %zu more are needed "
-                          "(ulimit -n)", 3 - n);
-    n -= n > 3;
-    conn_limit(&b->engine, n - n / 2, 1);
-    conn_limit(&b->reg.peer, n / 2, 0);
-    return 0;
+/* Everything that time or an answer has made possible. */
+static void app_tick(struct app *app)
+{
+    uint64_t now = os_now();
+
+    entries_tick(&app->entries, now);
+    containers_tick(&app->containers, now);
+    entries_write(&app->entries);
+    conn_assign(&app->containers.engine, now);
+    conn_assign(&app->reg.peer, now);
 }
 
-/* The first part of service IDs. */
-static int opt_hostname(struct bridge *b, struct str given, struct err *e)
+/* Waits until something comes or is due, at the latest at at_most, and takes
+ * what has come. */
+static void app_wait(struct app *app, uint64_t at_most)
 {
-    static struct buf name;     /* of this machine */
+    struct entries *es = &app->entries;
+    struct containers *cs = &app->containers;
+    struct pollfd fd[2 * CONNS_MAX];
+    const uint64_t due_at[] = { side_due(&es->side), es->renew_due,
+                                containers_due(cs) };
+    uint64_t due = at_most, now = os_now();
+    size_t i;
 
-    if (given.n == 0)
-        os_hostname(&name);
-    b->cfg.hostname = given.n > 0 ? given : buf_str(&name);
-    return b->cfg.hostname.n > 0
-        ? 0 : err_set(e, "this machine has no host name: give it by "
-                         "-hostname");
+    for (i = 0; i < LENGTH(due_at); i++)
+        due = due_at[i] < due ? due_at[i] : due;
+    conn_pollfds(&cs->engine, fd);
+    conn_pollfds(&app->reg.peer, fd + CONNS_MAX);
+    os_wait(fd, 2 * CONNS_MAX, due > now ? due - now : 0);
+    es->side.now = cs->side.now = now = os_now();
+    conn_ready(&cs->engine, fd, now);
+    conn_ready(&app->reg.peer, fd + CONNS_MAX, now);
 }
 
 /* Whether to give up: at start, or with -once, after so many tries. */
-static bool opt_gives_up(const struct bridge *b)
+static bool app_gives_up(const struct app *app)
 {
-    const struct flags *o = &b->opt;
+    const struct side *reg = &app->entries.side;
+    const struct side *docker = &app->containers.side;
+    uint64_t most = (uint64_t)app->opt.retry_attempts;
 
-    if (o->retry_attempts < 0)
+    if (app->opt.retry_attempts < 0)
         return false;
-    if (b->with_reg.state == AWAY && (o->once || !b->with_reg.ever) &&
-        b->with_reg.failures > (uint64_t)o->retry_attempts)
+    if (!reg->ever && reg->retry.tries > most)
         return true;
-    return b->with_engine.state == AWAY && o->once &&
-           b->with_engine.failures > (uint64_t)o->retry_attempts;
+    return app->opt.once &&
+           (reg->retry.tries > most || reg->list_retry.tries > most ||
+            docker->retry.tries > most || docker->list_retry.tries > most);
+}
+
+/* With -once: whether all has been done that could be. */
+static bool app_is_done(const struct app *app)
+{
+    const struct containers *cs = &app->containers;
+
+    return side_idle(&app->entries.side) && side_idle(&cs->side) &&
+           list_empty(&cs->unsettled) &&
+           (!containers_all_known(cs) || !app->entries.prune_due);
+}
+
+/* The exit code of -once: 1 if something could not be done. */
+static int app_code(const struct app *app)
+{
+    size_t waiting;
+
+    (void)entries_count(&app->entries, &waiting, false);
+    return waiting > 0 || !app->containers.side.whole ||
+           !list_empty(&app->containers.side.queue.later);
 }
 
 /* With -on-exit deregister: removes what we registered, as far as the
- * registry lets us in five seconds. */
-static void opt_leave(struct bridge *b)
+ * registry lets us within five seconds. */
+static void app_deregister(struct app *app)
 {
-    uint64_t end = b->now + EXIT_MS;
+    struct side *side = &app->entries.side;
+    uint64_t end = os_now() + EXIT_MS;
+    size_t waiting;
 
-    bridge_leave(b);
-    bridge_tick(b);
-    while (b->now < end && !bridge_idle(b)) {
-        bridge_wait(b, end);
-        bridge_tick(b);
+    containers_exit(&app->containers);
+    app_tick(app);
+    while (side->now < end && !side_idle(side)) {
+        app_wait(app, end);
+        app_tick(app);
     }
-    if (!bridge_idle(b) || !list_empty(&b->entries.later))
+    (void)entries_count(&app->entries, &waiting, false);
+    if (waiting > 0)
         log_at(LOG_WARN, "not all services could be deregistered");
 }
 
-/* Gives up what the bridge does not need. */
-static void opt_confine(const struct bridge *b)
-{
-    struct buf files = { 0 };
-    struct err e;
-
-    if (!b->opt.confine)
-        return;
-    os_name(&files, "/etc/hosts");
-    os_name(&files, "/etc/resolv.conf");
-    os_name(&files, b->reg.token_file);
-    tls_names(&b->engine.tls, &files);
-    tls_names(&b->reg.peer.tls, &files);
-    if (os_confine(buf_str(&files), b->opt.ip.n > 0, &e) != 0)
-        log_at(LOG_WARN, "not as confined as it could be: %s", e.text);
-    buf_free(&files);
-}
-
 /* Until something ends the program; returns its exit code. */
-static int opt_run(struct bridge *b)
+static int app_run(struct app *app)
 {
     while (!os_stop) {
-        bridge_tick(b);
-        if (b->opt.once && bridge_idle(b) && !b->verify &&
-            (!b->look_for_ghosts || !b->whole_list ||
-             !list_empty(&b->containers.later)))
-            return !list_empty(&b->entries.later) ||
-                   !list_empty(&b->containers.later) || b->shadowed > 0;
-        if (opt_gives_up(b)) {
+        app_tick(app);
+        if (app->opt.once && app_is_done(app))
+            return app_code(app);
+        if (app_gives_up(app)) {
             log_at(LOG_ERROR, "giving up");
             return 1;
         }
-        bridge_wait(b, UINT64_MAX);
+        app_wait(app, UINT64_MAX);
         if (os_resync) {
             os_resync = 0;
-            bridge_resync(b, true);
+            containers_resync(&app->containers, true);
         }
         if (os_summary) {
             os_summary = 0;
-            bridge_summary(b);
+            containers_summary(&app->containers);
         }
     }
-    if (b->opt.leave_nothing)
-        opt_leave(b);
+    if (app->opt.deregister_on_exit)
+        app_deregister(app);
+    return 0;
+}
+
+/* Prepares everything of which the options and the environment decide. */
+static int app_open(struct app *app, struct err *e)
+{
+    if (app_check(app, e) != 0 || app_hostname(app, e) != 0)
+        return -1;
+    log_at(LOG_INFO, "Starting registrator %s ...", VERSION);
+    if (app_open_registry(app, e) != 0 || app_open_engine(app, e) != 0)
+        return -1;
+    entries_init(&app->entries, &app->reg);
+    containers_init(&app->containers, &app->entries);
+    app->entries.side.first_pause_ms =
+        MS((uint64_t)app->opt.retry_interval);
     return 0;
 }
 
 int main(int argc, char **argv)
 {
-    static struct bridge bridge;        /* zero, and not on the stack */
-    struct bridge *b = &bridge;
-    struct flags f = { .deregister = STR_INIT("always"),
-                       .on_exit = STR_INIT("keep"), .confine = true,
-                       .resync = 60, .retry_attempts = -1,
-                       .retry_interval = 2000 };
-    int code = opt_read(argc, argv, &f);
+    static struct app app;      /* zero, and not on the stack */
+    struct options f = { .deregister = STR_INIT("always"),
+                         .on_exit = STR_INIT("keep"), .confine = true,
+                         .resync = 60, .retry_attempts = -1,
+                         .retry_interval = 2000 };
     struct err e;
+    int code;
 
+    if (os_signals(&e) != 0) {
+        log_at(LOG_ERROR, "%s", e.text);
+        return 1;
+    }
+    code = opt_read(argc, argv, &f);
     if (code >= 0)
         return code;
-    b->opt = f;
-    os_hide();
-    if (os_signals(&e) == 0 && opt_check(b, &e) == 0 &&
-        opt_hostname(b, f.hostname, &e) == 0) {
-        log_at(LOG_INFO, "Starting registrator %s ...", VERSION);
-        if (opt_registry(b, f.uri, &e) == 0 && opt_engine(b, &e) == 0 &&
-            opt_descriptors(b, &e) == 0) {
-            opt_hide(argv[argc - 1]);
-            bridge_init(b);
-            opt_confine(b);
-            code = opt_run(b);
-            conn_reset(&b->engine);     /* in TLS: says goodbye */
-            conn_reset(&b->reg.peer);
-            return code;
-        }
+    app.opt = f;
+    os_protect_memory();
+    if (app_open(&app, &e) != 0) {
+        log_at(LOG_ERROR, "%s", e.text);
+        return 1;
     }
-    log_at(LOG_ERROR, "%s", e.text);
-    return 1;
+    app_scrub(&app, argv[argc - 1]);
+    if (f.confine && os_sandbox(f.ip.n > 0, &e) != 0)
+        log_at(LOG_WARN, "not as confined as it could be: %s", e.text);
+    code = app_run(&app);
+    conn_reset(&app.containers.engine);         /* in TLS: says goodbye */
+    conn_reset(&app.reg.peer);
+    return code;
 }

@@ -253,18 +253,16 @@ def listing(container):
                           "PublicPort": int(b["HostPort"] or 0), "Type": kind or "tcp"})
     return {"Id": container["Id"], "Names": [container["Name"]],
             "Image": container["Config"]["Image"], "Labels": container["Config"].get("Labels") or {},
-            "State": container["State"].get("Status", "running"),
-            "Status": shown_state(container["State"]), "Ports": ports,
+            "State": container["State"].get("Status", "running"), "Status": since(container["State"]), "Ports": ports,
             "HostConfig": {"NetworkMode": container["HostConfig"]["NetworkMode"]},
             "NetworkSettings": {"Networks": container["NetworkSettings"].get("Networks") or {}}}
 
 
-def shown_state(state):
-    """As `docker ps` shows it."""
-    word, code = state.get("Status", "running"), state.get("ExitCode", 0)
-    return {"running": "Up 1 second", "paused": "Up 1 second (Paused)", "created": "Created", "dead": "Dead",
-            "restarting": "Restarting (%d) 1 second ago" % code,
-            "exited": "Exited (%d) 1 second ago" % code}.get(word, word.capitalize())
+def since(state):
+    """A state in the words of a list."""
+    words = {"exited": "Exited (%d) 1 second ago", "restarting": "Restarting (%d) 1 second ago",
+             "created": "Created", "dead": "Dead", "paused": "Up 1 second (Paused)"}.get(state.get("Status"))
+    return (words or "Up 1 second").replace("%d", str(state.get("ExitCode")))
 
 
 EVENTS_HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -312,7 +310,7 @@ class Engine(Peer):
                 return 200, self.text(self.boxes[parts[1]])
             return 404, {"message": "No such container: " + parts[1]}
         if parts == ["networks"]:
-            return 200, self.networks()
+            return 200, list({net["Id"]: net for net in self.networks()}.values())
         if len(parts) == 2 and parts[0] == "networks":
             for net in self.networks():
                 if parts[1] in (net["Name"], net["Id"]):
@@ -322,11 +320,11 @@ class Engine(Peer):
         return 404, {"message": "page not found"}
 
     def networks(self):
-        """All that a container is on."""
-        ids = {net: row.get("NetworkID", "") for b in self.boxes.values()
-               for net, row in b["NetworkSettings"]["Networks"].items()}
-        return [{"Name": net, "Id": i, "Scope": "local", "Driver": self.drivers.get(net, "bridge")}
-                for net, i in ids.items()]
+        """Of each container, those that it is on."""
+        for b in self.boxes.values():
+            for name, row in (b["NetworkSettings"].get("Networks") or {}).items():
+                yield {"Name": name, "Id": row.get("NetworkID", ""), "Scope": "local",
+                       "Driver": self.drivers.get(name, "bridge")}
 
     def text(self, value):
         return json.dumps(value, ensure_ascii=not self.raw)

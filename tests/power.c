@@ -417,7 +417,7 @@ static bool goes(const struct try *t, int by)
         int error = 0;
 
         (void)unlink(in_dir("in/new"));
-        os_hide();
+        os_protect_memory();
         if (by == (LANDLOCK | SECCOMP))
             error = os_confine(buf_str(&files), t->by & INTERFACE, &e);
         else if (by == LANDLOCK)
@@ -483,7 +483,7 @@ static int without(const char *what, char **command)
     };
     const struct os_filter filter = { LENGTH(step), step };
 
-    os_hide();
+    os_protect_memory();
     CHECK(syscall(SYS_prctl, (long)PR_SET_SECCOMP, 2L, &filter) == 0);
     (void)execv(command[0], command);
     return 127;
@@ -501,7 +501,7 @@ int main(int argc, char **argv)
         return try_all();
     }
     if (argc == 2 && strcmp(argv[1], "had") == 0) {
-        os_hide();
+        os_protect_memory();
         if (os_confine(STR(""), false, &e) == 0)
             err_set(&e, "all");
         dprintf(STDOUT_FILENO, "%s\n", e.text);
