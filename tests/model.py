@@ -271,6 +271,7 @@ class Life:
         self.born = self.awake = self.now()
         self.known = {}         # container: the last inspect
         self.dead = {}          # container: when that was told
+        self.lost = {}          # container: when it was told that it may have no services
         self.released = {}      # ID: (when, by which container, that runs on), told since it was written
         self.listed = self.seen = None      # (told, made) of the last good list of containers, of entries
         self.partly = False     # a list of entries had rows that cannot be read
@@ -293,6 +294,7 @@ class Life:
 
     def lose(self, container):
         known = self.known.pop(container, None)
+        self.lost[container] = self.now()
         for service_id in known.ids if known else ():
             self.release(service_id, container, False)
 
@@ -323,8 +325,8 @@ class Life:
 
     # -- what it writes
 
-    def knows(self, claim):
-        """Whether it has learnt of the claim, and nothing since says otherwise."""
+    def knows(self, claim, now=False):
+        """Whether it has learnt of the claim, and nothing since says otherwise; now: however short ago."""
         known = self.known.get(claim.container)
         if known is None or claim.service.id not in known.ids or known.made < claim.since:
             return False
@@ -333,7 +335,7 @@ class Life:
             x = self.known.get(mode[len("container:"):])
             if x is None or not x.runs:
                 return False
-        return self.past(known.told)
+        return now or self.past(known.told)
 
     def has_seen(self, placed):
         """Whether it has been shown an entry that is there since then."""
@@ -345,7 +347,7 @@ class Life:
 
     def had(self, service_id):
         """Whether it was ours, as far as it knows."""
-        return service_id in self.wrote or self.r.store.before.get(service_id) is self.r
+        return service_id in self.tried or service_id in self.wrote or self.r.store.before.get(service_id) is self.r
 
     def judge_drop(self, service_id):
         """Why this must not be removed, or None."""
@@ -453,8 +455,8 @@ class Life:
         owner, when = self.has.get(fold(i), (None, 0))
         claims = self.r.rivals(i)
         for claim in claims:
-            if claim.container == owner and claim.running and claim.since <= when and self.knows(claim) \
-                    and owner not in authors and any(other.container in authors for other in claims) \
+            if claim.container == owner and claim.running and claim.since <= when and self.knows(claim, True) \
+                    and self.lost.get(owner, 0) < when and owner not in authors and any(other.container in authors for other in claims) \
                     and all(other.ran > when for other in claims if other.container in authors):
                 return "gives the place of %s to another" % self.r.host.short(owner)
         return None
@@ -1838,7 +1840,7 @@ def shrink(binary, script, haste, tries=3):
         for _ in range(tries):
             failure = run_script(binary, script._replace(ops=ops), haste)[0]
             if failure is not None:
-                return re.sub(":.*", "", str(failure))
+                return re.sub("[:,].*", "", " ".join([str(failure), *failure.details[:1]]))
         return None
 
     ops, size = script.ops, len(script.ops) // 2
@@ -1846,8 +1848,8 @@ def shrink(binary, script, haste, tries=3):
     while why and size > 0:
         at = 0
         while at < len(ops):
-            fewer = ops[:at] + ops[at + size:]
-            if reason(fewer) == why:
+            fewer = ops[:at] + [op for op in ops[at:at + size] if op[1] == "begin"] + ops[at + size:]
+            if fewer != ops and reason(fewer) == why:
                 ops = fewer
                 print("# %d operations: %s" % (len(ops), why), flush=True)
             else:
