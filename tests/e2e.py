@@ -8,7 +8,8 @@ Needs root, dockerd, docker, consul, busybox (static), dig, ip, iptables.
 All of it lives in namespaces of its own: network, mounts, processes and host
 name.  A tmpfs covers /run and /tmp there, so nothing of this machine is seen
 or touched, the usual ports are free, and whatever ends this program, the
-kernel takes away everything that it started.
+kernel takes away everything that it started.  This project, which may lie
+below them, is at TOP in there.
 
 A case has its own containers and is compared with the whole of the registry;
 it waits for what it expects and asserts no time.  One line a case: "ok NAME",
@@ -36,6 +37,7 @@ LIMIT = float(os.environ.get("E2E_LIMIT", 60))
 HOST = "e2e-host"               # the host name in this namespace
 ADV = "10.99.0.1"               # what the Consul agent advertises
 DIR = "/run/e2e"
+TOP = DIR + "/top"              # in there: this project, read-only
 SUITE = "e2e"                   # of the script that runs: see enter()
 RUN = os.environ.setdefault("E2E_RUN", str(os.getpid()))
 CGROUP = "registrator-e2e-" + RUN       # several may run side by side
@@ -122,17 +124,25 @@ def sh(*cmd, check=True, **kw):
     return r.stdout.decode(errors="replace").strip()
 
 
+def held(path):
+    """Another name of it, still good when a mount covers where it lies."""
+    return "/proc/%d/fd/%d" % (os.getpid(), os.open(path, os.O_PATH))
+
+
 def prepare(binary):
     """The little world: mounts, addresses, host name, files."""
     consul = shutil.which("consul")
     if consul is None:
         raise Failure("no consul on PATH")
+    binary, consul, top = map(held, (binary, consul,
+                                     os.path.dirname(__file__) + "/.."))
     sh("mount", "--make-rprivate", "/")
     sh("mount", "-t", "tmpfs", "tmpfs", "/run")
     if os.path.isdir("/etc/docker"):    # this machine's settings and key
         sh("mount", "-t", "tmpfs", "tmpfs", "/etc/docker")
-    for d in ("bin", "images", "logs"):
+    for d in ("bin", "images", "logs", "top"):
         os.makedirs("%s/%s" % (DIR, d))
+    sh("mount", "-c", "-o", "bind,ro", top, TOP)
     shutil.copy(binary, DIR + "/registrator")
     os.chmod(DIR + "/registrator", 0o755)
     os.chmod(DIR, 0o755)

@@ -37,6 +37,7 @@ from collections import namedtuple
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from glob import glob as files_like
+from shlex import quote
 
 import peers
 from fakes import (DEREGISTER, EVENTS_HEAD, REGISTER, Consul, Engine, body_of,
@@ -1264,15 +1265,15 @@ WRAPPED = {}
 def build_wrapped():
     """A static registrator in which wrap.c stands before libc."""
     to = tempfile.mkdtemp(prefix="hostile-")
-    bearssl = files_like(ROOT + "/bearssl-0.6*")[0]
+    bearssl = files_like("bearssl-0.6*", root_dir=ROOT)[0]
     atexit.register(shutil.rmtree, to)
     wrap = ",".join("--wrap=" + name for name in (
         "malloc", "calloc", "realloc", "time", "clock_gettime"))
     subprocess.run(
         ["musl-gcc", "-O1", "-static", "-fno-pie", "-no-pie", "-Wl," + wrap,
          "-isystem", bearssl + "/inc", "-o", to + "/wrapped",
-         ROOT + "/registrator.c", ROOT + "/tests/wrap.c",
-         bearssl + "/build-musl-gcc/libbearssl.a"], check=True)
+         "registrator.c", "tests/wrap.c",
+         bearssl + "/build-musl-gcc/libbearssl.a"], cwd=ROOT, check=True)
     return to + "/wrapped"
 
 
@@ -1376,7 +1377,7 @@ def with_descriptors(w, n):
     script = w.path("few")
     with open(script, "w") as f:
         f.write('#!/bin/sh\nexport ASAN_OPTIONS=detect_leaks=0\n'
-                'ulimit -n %d && exec "%s" "$@"\n' % (n, w.binary))
+                'ulimit -n %d && exec %s "$@"\n' % (n, quote(w.binary)))
     os.chmod(script, 0o755)
     w.binary = script
 

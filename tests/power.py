@@ -17,11 +17,9 @@ import threading
 import traceback
 
 import e2e
-from e2e import (ADV, DIR, HOST, SOCK, Failure, Registrator, deregister,
+from e2e import (ADV, DIR, HOST, SOCK, TOP, Failure, Registrator, deregister,
                  docker, expect, once, run, same, sh, svc, wait_for)
 
-HERE = os.path.dirname(os.path.abspath(__file__))
-SOURCE = os.path.join(os.path.dirname(HERE), "registrator.c")
 HELPER = DIR + "/power/power"
 WARNING = r"not as confined as it could be: (.*)"
 cases = []
@@ -37,7 +35,7 @@ def case(name):
 # ---- the list of system calls ----------------------------------------------
 
 def read_source():
-    with open(SOURCE) as f:
+    with open(TOP + "/registrator.c") as f:
         return f.read()
 
 
@@ -304,6 +302,7 @@ def _():
     for options in ((), ("-confine=false",)):
         r = Registrator(*options, user=65534, group=65534, extra_groups=[])
         expect(want)
+        r.wait_log("Listening")     # the second finds what the first wrote
         confined(r.proc.pid, 0 if options else 1)
         with open("/proc/%d/limits" % r.proc.pid) as f:
             core = re.search(r"(?m)^Max core file size +(\d+) +(\d+)",
@@ -552,9 +551,9 @@ def build_helper():
     os.symlink("../real/file", top + "/link/file")
     socket.socket(socket.AF_UNIX).bind(top + "/nobody.sock")
     cc = os.environ.get("POWER_CC", "musl-gcc")
-    bearssl = glob.glob(HERE + "/../bearssl-0.6*")[0]
+    bearssl = glob.glob(TOP + "/bearssl-0.6*")[0]
     sh(cc, "-std=c99", "-Os", "-static", "-no-pie", "-fno-pie",
-       "-isystem", bearssl + "/inc", "-o", HELPER, HERE + "/power.c",
+       "-isystem", bearssl + "/inc", "-o", HELPER, TOP + "/tests/power.c",
        "%s/build-%s/libbearssl.a" % (bearssl, cc))
 
 
