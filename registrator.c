@@ -3918,7 +3918,8 @@ struct side_kind {
     struct request *(*list)(struct side *, unsigned *depth, char *open);
     bool (*row)(struct side *, const struct json *);    /* false: unreadable */
     void (*listed)(struct side *);      /* the list has been read */
-    /* An answer to the list that is no 200.  True: the list is empty. */
+    /* An answer to the list that is no 200.  True: the list is empty.  NULL:
+     * it never is. */
     bool (*no_list)(struct side *, const struct answer *);
 };
 
@@ -4047,7 +4048,7 @@ static void side_on_list(struct request *r, const struct answer *a)
     struct err e;
 
     s->reading = false;
-    if (a->status != 200 && a->status != 0)
+    if (a->status != 200 && a->status != 0 && s->kind->no_list != NULL)
         read = s->kind->no_list(s, a);
     s->whole = s->whole && read;
     if (conn_canceled(a) || !side_ready(s))
@@ -5695,8 +5696,8 @@ static int consul_open_tls(struct registry *r, struct err *e)
     bool on = true;
 
     if (env_get("CONSUL_CAPATH").n > 0)
-        return err_set(e, "CONSUL_CAPATH is not supported: use CONSUL_CACERT, "
-                          "a file with all the CAs");
+        return err_set(e, "CONSUL_CAPATH is not supported: name a file of CAs "
+                          "in CONSUL_CACERT instead");
     if (verify.n > 0 && !str_bool(verify, &on))
         return err_set(e, "CONSUL_HTTP_SSL_VERIFY is true or false, not "
                           "\"%.*s\"", PUT(verify));
@@ -6416,7 +6417,8 @@ struct entries {
     struct str hostname;
     uint64_t renew_due;         /* -ttl: when all is written anew */
     unsigned added, removed;    /* since it was logged how it stands, and */
-    bool told;                  /* that this has been done in this session */
+    bool told;                  /* ... in this session of either side */
+    bool prune_due;             /* a list has been read since entries_prune */
     bool doubted;               /* that lists are odd has been logged */
 };
 
@@ -7009,6 +7011,7 @@ static void entries_listed(struct side *side)
         else
             entry_touch(es, e);
     }
+    es->prune_due = true;
 }
 
 /* Begins a list when our marks can be told from others, which entries_set_owner
@@ -7052,6 +7055,7 @@ static void entries_prune(struct entries *es)
         e->orphan = false;
         entry_touch(es, e);
     }
+    es->prune_due = false;
 }
 
 /* ---- The side of the registry ---- */
@@ -7219,11 +7223,6 @@ struct containers {
     struct buf api;             /* its version, as "1.41" */
     struct buf networks;        /* that are known: docker_read_networks */
     bool podman;
-    bool inspect_all;           /* at the next list, whatever it shows */
-    bool inspecting_all;        /* at the one that is being read */
-    uint64_t pruned;            /* the two lists that containers_prune has
-                                   seen; 0: it is due */
-    bool told;                  /* how it stands since a session began */
     uint64_t order;             /* of the container seen last */
     uint64_t addresses;         /* digest of what services may get as address;
                                    0: that is not known yet */
@@ -7415,7 +7414,7 @@ static void container_vanished(struct containers *cs, struct container *c)
     c->inspected = true;
     if (c->set != NULL)
         entries_demote(cs->entries, c->set, true);
-    cs->pruned = 0;
+    cs->entries->prune_due = true;
 }
 
 /* Whether -deregister on-success keeps the services of a container that has
@@ -7772,24 +7771,26 @@ static void containers_events_end(struct request *r, const struct answer *a)
 
 /* ---- The session with the engine ---- */
 
-static int containers_on_version(struct containers *cs)
+static struct request *containers_hello(struct side *side, unsigned step)
 {
-    cs->podman = docker_is_podman(&cs->side.json);
-    cs->api.n = 0;
-    buf_url(&cs->api, json_raw(&cs->side.json, json_get(&cs->side.json, JSON_ROOT,
-                                                   "ApiVersion")));
-    return 0;
+    struct containers *cs = (struct containers *)side;
+
+    if (step == 2)
+        return NULL;
+    if (step == 0 && cs->default_socket)
+        conn_set_address(&cs->engine, os_exists("/tmp/docker.sock")
+                         ? STR("/tmp/docker.sock")
+                         : STR("/var/run/docker.sock"), STR(""), 0);
+    return containers_get(cs, step == 0 ? "/version" : "/info", STR(""), "");
 }
 
-/* Whose the marks are: OWNER is half the engine's, half that of the options
+/* Whose the marks are: half of OWNER is of the engine, half of the options
  * which make another set of services of the same containers. */
-static int containers_on_info(struct containers *cs)
+static void containers_set_owner(struct containers *cs)
 {
     struct arena scratch = { NULL, 0, 0, false };
-    struct str id;
+    struct str id = docker_identity(&cs->side.json, cs->podman, &scratch);
 
-    cs->podman = cs->podman || docker_is_podman(&cs->side.json);
-    id = docker_identity(&cs->side.json, cs->podman, &scratch);
     if (id.n == 0) {
         log_at(LOG_WARN, "docker: the engine does not tell its ID: entries "
                          "are marked as this host's");
@@ -7798,36 +7799,16 @@ static int containers_on_info(struct containers *cs)
     entries_set_owner(cs->entries, str_hash(1, id) << 32 |
                                    (cs->options & 0xffffffff));
     arena_free(&scratch);
-    return 0;
 }
 
-/* What the engine is asked before all else.  A proxy may forbid it (403). */
-static const struct {
-    const char *path;
-    int (*on)(struct containers *);
-} containers_questions[] = {
-    { "/version", containers_on_version }, { "/info", containers_on_info }
-};
-
-static struct request *containers_hello(struct side *side, unsigned step)
-{
-    struct containers *cs = (struct containers *)side;
-
-    if (step == LENGTH(containers_questions))
-        return NULL;
-    if (step == 0 && cs->default_socket)
-        conn_set_address(&cs->engine, os_exists("/tmp/docker.sock")
-                         ? STR("/tmp/docker.sock")
-                         : STR("/var/run/docker.sock"), STR(""), 0);
-    return containers_get(cs, containers_questions[step].path, STR(""), "");
-}
+/* GET /version, then GET /info, which a proxy may forbid (403). */
 
 static int containers_on_hello(struct side *side, unsigned step,
                                const struct answer *a, struct err *e)
 {
     struct containers *cs = (struct containers *)side;
-    const char *path = containers_questions[step].path;
-    struct str body = a->status == 403 ? STR("{}") : a->body;
+    const char *path = step == 0 ? "/version" : "/info";
+    struct json *j = &side->json;
     struct err why;
 
     if (a->status != 200 && a->status != 403) {
@@ -7835,10 +7816,28 @@ static int containers_on_hello(struct side *side, unsigned step,
         conn_reason(a, &why);
         return err_set(e, "GET %s: %.400s", path, why.text);
     }
-    if (json_parse(&cs->side.json, body, &why) != 0)
+    if (json_parse(j, a->status == 403 ? STR("{}") : a->body, &why) != 0)
         return err_set(e, "this does not look like a Docker engine: GET %s: "
                           "%.300s", path, why.text);
-    return containers_questions[step].on(cs);
+    cs->podman = (step > 0 && cs->podman) || docker_is_podman(j);
+    if (step > 0) {
+        containers_set_owner(cs);
+        return 0;
+    }
+    cs->api.n = 0;
+    buf_url(&cs->api, json_get_raw(j, JSON_ROOT, "ApiVersion"));
+    return 0;
+}
+
+/* The next list shows every container otherwise than before, and how it stands
+ * then is logged. */
+static void containers_inspect_all(struct containers *cs)
+{
+    struct container *c = NULL;
+
+    while ((c = index_next(&cs->side.index, c)) != NULL)
+        c->row = 0;
+    cs->entries->told = false;
 }
 
 /* First subscribe, then list: so nothing happens unseen in between.  The list
@@ -7852,8 +7851,7 @@ static void containers_ready(struct side *side)
     json_split_start(&cs->events, 0, '{');
     r->stream = r->alone = true;
     r->body = containers_on_events;
-    cs->inspect_all = true;
-    cs->told = false;
+    containers_inspect_all(cs);
     conn_send(&cs->engine, r, cs, containers_events_end);
     relist(side, side->now + SUBSCRIBE_MS);
 }
@@ -7890,9 +7888,7 @@ static bool containers_row(struct side *side, const struct json *j)
         return false;
     c = container_get(cs, row.id);
     c->seen = cs->side.epoch;
-    if (cs->inspecting_all)
-        container_queue(cs, c, "all are inspected");
-    else if (c->row != row.digest || !c->inspected || c->vanished)
+    if (c->row != row.digest || !c->inspected || c->vanished)
         container_mark_dirty(cs, c, "the list shows it otherwise than before");
     c->row = row.digest;
     return true;
@@ -7911,9 +7907,9 @@ static void containers_listed(struct side *side)
         if (c->seen != side->epoch && side->whole && !c->vanished)
             container_mark_dirty(cs, c, "the list does not show it");
     }
-    log_at(cs->inspecting_all ? LOG_INFO : LOG_DEBUG,
+    log_at(cs->entries->told ? LOG_DEBUG : LOG_INFO,
            "Syncing services on %zu containers", n);
-    cs->inspecting_all = false;
+    cs->entries->prune_due = true;
 }
 
 /* Asks for the containers that run; with -deregister on-success for all others
@@ -7933,29 +7929,20 @@ static struct request *containers_list(struct side *side, unsigned *depth,
     r = containers_get(cs, "/containers/json", STR(""),
                        cs->on_success || cs->podman ? "?all=1" : "");
     r->alone = true;
-    /* What a list that failed was to inspect, the next one does. */
-    cs->inspecting_all = cs->inspecting_all || cs->inspect_all;
-    cs->inspect_all = false;
     return r;
-}
-
-static bool containers_no_list(struct side *side, const struct answer *a)
-{
-    (void)side;
-    (void)a;
-    return false;
 }
 
 static const struct side_kind containers_side = {
     containers_hello, containers_on_hello, containers_ready, containers_down,
-    containers_list, containers_row, containers_listed, containers_no_list
+    containers_list, containers_row, containers_listed, NULL
 };
 
 /* Compares engine and registry; with `all`, every container is inspected,
  * whatever the list shows of it. */
 static void containers_resync(struct containers *cs, bool all)
 {
-    cs->inspect_all = cs->inspect_all || all;
+    if (all)
+        containers_inspect_all(cs);
     cs->address_due = cs->side.now;
     relist(&cs->side, cs->side.now);
     relist(&cs->entries->side, cs->side.now);
@@ -7963,12 +7950,6 @@ static void containers_resync(struct containers *cs, bool all)
 }
 
 /* ---- Time ---- */
-
-/* The two lists that were begun last. */
-static uint64_t containers_epochs(const struct containers *cs)
-{
-    return (uint64_t)cs->side.epoch << 32 | cs->entries->side.epoch;
-}
 
 /* Whether all that the engine has is known: a whole list of it has been read,
  * and every container of that list has been inspected. */
@@ -7996,7 +7977,6 @@ static void containers_prune(struct containers *cs)
             container_forget(cs, c);
     }
     entries_prune(cs->entries);
-    cs->pruned = containers_epochs(cs);
 }
 
 /* Logs, once in a session, how it stands. */
@@ -8013,7 +7993,7 @@ static void containers_tell(struct containers *cs)
                          "written, %u removed", n, cs->side.index.n,
                es->added, es->removed);
     es->added = es->removed = 0;
-    cs->told = es->told = true;
+    es->told = true;
 }
 
 /* Settles which addresses services may get: -ip, that of the interface which
@@ -8047,7 +8027,7 @@ static void containers_set_addresses(struct containers *cs)
     cfg->no_host = reg->no_host;
     digest = str_hash(str_hash(cfg->no_host, cfg->ip), cfg->host) | 1;
     if (cs->addresses != 0 && digest != cs->addresses) {
-        cs->inspect_all = true;
+        containers_inspect_all(cs);
         relist(&cs->side, cs->side.now);
     }
     cs->addresses = digest;
@@ -8058,7 +8038,6 @@ static void containers_tick(struct containers *cs, uint64_t now)
 {
     struct entries *es = cs->entries;
     struct link *l, *next;
-    uint64_t epochs;
 
     if (now >= cs->resync_due)
         containers_resync(cs, false);
@@ -8069,12 +8048,11 @@ static void containers_tick(struct containers *cs, uint64_t now)
         next = l->next;
         container_settle(cs, LIST_OF(struct container, unsettled, l));
     }
-    epochs = containers_epochs(cs);
     if (!containers_all_known(cs) || !es->side.listed || es->side.reading)
         return;
-    if (cs->pruned != epochs)
+    if (es->prune_due)
         containers_prune(cs);
-    if ((!cs->told || !es->told) && side_idle(&es->side))
+    if (!es->told && side_idle(&es->side))
         containers_tell(cs);
 }
 
@@ -8096,13 +8074,12 @@ static void containers_summary(const struct containers *cs)
 {
     const struct side *reg = &cs->entries->side;
     const struct container *c = NULL;
-    size_t waiting, n = entries_count(cs->entries, &waiting, false);
+    size_t waiting, n = entries_count(cs->entries, &waiting, true);
 
     log_at(LOG_INFO, "summary: docker %s, %s %s, %zu containers, %zu "
                      "services, %zu of them wait",
            side_ready(&cs->side) ? "reached" : "away", reg->peer->name,
            side_ready(reg) ? "reached" : "away", cs->side.index.n, n, waiting);
-    (void)entries_count(cs->entries, &waiting, true);
     while ((c = index_next(&cs->side.index, c)) != NULL)
         if (!c->inspected || c->node.retry.why != NULL)
             log_at(LOG_INFO, "waiting: %.12s to be inspected: %s",
@@ -8674,7 +8651,7 @@ static bool app_is_done(const struct app *app)
 
     return side_idle(&app->entries.side) && side_idle(&cs->side) &&
            list_empty(&cs->unsettled) &&
-           (!containers_all_known(cs) || cs->pruned == containers_epochs(cs));
+           (!containers_all_known(cs) || !app->entries.prune_due);
 }
 
 /* The exit code of -once: 1 if something could not be done. */
