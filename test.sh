@@ -2,8 +2,8 @@
 # Runs every test of registrator and ends with "N passed, N failed".
 #
 #     ./test.sh            all suites, two at a time
-#     ./test.sh SUITE...   only these: build lint unit fuzz parity peers
-#                          hostile regress author tls e2e faults podman
+#     ./test.sh SUITE...   only these: build lint unit fuzz parity model
+#                          peers hostile regress author tls e2e faults podman
 #                          power hosts image examples place arch
 #     ./test.sh SUITE:WORD...     of a suite the cases that have this word
 #     ./test.sh demo       a walk to watch: a container comes and goes
@@ -17,7 +17,8 @@ set -u
 cd "$(dirname "$0")" || exit 1
 unset MAKEFLAGS MFLAGS MAKELEVEL        # "make test" may have called us
 export LC_ALL=C.UTF-8
-suites=(build lint unit fuzz parity peers hostile regress tls e2e podman power)
+suites=(build lint unit fuzz parity model peers hostile regress tls e2e podman
+    power)
 beside=(faults author hosts image examples place arch)     # while the others run
 binary=${REGISTRATOR:-./registrator}    # another build, to be tested instead
 passed=0 failed=0 child='' child_signal=TERM second=''
@@ -166,6 +167,12 @@ suite_parity() {
     exec python3 tests/parity.py check "$binary" tests/parity.json
 }
 
+suite_model() {                         # a taste, too: make model
+    # shellcheck disable=SC2086
+    compile "$tmp/model" registrator.c $sanitizers -DHASTE=10 || return 1
+    exec python3 tests/model.py "$tmp/model" --seeds 1-100
+}
+
 suite_options() {                       # a part of peers
     exec python3 tests/peers.py "$binary" '^option'
 }
@@ -189,8 +196,14 @@ suite_hostile() {
     return "$status"
 }
 
+suite_tls() {
+    local status=0
+    [ -n "$word" ] || python3 tests/chains.py || status=1
+    python3 tests/tls.py "$binary" "$@" && return "$status"
+}
+
 # A script each; three minutes of image are Debian's.
-for name in peers regress author tls e2e faults podman power hosts image \
+for name in peers regress author e2e faults podman power hosts image \
     examples place; do
     eval "suite_$name() { exec python3 tests/$name.py \"\$binary\" \"\$@\"; }"
 done

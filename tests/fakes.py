@@ -12,6 +12,7 @@ The first rule whose glob matches "METHOD /path" gives the answer.  An answer is
     (status, value)          a message: a dict or list goes as JSON, str and bytes as they are
     b"..."                   these raw bytes, then the connection is closed
     async function(writer)   takes over the connection, which is closed when it returns
+    Late(seconds, answer)    any of these, after a while
     function(request)        gives one of the above, or None to behave well after all
 """
 import asyncio
@@ -37,6 +38,19 @@ LONGEST_HEAD = 1 << 20      # an ID of 100 kB stands in a request line
 async def hang(_writer):
     """An answer: none."""
     await asyncio.sleep(3600)
+
+
+class Late:
+    """An answer that comes after so many seconds; a function() is called only then, and gives it."""
+
+    def __init__(self, seconds, answer):
+        self.seconds = seconds
+        self.answer = answer
+
+    async def wait(self):
+        await asyncio.sleep(self.seconds)
+        plain = callable(self.answer) and not inspect.iscoroutinefunction(self.answer)
+        return self.answer() if plain else self.answer
 
 
 async def plainly(writer, data):
@@ -104,6 +118,9 @@ class Peer:
                 return answer
         return None
 
+    def answered(self, request, answer):
+        """A whole message has been sent."""
+
     async def serve(self, reader, writer):
         task = asyncio.current_task()
         self.connections[task] = writer
@@ -115,12 +132,15 @@ class Peer:
                 answer = self.ruled(request)
                 if answer is None:
                     answer = self.answer(request)
+                if isinstance(answer, Late):
+                    answer = await answer.wait()
                 if callable(answer):
                     await answer(writer)
                     break
                 await self.deliver(writer, answer if isinstance(answer, bytes) else message(*answer))
                 if isinstance(answer, bytes):
                     break
+                self.answered(request, answer)
         except (asyncio.IncompleteReadError, asyncio.CancelledError, ConnectionError):
             pass
         except ValueError as e:     # also LimitOverrunError's cousins: what came is not HTTP
