@@ -3947,6 +3947,7 @@ struct side {
     bool reading;               /* the last of them has not ended */
     bool whole;                 /* it has not failed, and all of its rows so
                                    far could be read */
+    bool partial;               /* the last one that was read was not whole */
     bool listed;                /* one has been read in this session */
     struct retry list_retry;
     struct splitter split;
@@ -4057,9 +4058,10 @@ static void side_on_list(struct request *r, const struct answer *a)
         if (s->retry.said != 0)
             log_at(LOG_INFO, "%s: reached%s", s->peer->name,
                    s->ever ? " again" : "");
-        if (!s->whole)
+        if (!s->whole && !s->partial)
             log_at(LOG_WARN, "%s: a row of the list cannot be read: nothing "
                              "is concluded to be missing", s->peer->name);
+        s->partial = !s->whole;
         retry_reset(&s->retry);
         retry_reset(&s->list_retry);
         s->ever = s->listed = true;
@@ -5513,6 +5515,7 @@ struct reg_scheme {
 struct reg_kind {
     const char *name;
     bool caseless;      /* keys that differ by case alone are one */
+    const char *reserved;       /* a key that the registry keeps to itself */
     bool expires;       /* entries have to be written anew: -ttl */
     unsigned list_depth;        /* of a list's items, and the bracket that */
     char list_open;             /* it begins with: see struct splitter */
@@ -6174,8 +6177,9 @@ static bool consul_item(const struct registry *r, const struct json *j,
     return item->key.n > 0;
 }
 
+/* The service `consul` of a server is in its catalog, not in its list. */
 static const struct reg_kind consul_kind = {
-    .name = "consul", .caseless = true, .list_depth = 1, .list_open = '{',
+    .name = "consul", .caseless = true, .reserved = "consul", .list_depth = 1, .list_open = '{',
     .setup = consul_open, .hello = consul_hello, .on_hello = consul_on_hello,
     .key = consul_key, .value = consul_value, .write = consul_write,
     .verdict = consul_verdict, .list = consul_list, .item = consul_item
@@ -6439,6 +6443,13 @@ static bool entry_removable(const struct entries *es,
     return e->owner == es->reg->owner || (e->owner == 0 && e->held);
 }
 
+static bool entry_reserved(const struct entries *es, const struct reg_entry *e)
+{
+    const char *reserved = es->reg->kind->reserved;
+
+    return reserved != NULL && str_eq(e->node.key, str_of(reserved));
+}
+
 /* Whether the service may be written over what is there: section 0, Owner.
  * One that we have held and that has another mark now is contested: it is left
  * to that other registrator. */
@@ -6447,7 +6458,7 @@ static bool entry_writable(const struct entries *es,
 {
     if (entry_removable(es, e))
         return true;
-    return !e->held &&
+    return !e->held && !entry_reserved(es, e) &&
            (es->cleanup || e->owner >> 32 == es->reg->owner >> 32 ||
             s->default_id ||
             (e->owner == 0 && e->have.place == s->want.place));
@@ -6600,7 +6611,10 @@ static void entry_see_other(struct entries *es, struct reg_entry *e)
     if (es->others.n > 0)
         found = bsearch(&key, es->others.p, es->others.n / sizeof key,
                         sizeof key, entry_other_cmp);
-    e->observed = found != NULL ? ENTRY_PRESENT : ENTRY_ABSENT;
+    e->observed = found != NULL || entry_reserved(es, e) ? ENTRY_PRESENT
+                                                         : ENTRY_ABSENT;
+    e->owner = 0;
+    memset(&e->have, 0, sizeof e->have);
     if (found != NULL) {
         e->have = found->have;
         e->owner = found->owner;
@@ -6972,7 +6986,7 @@ static bool entries_row(struct side *side, const struct json *j)
         e->owner = item.owner;
         free(e->spelled);
         e->spelled = str_dup(item.key);
-        if (was && !entry_in_sync(es, e))
+        if (was && !entry_in_sync(es, e) && (ours || e->owner == 0))
             entry_doubt(es, e);
     }
     if (e != NULL)

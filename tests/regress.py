@@ -762,7 +762,7 @@ async def no_list(answer, at_start, w):
     if at_start:
         w.engine.on(LIST, answer)
     await w.run("-resync", "1")
-    await w.until(lambda: w.engine.streams, "listening")
+    await w.until_log("Listening")
     if not at_start:
         await w.until_services("h:first:80")
         w.engine.on(LIST, answer)
