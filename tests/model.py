@@ -1799,7 +1799,8 @@ async def play(binary, script, haste, tmp):
     except Failure as e:
         failure = e
     except Exception as e:      # a mistake of the test is a failure too
-        failure = Failure("%s: %s" % (type(e).__name__, e), *traceback.format_exc().splitlines())
+        await asyncio.sleep(0.1)
+        failure = Failure(model.failure or "%s: %s" % (type(e).__name__, e), *traceback.format_exc().splitlines())
     logs = ["r%d log: %s" % (r.number, repr(line[:400])[1:-1])
             for r in model.registrators if r.runs for line in last_words(r.log)]
     return failure, model.trace, logs
