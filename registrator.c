@@ -1,8 +1,8 @@
 /* registrator - keeps a service registry in step with a Docker engine.
  *
  * It watches one engine and sees to it that every container port that others
- * can reach is a service in Consul, with the right address, and that nothing
- * else is.  README.md tells how to use it; this comment, what it can do.
+ * can reach is a service in Consul, with the right address.  README.md tells
+ * how to use it; this comment, what it can do.
  *
  *     cc -Os -o registrator registrator.c -lbearssl
  *
@@ -10,15 +10,13 @@
  *
  * To the engine it sends these requests and no others, all GET:
  *
- *     /version                  its API version, and whether it is Podman
- *     /info                     the same, and its ID: the marks are made of it
+ *     /version, /info           which engine it is; marks are made of its ID
  *     /events                   once a session, read for as long as it lasts
  *     /containers/json[?all=1]  at start and at each resync; all of Podman
  *     /containers/ID/json       of a container that may have changed
- *     /networks/ID              of a container with ports that Docker does
- *                               not publish (Podman: any): macvlan, ipvlan?
+ *     /networks                 for a port that is exposed but not published
  *
- * To Consul's agent, with ns= and partition= where the environment says so:
+ * To Consul's agent, with ns= and partition= if the environment names them:
  *
  *     GET /v1/status/leader     at the beginning of a session, then
  *     GET /v1/agent/self        this host's address (Member.Addr)
@@ -26,70 +24,83 @@
  *     PUT /v1/agent/service/register[?replace-existing-checks=true]
  *     PUT /v1/agent/service/deregister/ID
  *
- * Both sides over HTTP/1.1, on at most CONNS_MAX connections each, kept open,
- * in TLS 1.2 where the address says so.
+ * Both sides over HTTP/1.1, on at most CONNS_MAX connections each, in TLS 1.2
+ * if the address says so.
  *
- * An entry that it has written carries the Meta "registrator", the mark
- * OWNER-CONTENT (section 12): whose it is, and what was written.  It removes
- * what it wrote, what carries its mark and is explained by no container, and
- * with -cleanup what has no mark and an ID like one of its own.
- *
- * It reads: the files that the environment names: a token, certificates and
- * keys; with TLS and no CA named, the system's bundle of them (section 7);
- * what the C library needs to look up names (/etc/resolv.conf, /etc/hosts)
- * and the time zone.
- * Its environment (section 14): DOCKER_HOST, DOCKER_TLS_VERIFY,
- * DOCKER_CERT_PATH, HOME (for ~/.docker), CONSUL_HTTP_ADDR,
- * CONSUL_HTTP_TOKEN, CONSUL_HTTP_TOKEN_FILE, CONSUL_HTTP_AUTH,
- * CONSUL_HTTP_SSL, CONSUL_HTTP_SSL_VERIFY, CONSUL_CACERT, CONSUL_CAPATH,
+ * Its files: those that the environment names (a token, certificates, keys);
+ * with TLS and no CA named, the system's bundle of CAs; what the C library
+ * reads to look up names (/etc/resolv.conf, /etc/hosts).
+ * Its environment: DOCKER_HOST, DOCKER_TLS_VERIFY, DOCKER_CERT_PATH, HOME (for
+ * ~/.docker), CONSUL_HTTP_ADDR, CONSUL_HTTP_TOKEN, CONSUL_HTTP_TOKEN_FILE,
+ * CONSUL_HTTP_AUTH, CONSUL_HTTP_SSL, CONSUL_HTTP_SSL_VERIFY, CONSUL_CACERT,
  * CONSUL_CLIENT_CERT, CONSUL_CLIENT_KEY, CONSUL_TLSCERT, CONSUL_TLSKEY,
- * CONSUL_TLS_SERVER_NAME, CONSUL_NAMESPACE, CONSUL_PARTITION, and TZ.
- * Its signals: SIGTERM and SIGINT end it, SIGHUP compares everything now,
- * SIGUSR1 logs a summary; SIGPIPE is ignored.
- * It writes the log to stderr and, for print:, changes to stdout.
+ * CONSUL_TLS_SERVER_NAME, CONSUL_NAMESPACE, CONSUL_PARTITION; CONSUL_CAPATH is
+ * refused.
+ * Its signals: SIGTERM and SIGINT end it within 5 s, SIGHUP compares
+ * everything now, SIGUSR1 logs a summary; SIGPIPE is ignored.
+ * It writes the log to stderr and, for print:, changes to stdout.  It opens no
+ * listening socket, writes no file, starts no program, keeps nothing that it
+ * could not ask for again, and logs no secret.
  *
- * It opens no listening socket, writes no file, starts no program, keeps
- * nothing that it could not ask for again, and logs no secret.
- *
- * It leaves no core, and its memory is not to be read by others of its user.
- * Once started it gives up for good what it does not need (os_confine; not
- * with -confine=false).  By Landlock: files are read only in the directories
- * of those above; none is written, made or run anywhere; no TCP port is bound;
- * no signal reaches others.  By seccomp: only these system calls do anything,
+ * It leaves no core file, and other processes of its user cannot read its
+ * memory.  After start, by seccomp (not with -confine=false), only these
+ * system calls do anything:
  *
  *     bind brk clock_gettime close connect exit_group fcntl getdents64
  *     getrandom getsockname getsockopt ioctl madvise mmap mprotect munmap
  *     open poll read recvfrom recvmsg restart_syscall rt_sigprocmask
- *     rt_sigreturn sendmsg sendto setsockopt socket stat tkill uname write
- *     writev
+ *     rt_sigreturn sendmsg sendto setitimer setsockopt socket stat tkill
+ *     uname write writev
  *     arm64: newfstatat openat ppoll
  *     arm: clock_gettime32 clock_gettime64 fcntl64 mmap2 sigreturn stat64
  *     statx
  *
  * and of these open only to read, mmap and mprotect without execution, tkill
- * for itself alone (abort), socket for unix, IPv4 and IPv6; netlink sockets
- * and ioctl (getifaddrs) only with -ip.  To get there it also calls
+ * for itself alone (abort), ioctl to find the number of an interface, socket
+ * for unix, IPv4 and IPv6, and with -ip for netlink.  Before, it also calls
  *
- *     arch_prctl execve fstat getpid landlock_add_rule
- *     landlock_create_ruleset landlock_restrict_self openat pipe prctl
- *     prlimit64 readlinkat rt_sigaction set_tid_address
+ *     arch_prctl execve fstat getpid openat pipe prctl prlimit64
+ *     rt_sigaction set_tid_address
+ *
+ * The rules that comments cite:
+ *
+ * Ports.  A port is reached at its binding if it is published; under its own
+ * number in host mode; at the container's address on macvlan and ipvlan, and
+ * with -internal; in the network of container X at X's binding, else at X's
+ * address.  Any other port is no service.
+ *
+ * Address.  The first of: the label that -useIpFromLabel names; the
+ * container's address where the port is reached there; -ip; the host address
+ * of the binding, unless that is any; the host's address as the registry
+ * knows it.
+ *
+ * Owner.  An entry that it writes carries the mark OWNER-CONTENT.  OWNER is 32
+ * bits of the engine's ID and 32 of the options that make other services of
+ * the same containers (-internal, -explicit, -ip, -hostname).  It removes what
+ * carries its OWNER and what it has written in this run and nobody marked
+ * since; with -cleanup also what has no mark and a default ID of this host.  A
+ * service is written over an entry that it may remove, that has its engine's
+ * half of OWNER, whose ID is the default one of this very service, that has no
+ * mark and the same name, address and port, and over any with -cleanup; but
+ * not over one that another registrator has taken in this run.
  *
  * The sections, each of which uses only what stands above it:
  *
  *     1 Base         the platform, limits, CHECK
- *     2 Text         slices, buffers, memory, lists
+ *     2 Text         slices, buffers, memory, lists; three encoders
  *     3 Log          the one sink
  *     4 JSON         tokens; a splitter for streams and lists
  *     5 URL          where a peer is
- *     6 System       sockets, clock, signals, names
+ *     6 System       sockets, clock, signals, files, seccomp
  *     7 TLS          BearSSL as steps, certificates, keys
  *     8 HTTP         a response, however it is split
- *     9 Connections  requests over a few of them, none of which waits
- *    10 Docker       what the engine says
+ *     9 Connections  one request each; sessions, lists, retries
+ *    10 Docker       what the engine answers
  *    11 Services     a container in, its services out: most of the rules
- *    12 Registries   Consul, print
- *    13 Bridge       wanted against present
- *    14 Program      options, environment, main
+ *    12 Registries   rows: Consul, print
+ *    13 Entries      desired against observed
+ *    14 Containers   what is desired
+ *    15 Program      options, the loop, exit codes
  */
 
 /* ==== 1. Base ==============================================================
@@ -103,7 +114,8 @@
 #include <bearssl.h>            /* 0.6, in section 7 alone */
 #include <errno.h>
 #include <fcntl.h>              /* fcntl, open: O_NONBLOCK, FD_CLOEXEC */
-#include <limits.h>             /* CHAR_BIT, INT_MAX, UINT_MAX */
+#include <ifaddrs.h>            /* getifaddrs: not POSIX, but everywhere */
+#include <limits.h>             /* CHAR_BIT, INT_MAX */
 #include <netdb.h>              /* getaddrinfo */
 #include <netinet/in.h>         /* sockaddr_in, sockaddr_in6, IPPROTO_TCP */
 #include <netinet/tcp.h>        /* TCP_NODELAY */
@@ -122,14 +134,6 @@
 #include <sys/un.h>             /* sockaddr_un */
 #include <time.h>               /* clock_gettime, gmtime_r */
 #include <unistd.h>             /* read, write, close, pipe, gethostname */
-#ifdef __linux__
-#include <sys/random.h>         /* getrandom */
-#endif
-#if defined __linux__ || defined __FreeBSD__ || defined __OpenBSD__
-#include <ifaddrs.h>            /* getifaddrs, for -ip INTERFACE */
-#include <net/if.h>             /* IF_NAMESIZE, if_nametoindex */
-#define HAVE_IFADDRS 1
-#endif
 
 #define VERSION "9.0.0"
 
@@ -156,7 +160,7 @@ enum {
     TEXT_MAX = 64 * 1024 * 1024, /* any text that we build */
     JSON_DEPTH = 64,            /* inspect of Docker 28 has 6 */
     JSON_VALUES = 1000 * 1000,  /* in one text: an inspect has about 300 */
-    JSON_KEPT = 64 * 1024,      /* tokens whose memory is kept for the next */
+    JSON_KEPT = 1024 * 1024,    /* bytes of tokens, kept for the next text */
     LOG_LINE_MAX = 2048,        /* the rest of a longer line is cut */
     ERR_MAX = 512,
     ALONE_MAX = 2,              /* requests that need their own connection:
@@ -166,16 +170,15 @@ enum {
     TURNS = 16,                 /* in a queue; log2 of SERVICES_MAX, and 2 */
     SERVICES_MAX = 10 * 1000,   /* of one container */
     SERVICES_SIZE = 16 * 1024 * 1024, /* of one container, in bytes */
-    SERVICE_NAME_MAX = 255,           /* bytes of a service's name */
-    SERVICE_ID_MAX = 1024,           /* of its ID: it goes into a request line */
-    SERVICE_TAGS_MAX = 16 * 1024,    /* of its tags */
+    SERVICE_NAME_MAX = 255,     /* bytes of a service's name */
+    SERVICE_ID_MAX = 1024,      /* of its ID, which is part of a path */
+    SERVICE_TAGS_MAX = 16 * 1024, /* of its tags */
     NOTES_MAX = 100,            /* log lines about a container at a time */
     CONNECT_MS = MS(5000),      /* to one address */
     CALL_MS = MS(10 * 1000),    /* an answer, or the next part of it */
     ANSWER_MS = MS(60 * 1000),  /* a whole answer, however slowly it comes */
     SUBSCRIBE_MS = MS(500),     /* Docker 1.7 sends no head of /events */
     RELIST_MIN_MS = MS(1000),   /* from one list of a peer to the next */
-    IDLE_CLOSE_MS = MS(10 * 1000), /* ... if it closes idle connections */
     IN_DOUBT_MS = MS(1000),     /* a hung peer may still execute a call that
                                    timed out: when that is looked at */
     PAUSE_MIN_MS = MS(100),     /* after the loss of a peer */
@@ -192,10 +195,7 @@ enum {
 #define TEXT_(a) #a
 #define TEXT(a) TEXT_(a)
 #define LENGTH(a) (sizeof(a) / sizeof *(a))
-#define JOIN_(a, b) a##b
-#define JOIN(a, b) JOIN_(a, b)
-#define STATIC_CHECK(c) \
-    typedef char JOIN(static_check_, __LINE__)[(c) ? 1 : -1]
+#define STATIC_CHECK(c) extern char static_check[(c) ? 1 : -1]
 
 #ifdef __GNUC__
 #define PRINTF(format_at, args_at) \
@@ -219,12 +219,12 @@ static void check_fail(const char *what)
     abort();
 }
 
-/* ==== 2. Text ================================= str_ buf_ mem_ list_ ====
+/* ==== 2. Text ========================== str_ buf_ mem_ arena_ list_ ====
  *
  * Slices, growing buffers, memory and lists.  Every byte from outside enters
  * a message through one of three encoders: buf_json, buf_url, buf_header.
  *
- * Calls: nothing but its own.
+ * It calls nothing but its own.
  */
 
 /* A piece of somebody else's bytes: borrowed, not terminated. */
@@ -235,6 +235,7 @@ struct str {
 
 #define STR_INIT(lit) { (lit), sizeof(lit) - 1 }
 #define STR(lit) ((struct str)STR_INIT(lit))
+#define BYTES(x) ((struct str){ (const char *)&(x), sizeof(x) })
 #define PUT(s) (int)(s).n, (s).p        /* for "%.*s" */
 
 /* Without memory there is nothing to be done but to start again, which loses
@@ -260,17 +261,6 @@ static void *mem_new(size_t n)
 static void *mem_zero(size_t n)
 {
     return memset(mem_new(n), 0, n);
-}
-
-/* The first n bytes of p in a block of `size`; p is released. */
-static void *mem_grow(void *p, size_t n, size_t size)
-{
-    void *grown = mem_new(size);
-
-    if (n > 0)
-        memcpy(grown, p, n);
-    free(p);
-    return grown;
 }
 
 /* Memory that is released all at once: a chain of chunks, each twice as
@@ -374,13 +364,12 @@ static int str_cmp(struct str a, struct str b)
 
 static bool str_prefix(struct str s, struct str prefix)
 {
-    return s.n >= prefix.n &&
-           (prefix.n == 0 || memcmp(s.p, prefix.p, prefix.n) == 0);
+    return s.n >= prefix.n && str_eq(str_upto(s, prefix.n), prefix);
 }
 
 static bool str_suffix(struct str s, struct str end)
 {
-    return s.n >= end.n && memcmp(s.p + (s.n - end.n), end.p, end.n) == 0;
+    return s.n >= end.n && str_eq(str_from(s, s.n - end.n), end);
 }
 
 static char str_lower(char c)
@@ -430,16 +419,23 @@ static bool str_all(struct str s, bool (*is)(char))
     return str_span(s, is) == s.n;
 }
 
-/* As str_eq, without regard to the case of ASCII letters. */
+/* Without regard to the case of ASCII letters. */
+static int str_casecmp(struct str a, struct str b)
+{
+    size_t i;
+
+    for (i = 0; i < a.n && i < b.n; i++) {
+        int d = str_lower(a.p[i]) - str_lower(b.p[i]);
+
+        if (d != 0)
+            return d;
+    }
+    return (a.n > b.n) - (a.n < b.n);
+}
+
 static bool str_caseeq(struct str a, struct str b)
 {
-    size_t i = 0;
-
-    if (a.n != b.n)
-        return false;
-    while (i < a.n && str_lower(a.p[i]) == str_lower(b.p[i]))
-        i++;
-    return i == a.n;
+    return a.n == b.n && str_casecmp(a, b) == 0;
 }
 
 /* Where c first stands in s, or s.n. */
@@ -478,18 +474,16 @@ static struct str str_after(struct str s, char c)
 /* Where needle first stands in s, or s.n. */
 static size_t str_find(struct str s, struct str needle)
 {
-    size_t i;
+    size_t at = 0;
 
-    for (i = 0; i + needle.n <= s.n; i++)
-        if (str_prefix(str_from(s, i), needle))
-            return i;
-    return s.n;
+    while (at < s.n && !str_prefix(str_from(s, at), needle))
+        at++;
+    return at;
 }
 
 static struct str str_trim(struct str s)
 {
-    while (s.n > 0 && str_blank(*s.p))
-        s = str_from(s, 1);
+    s = str_from(s, str_span(s, str_blank));
     while (s.n > 0 && str_blank(s.p[s.n - 1]))
         s.n--;
     return s;
@@ -499,17 +493,14 @@ static struct str str_trim(struct str s)
 static bool str_number(struct str s, unsigned base, uint64_t max,
                        uint64_t *out)
 {
-    uint64_t v = 0, d;
+    uint64_t v = 0;
     size_t i;
 
     if (s.n == 0)
         return false;
     for (i = 0; i < s.n; i++) {
-        char c = str_lower(s.p[i]);
+        size_t d = str_index(STR("0123456789abcdef"), str_lower(s.p[i]));
 
-        if (!str_hexdigit(c))
-            return false;
-        d = str_digit(c) ? (uint64_t)(c - '0') : (uint64_t)(c - 'a') + 10;
         if (d >= base || d > max || v > (max - d) / base)
             return false;
         v = v * base + d;
@@ -526,16 +517,12 @@ static bool str_u64(struct str s, uint64_t max, uint64_t *out)
 /* As Go's strconv.ParseBool. */
 static bool str_bool(struct str s, bool *out)
 {
-    static const struct str word[] = {
-        STR_INIT("0"), STR_INIT("1"), STR_INIT("f"), STR_INIT("t"),
-        STR_INIT("F"), STR_INIT("T"), STR_INIT("FALSE"), STR_INIT("TRUE"),
-        STR_INIT("false"), STR_INIT("true"), STR_INIT("False"),
-        STR_INIT("True")
-    };
+    static const char *const word[] = { "0", "1", "f", "t", "F", "T", "FALSE",
+        "TRUE", "false", "true", "False", "True" };
     size_t i;
 
     for (i = 0; i < LENGTH(word); i++)
-        if (str_eq(s, word[i])) {
+        if (str_eq(s, str_of(word[i]))) {
             *out = i % 2 != 0;
             return true;
         }
@@ -594,21 +581,6 @@ static uint32_t str_rune(struct str *s)
     return c;
 }
 
-/* Writes c as UTF-8 and returns its length, 1 to 4. */
-static size_t str_utf8(uint32_t c, char out[4])
-{
-    size_t n = c < 0x80 ? 1 : c < 0x800 ? 2 : c < 0x10000 ? 3 : 4, i;
-
-    if (n == 1) {
-        out[0] = (char)c;
-        return 1;
-    }
-    for (i = n; i-- > 1; c >>= 6)
-        out[i] = (char)(0x80 | (c & 0x3f));
-    out[0] = (char)((0xf00u >> n & 0xff) | c);
-    return n;
-}
-
 static struct str str_copy(struct arena *a, struct str s)
 {
     char *p = arena_alloc(a, s.n);
@@ -647,11 +619,8 @@ static struct str buf_str(const struct buf *b)
 
 static void buf_free(struct buf *b)
 {
-    size_t max = b->max;
-
     free(b->p);
     memset(b, 0, sizeof *b);
-    b->max = max;
 }
 
 /* The finished text, in memory of a; b is released. */
@@ -666,18 +635,19 @@ static struct str buf_done(struct buf *b, struct arena *a)
 /* Room for n more bytes, of which the caller then counts b->n up. */
 static bool buf_need(struct buf *b, size_t n)
 {
-    size_t max = b->max ? b->max : TEXT_MAX, room;
+    size_t max = b->max ? b->max : TEXT_MAX, room = b->room;
+    char *p;
 
-    if (b->bad || n > max - b->n) {
-        b->bad = true;
-        return false;
-    }
-    if (b->room - b->n >= n)
-        return true;
-    room = b->room < 128 ? 128 : b->room;
-    while (room - b->n < n)
+    b->bad = b->bad || n > max - b->n;
+    if (b->bad || room - b->n >= n)
+        return !b->bad;
+    for (room = room < 128 ? 128 : room; room - b->n < n;)
         room = room > max / 2 ? max : room * 2;
-    b->p = mem_grow(b->p, b->n, room);
+    p = mem_new(room);
+    if (b->n > 0)
+        memcpy(p, b->p, b->n);
+    free(b->p);
+    b->p = p;
     b->room = room;
     return true;
 }
@@ -697,67 +667,87 @@ static void buf_lit(struct buf *b, const char *z)
 
 static void buf_byte(struct buf *b, char c)
 {
-    struct str s = { &c, 1 };
-
-    buf_add(b, s);
+    if (buf_need(b, 1))
+        b->p[b->n++] = c;
 }
 
-static void buf_u64(struct buf *b, uint64_t v)
+/* c as UTF-8. */
+static void buf_rune(struct buf *b, uint32_t c)
+{
+    static const unsigned char lead[] = { 0, 0xc0, 0xe0, 0xf0 };
+    unsigned more = c < 0x80 ? 0 : c < 0x800 ? 1 : c < 0x10000 ? 2 : 3;
+
+    buf_byte(b, (char)(lead[more] | c >> 6 * more));
+    while (more-- > 0)
+        buf_byte(b, (char)(0x80 | (c >> 6 * more & 0x3f)));
+}
+
+/* At least so many digits of v, in base 10 or 16. */
+static void buf_number(struct buf *b, uint64_t v, unsigned base, size_t least)
 {
     char digits[20];
     size_t at = sizeof digits;
     struct str s;
 
     do
-        digits[--at] = (char)('0' + v % 10);
-    while ((v /= 10) > 0);
+        digits[--at] = "0123456789abcdef"[v % base];
+    while ((v /= base) > 0 || sizeof digits - at < least);
     s.p = digits + at;
     s.n = sizeof digits - at;
     buf_add(b, s);
 }
 
-/* What vsnprintf would do with "%s", "%.Ns", "%d", "%02d", "%u", "%zu" and,
- * for a slice with all its NULs, "%.*s".  The C library's own brings floating
- * point and wide characters with it: 14 kB of 200. */
+/* What vsnprintf would do with "%s", "%.Ns", "%d", "%u", "%x", "%zu", "%llx",
+ * "%0Nd" or another number of at least N digits, "%%" and, for a slice with
+ * all its NULs, "%.*s".  The C library's own brings floating point and wide
+ * characters with it: 14 kB of 200. */
 PRINTF(2, 0)
 static void buf_vfmt(struct buf *b, const char *f, va_list args)
 {
-    for (; *f != '\0'; f++) {
+    for (;;) {
         struct str s = { f, strcspn(f, "%") };
-        size_t most = SIZE_MAX;
+        size_t n = 0;
         int v;
 
         buf_add(b, s);
         f += s.n;
-        if (*f == '\0')
+        if (*f++ == '\0')
             return;
-        f++;
         if (f[0] == '.' && f[1] == '*') {
             s.n = (size_t)va_arg(args, int);
             s.p = va_arg(args, const char *);
             buf_add(b, s);
-            f += 2;
+            f += strlen(".*s");
             continue;
         }
-        if (*f == '.')
-            for (most = 0, f++; str_digit(*f); f++)
-                most = most * 10 + (size_t)(*f - '0');
-        if (*f == 's') {
+        for (f += *f == '.'; str_digit(*f); f++)
+            n = n * 10 + (size_t)(*f - '0');
+        switch (*f++) {
+        case '%':
+            buf_byte(b, '%');
+            break;
+        case 's':
             s.p = va_arg(args, const char *);
-            for (s.n = 0; s.n < most && s.p[s.n] != '\0'; s.n++)
-                continue;
+            s.n = strnlen(s.p, n > 0 ? n : SIZE_MAX);
             buf_add(b, s);
-        } else if (*f == 'd' || *f == '0') {
+            break;
+        case 'd':
             v = va_arg(args, int);
-            buf_lit(b, v < 0 ? "-" : *f == '0' && v < 10 ? "0" : "");
-            buf_u64(b, (uint64_t)(v < 0 ? -(int64_t)v : v));
-            f += *f == '0' ? 2 : 0;
-        } else if (*f == 'u') {
-            buf_u64(b, va_arg(args, unsigned));
-        } else {
-            CHECK(f[0] == 'z' && f[1] == 'u');
-            buf_u64(b, va_arg(args, size_t));
+            buf_lit(b, v < 0 ? "-" : "");
+            buf_number(b, (uint64_t)(v < 0 ? -(int64_t)v : v), 10, n);
+            break;
+        case 'u':
+        case 'x':
+            buf_number(b, va_arg(args, unsigned), f[-1] == 'u' ? 10 : 16, n);
+            break;
+        case 'z':
+            buf_number(b, va_arg(args, size_t), 10, n);
             f++;
+            break;
+        default:
+            CHECK(f[-1] == 'l');
+            buf_number(b, va_arg(args, unsigned long long), 16, n);
+            f += strlen("lx");
         }
     }
 }
@@ -772,11 +762,28 @@ static void buf_fmt(struct buf *b, const char *format, ...)
     va_end(args);
 }
 
-/* The last `digits` hexadecimal digits of v. */
-static void buf_hex(struct buf *b, uint64_t v, unsigned digits)
+/* The same as a text in memory of a. */
+PRINTF(2, 3)
+static struct str str_fmt(struct arena *a, const char *format, ...)
 {
-    while (digits-- > 0)
-        buf_byte(b, "0123456789abcdef"[v >> 4 * digits & 15]);
+    struct buf b = { 0 };
+    va_list args;
+
+    va_start(args, format);
+    buf_vfmt(&b, format, args);
+    va_end(args);
+    return buf_done(&b, a);
+}
+
+/* Adds s in lower case, as far as it is ASCII. */
+static void buf_lower(struct buf *b, struct str s)
+{
+    size_t i;
+
+    if (!buf_need(b, s.n))
+        return;
+    for (i = 0; i < s.n; i++)
+        b->p[b->n++] = str_lower(s.p[i]);
 }
 
 /* Takes n bytes off the front. */
@@ -799,9 +806,6 @@ static bool buf_json_plain(char c)
  * U+FFFD. */
 static void buf_json(struct buf *b, struct str s)
 {
-    char utf8[4];
-    struct str one = { utf8, 0 };
-
     buf_byte(b, '"');
     while (s.n > 0) {
         struct str plain = str_upto(s, str_span(s, buf_json_plain));
@@ -812,16 +816,12 @@ static void buf_json(struct buf *b, struct str s)
         if (s.n == 0)
             break;
         c = str_rune(&s);
-        if (c == '"' || c == '\\') {
+        if (c == '"' || c == '\\')
             buf_byte(b, '\\');
-            buf_byte(b, (char)c);
-        } else if (c < 0x20 || c == 0x7f) {
-            buf_lit(b, "\\u00");
-            buf_hex(b, c, 2);
-        } else {
-            one.n = str_utf8(c, utf8);
-            buf_add(b, one);
-        }
+        if (c < 0x20 || c == 0x7f)
+            buf_fmt(b, "\\u%04x", c);
+        else
+            buf_rune(b, c);
     }
     buf_byte(b, '"');
 }
@@ -830,36 +830,25 @@ static void buf_json(struct buf *b, struct str s)
  * call unreserved is escaped, but for the colon, which IDs are full of. */
 static void buf_url(struct buf *b, struct str s)
 {
-    size_t i;
-
-    for (i = 0; i < s.n; i++) {
-        char c = s.p[i];
-
-        if (str_letter(c) || str_digit(c) || c == '-' || c == '.' ||
-            c == '_' || c == '~' || c == ':') {
-            buf_byte(b, c);
-        } else {
-            buf_byte(b, '%');
-            buf_hex(b, (unsigned char)c, 2);
-        }
-    }
+    for (; s.n > 0; s = str_from(s, 1))
+        if (str_letter(*s.p) || str_digit(*s.p) || str_has(STR("-._~:"), *s.p))
+            buf_byte(b, *s.p);
+        else
+            buf_fmt(b, "%%%02x", (unsigned char)*s.p);
 }
 
+/* Text, in headers (RFC 9110 5.5). */
 static bool buf_header_char(char c)
 {
     return c == ' ' || str_graph(c);
 }
 
 /* One header line.  A value that could begin another line, or is not text,
- * makes the buffer bad, so the message is never sent (RFC 9110 5.5). */
+ * makes the buffer bad, so the message is never sent. */
 static void buf_header(struct buf *b, const char *name, struct str value)
 {
-    if (!str_all(value, buf_header_char))
-        b->bad = true;
-    buf_lit(b, name);
-    buf_lit(b, ": ");
-    buf_add(b, value);
-    buf_lit(b, "\r\n");
+    b->bad = b->bad || !str_all(value, buf_header_char);
+    buf_fmt(b, "%s: %.*s\r\n", name, PUT(value));
 }
 
 /* A ring of links, with its head among them.  A link is a struct's first
@@ -916,28 +905,21 @@ struct err {
     char text[ERR_MAX];
 };
 
-PRINTF(2, 0)
-static void err_vset(struct err *e, const char *format, va_list args)
-{
-    struct buf b = { 0 };
-    size_t i;
-
-    buf_vfmt(&b, format, args);
-    for (i = 0; i < b.n && i < sizeof e->text - 1; i++)
-        e->text[i] = b.p[i] == '\0' ? ' ' : b.p[i];
-    e->text[i] = '\0';
-    buf_free(&b);
-}
-
 /* Returns -1, for `return err_set(e, ...)`. */
 PRINTF(2, 3)
 static int err_set(struct err *e, const char *format, ...)
 {
+    struct buf b = { 0 };
     va_list args;
+    size_t i;
 
     va_start(args, format);
-    err_vset(e, format, args);
+    buf_vfmt(&b, format, args);
     va_end(args);
+    for (i = 0; i < b.n && i < sizeof e->text - 1; i++)
+        e->text[i] = b.p[i] == '\0' ? ' ' : b.p[i];
+    e->text[i] = '\0';
+    buf_free(&b);
     return -1;
 }
 
@@ -954,40 +936,29 @@ static bool log_printable(uint32_t c)
 static void log_escape(struct buf *b, struct str s)
 {
     while (s.n > 0) {
-        struct str at = s;
+        unsigned char first = (unsigned char)*s.p;
+        size_t n = s.n;
         uint32_t c = str_rune(&s);
 
-        at.n -= s.n;
-        if (c == 0xfffd && at.n == 1) {
-            buf_lit(b, "\\x");
-            buf_hex(b, (unsigned char)*at.p, 2);
-        } else if (log_printable(c)) {
-            buf_add(b, at);
-        } else if (c == '\n') {
+        if (c == 0xfffd && n - s.n == 1)
+            buf_fmt(b, "\\x%02x", first);
+        else if (log_printable(c))
+            buf_rune(b, c);
+        else if (c == '\n')
             buf_lit(b, "\\n");
-        } else {
-            buf_lit(b, c < 0x100 ? "\\x" : "\\u");
-            buf_hex(b, c, c < 0x100 ? 2 : 4);
-        }
+        else
+            buf_fmt(b, c < 0x100 ? "\\x%02x" : "\\u%04x", c);
     }
 }
 
-/* The time as Go's log package writes it, in UTC: 2026/11/22 18:05:26. */
-static void log_date(struct buf *b)
-{
-    time_t now = time(NULL);
-    struct tm tm;
-
-    if (gmtime_r(&now, &tm) != NULL)
-        buf_fmt(b, "%d/%02d/%02d %02d:%02d:%02d ", tm.tm_year + 1900,
-                tm.tm_mon + 1, tm.tm_mday, tm.tm_hour, tm.tm_min, tm.tm_sec);
-}
-
-/* A line that cannot be written is lost; the next one is tried again. */
+/* A line begins with the time as Go's log package writes it, in UTC.  One that
+ * cannot be written is lost; the next one is tried again. */
 PRINTF(2, 3)
 static void log_at(enum log_level level, const char *format, ...)
 {
     struct buf text = { 0 }, line = { 0 };
+    time_t now = time(NULL);
+    struct tm tm = { 0 };
     va_list args;
 
     if (level > log_limit)
@@ -995,8 +966,10 @@ static void log_at(enum log_level level, const char *format, ...)
     va_start(args, format);
     buf_vfmt(&text, format, args);
     va_end(args);
-    log_date(&line);
-    buf_lit(&line, "registrator: ");
+    (void)gmtime_r(&now, &tm);
+    buf_fmt(&line, "%d/%02d/%02d %02d:%02d:%02d registrator: ",
+            tm.tm_year + 1900, tm.tm_mon + 1, tm.tm_mday, tm.tm_hour,
+            tm.tm_min, tm.tm_sec);
     log_escape(&line, str_first(buf_str(&text), LOG_LINE_MAX));
     buf_lit(&line, text.n <= LOG_LINE_MAX ? "\n" : "...\n");
     (void)!write(STDERR_FILENO, line.p, line.n);
@@ -1010,7 +983,7 @@ static void log_at(enum log_level level, const char *format, ...)
  * is not JSON is refused.  One leniency: a string may hold bytes that are not
  * UTF-8, which old engines pass on; they become U+FFFD when it is read.
  *
- * Calls: str_ buf_ mem_ err_.
+ * Calls: str_ buf_ err_.
  */
 
 enum json_type {
@@ -1033,15 +1006,16 @@ struct json_token {
  * can be chained; the value itself is token JSON_ROOT. */
 struct json {
     struct str text;    /* borrowed */
-    struct json_token *token;
-    size_t n, room;     /* of token */
+    struct json_token *token;   /* n of them */
+    size_t n;
+    struct buf memory;  /* of the tokens */
 };
 
 enum { JSON_ROOT = 1 };
 
 static void json_free(struct json *j)
 {
-    free(j->token);
+    buf_free(&j->memory);
     memset(j, 0, sizeof *j);
 }
 
@@ -1054,18 +1028,13 @@ static enum json_type json_type(const struct json *j, size_t t)
 static size_t json_add(struct json *j, enum json_type type, size_t at,
                        size_t n)
 {
-    struct json_token *t;
+    struct json_token t = { (uint32_t)at, (uint32_t)n, (uint32_t)j->n + 1,
+                            type };
 
-    if (j->n == j->room) {
-        j->room = j->room ? j->room * 2 : 64;
-        j->token = mem_grow(j->token, j->n * sizeof *t, j->room * sizeof *t);
-    }
-    t = &j->token[j->n];
-    t->type = type;
-    t->at = (uint32_t)at;
-    t->n = (uint32_t)n;
-    t->next = (uint32_t)++j->n;
-    return j->n - 1;
+    buf_add(&j->memory, BYTES(t));
+    CHECK(!j->memory.bad);      /* JSON_VALUES is less than TEXT_MAX */
+    j->token = (struct json_token *)(void *)j->memory.p;
+    return j->n++;
 }
 
 /* The length of the string that begins with the quote at s.p, with both its
@@ -1124,8 +1093,7 @@ static size_t json_number(struct str s)
  * is none. */
 static size_t json_scalar(struct json *j, size_t at)
 {
-    static const struct str word[] = { STR_INIT("null"), STR_INIT("true"),
-                                       STR_INIT("false") };
+    static const char *const word[] = { "null", "true", "false" };
     struct str s = str_from(j->text, at);
     bool string = *s.p == '"';
     size_t n = string ? json_string(s) : json_number(s), i;
@@ -1135,76 +1103,61 @@ static size_t json_scalar(struct json *j, size_t at)
     else if (n > 0)
         json_add(j, JSON_NUMBER, at, n);
     for (i = 0; n == 0 && i < LENGTH(word); i++)
-        if (str_prefix(s, word[i])) {
-            n = word[i].n;
+        if (str_prefix(s, str_of(word[i]))) {
+            n = strlen(word[i]);
             json_add(j, i == 0 ? JSON_NULL : JSON_BOOL, at, n);
         }
     return n;
 }
 
-/* What may come next. */
-enum json_want {
-    JSON_VALUE,
-    JSON_FIRST,         /* a value, or the end of an empty array */
-    JSON_NAME,
-    JSON_FIRST_NAME,    /* a name, or the end of an empty object */
-    JSON_COLON,
-    JSON_COMMA,         /* or the end of what we are in */
-    JSON_END
-};
-
 /* Reads the text, whose bytes must stay as long as the tokens are used. */
 static int json_parse(struct json *j, struct str text, struct err *e)
 {
+    enum { VALUE, NAME, COLON, COMMA } want = VALUE;    /* what comes next */
     size_t open[JSON_DEPTH], depth = 0, i, n;
-    enum json_want want = JSON_VALUE;
 
-    if (j->room > JSON_KEPT)
+    if (j->memory.room > JSON_KEPT)
         json_free(j);
     j->text = text;
-    j->n = 0;
+    j->n = j->memory.n = 0;
     json_add(j, JSON_NONE, 0, 0);
     if (text.n > TEXT_MAX)
         return err_set(e, "JSON of more than %d bytes", TEXT_MAX);
     for (i = 0; i < text.n; i += n) {
+        struct json_token *in = &j->token[depth > 0 ? open[depth - 1] : 0];
+        bool object = in->type == JSON_OBJECT;
+        bool empty = depth > 0 && j->n == open[depth - 1] + 1;
         char c = text.p[i];
-        bool name = want == JSON_NAME || want == JSON_FIRST_NAME;
-        bool value = want == JSON_VALUE || want == JSON_FIRST;
-        bool end = want == JSON_COMMA || want == JSON_FIRST ||
-                   want == JSON_FIRST_NAME;
-        bool object = depth > 0 &&
-                      json_type(j, open[depth - 1]) == JSON_OBJECT;
 
         n = 1;
         if (j->n > JSON_VALUES)
             return err_set(e, "JSON of more than %d values", JSON_VALUES);
         if (str_blank(c))
             continue;
-        if (want == JSON_COLON && c == ':') {
-            want = JSON_VALUE;
-        } else if (name && c == '"' && (n = json_scalar(j, i)) > 0) {
-            want = JSON_COLON;
-        } else if (value && (c == '{' || c == '[')) {
+        if (want == COLON && c == ':') {
+            want = VALUE;
+        } else if (want == VALUE && (c == '{' || c == '[')) {
             if (depth == JSON_DEPTH)
                 return err_set(e, "JSON of more than %d levels", JSON_DEPTH);
             open[depth++] =
                 json_add(j, c == '{' ? JSON_OBJECT : JSON_ARRAY, i, 0);
-            want = c == '{' ? JSON_FIRST_NAME : JSON_FIRST;
-        } else if (end && c == (object ? '}' : ']')) {
-            struct json_token *t = &j->token[open[--depth]];
-
-            t->n = (uint32_t)(i + 1 - t->at);
-            t->next = (uint32_t)j->n;
-            want = depth > 0 ? JSON_COMMA : JSON_END;
-        } else if (want == JSON_COMMA && c == ',') {
-            want = object ? JSON_NAME : JSON_VALUE;
-        } else if (value && (n = json_scalar(j, i)) > 0) {
-            want = depth > 0 ? JSON_COMMA : JSON_END;
+            want = c == '{' ? NAME : VALUE;
+        } else if (depth > 0 && (want == COMMA || empty) &&
+                   c == (object ? '}' : ']')) {
+            in->n = (uint32_t)(i + 1 - in->at);
+            in->next = (uint32_t)j->n;
+            depth--;
+            want = COMMA;
+        } else if (depth > 0 && want == COMMA && c == ',') {
+            want = object ? NAME : VALUE;
+        } else if ((want == VALUE || (want == NAME && c == '"')) &&
+                   (n = json_scalar(j, i)) > 0) {
+            want = want == NAME ? COLON : COMMA;
         } else {
             return err_set(e, "not JSON at byte %zu", i);
         }
     }
-    if (want != JSON_END)
+    if (depth > 0 || want != COMMA)
         return err_set(e, "JSON that ends early, after %zu bytes", text.n);
     return 0;
 }
@@ -1249,60 +1202,47 @@ static struct str json_get_raw(const struct json *j, size_t t,
     return json_raw(j, json_get(j, t, name));
 }
 
-/* The number that four hexadecimal digits make. */
-static uint32_t json_unit(struct str s)
-{
-    uint64_t v = 0;
-
-    CHECK(str_number(str_upto(s, 4), 16, 0xffff, &v));
-    return (uint32_t)v;
-}
-
-/* Takes one character, as \uXXXX or two of them, off *s, which begins behind
- * the u.  Half a surrogate pair is U+FFFD. */
+/* Takes what follows \u off *s: one character, for which there may have to be
+ * a second \u.  Half a surrogate pair is U+FFFD. */
 static uint32_t json_escape(struct str *s)
 {
-    uint32_t c = json_unit(*s), low;
+    struct str more = str_from(*s, 4);
+    uint64_t c = 0, low = 0;
 
-    *s = str_from(*s, 4);
+    CHECK(str_number(str_upto(*s, 4), 16, 0xffff, &c));
+    *s = more;
     if (c < 0xd800 || c > 0xdfff)
-        return c;
-    if (c > 0xdbff || !str_prefix(*s, STR("\\u")))
+        return (uint32_t)c;
+    if (str_prefix(more, STR("\\u")))
+        CHECK(str_number(str_upto(str_from(more, 2), 4), 16, 0xffff, &low));
+    if (c > 0xdbff || low < 0xdc00 || low > 0xdfff)
         return 0xfffd;
-    low = json_unit(str_from(*s, 2));
-    if (low < 0xdc00 || low > 0xdfff)
-        return 0xfffd;
-    *s = str_from(*s, 6);
-    return 0x10000 + ((c - 0xd800) << 10) + (low - 0xdc00);
+    *s = str_from(more, 6);
+    return (uint32_t)(0x10000 + ((c - 0xd800) << 10) + (low - 0xdc00));
 }
 
 /* The text that a string stands for, as well-formed UTF-8, in memory of a;
  * empty for what is not a string. */
 static struct str json_str(const struct json *j, size_t t, struct arena *a)
 {
-    struct str s = json_raw(j, t), one = { NULL, 0 };
+    static const char control[] = "\b\f\n\r\t";
+    struct str s = json_raw(j, t);
     struct buf out = { 0 };
-    char utf8[4];
 
     if (json_type(j, t) != JSON_STRING)
         return STR("");
     if (str_all(s, buf_json_plain))
         return str_copy(a, s);
-    one.p = utf8;
     while (s.n > 0) {
         uint32_t c = str_rune(&s);
 
         if (c == '\\') {
-            c = (unsigned char)*s.p;
-            s = str_from(s, 1);
-            if (c == 'u')
-                c = json_escape(&s);
-            else if (str_letter((char)c))
-                c = c == 'n' ? '\n' : c == 't' ? '\t' : c == 'r' ? '\r'
-                    : c == 'b' ? '\b' : '\f';
+            size_t k = str_index(STR("bfnrtu"), *s.p);
+
+            c = str_rune(&s);
+            c = k < 5 ? (uint32_t)control[k] : k == 5 ? json_escape(&s) : c;
         }
-        one.n = str_utf8(c, utf8);
-        buf_add(&out, one);
+        buf_rune(&out, c);
     }
     return buf_done(&out, a);
 }
@@ -1326,8 +1266,8 @@ static bool json_u64(const struct json *j, size_t t, uint64_t max,
 }
 
 /* A splitter finds the objects at one depth of a text, however that is cut
- * into pieces: 0 in a stream of events, 1 in the engine's and in Consul's list.
- * It only counts brackets; json_parse judges each object. */
+ * into pieces: 0 in a stream of events, 1 in the lists of both peers.  It only
+ * counts brackets; json_parse judges each object. */
 enum split {
     SPLIT_MORE,         /* everything is used up */
     SPLIT_ELEMENT,      /* s->element holds a whole object */
@@ -1363,27 +1303,24 @@ static bool json_split_done(const struct splitter *s)
 /* Goes past one byte.  False: it cannot stand there. */
 static bool json_split_byte(struct splitter *s, char c)
 {
-    bool between = s->depth == s->at || s->depth == 0;
+    bool outside = s->depth == 0, between = outside || s->depth == s->at;
 
     if (s->quoted) {
         s->quoted = c != '"' || s->escaped;
         s->escaped = c == '\\' && !s->escaped;
-    } else if (c == '"') {
-        s->quoted = s->depth > 0;
-        return s->quoted;
+    } else if (c == '"' && !outside) {
+        s->quoted = true;
     } else if (c == '{' || c == '[') {
-        if (s->depth == s->at && c != '{')
-            return false;
-        if (s->depth == 0 && (c != s->open || (s->begun && s->at > 0)))
+        if ((outside && (c != s->open || (s->begun && s->at > 0))) ||
+            (s->depth == s->at && c != '{'))
             return false;
         s->begun = true;
         s->depth++;
-    } else if (s->depth > 0 && (c == '}' || c == ']')) {
+    } else if (!outside && (c == '}' || c == ']')) {
         s->depth--;
-    } else if (s->depth == 0) {
-        return str_blank(c) || (c == 0x1e && s->at == 0);   /* RFC 7464 */
     } else if (between) {
-        return str_blank(c) || c == ',' || c == ':';
+        return str_blank(c) || (!outside && (c == ',' || c == ':')) ||
+               (c == 0x1e && s->at == 0);       /* RFC 7464 */
     }
     return true;
 }
@@ -1392,29 +1329,26 @@ static bool json_split_byte(struct splitter *s, char c)
  * object is in s->element until the next call. */
 static enum split json_split(struct splitter *s, struct str *in)
 {
-    struct str all = *in;
-    size_t i, from = 0;
+    struct str part = { in->p, 0 };     /* of *in, in an object */
 
     if (s->depth <= s->at) {
         s->element.n = 0;
         s->element.bad = false;
     }
-    for (i = 0; i < all.n; i++) {
-        bool before = s->depth > s->at, ok = json_split_byte(s, all.p[i]);
-        bool after = s->depth > s->at;
+    while (in->n > 0) {
+        bool inside = s->depth > s->at, ok = json_split_byte(s, *in->p);
 
-        *in = str_from(all, i + 1);
+        part.p = inside || s->depth > s->at ? part.p : in->p + 1;
+        *in = str_from(*in, 1);
+        part.n = (size_t)(in->p - part.p);
         if (!ok)
             return SPLIT_ODD;
-        if (after && !before)
-            from = i;
-        if (before && !after) {
-            buf_add(&s->element, str_from(str_upto(all, i + 1), from));
+        if (inside && s->depth == s->at) {
+            buf_add(&s->element, part);
             return s->element.bad ? SPLIT_LARGE : SPLIT_ELEMENT;
         }
     }
-    if (s->depth > s->at)
-        buf_add(&s->element, str_from(all, from));
+    buf_add(&s->element, part);
     return SPLIT_MORE;
 }
 
@@ -1435,24 +1369,19 @@ struct url {
 /* host[:port] or [IPv6][:port]. */
 static bool url_host(struct str s, struct url *u)
 {
-    struct str port;
-    size_t at;
+    bool bracket = str_prefix(s, STR("["));
+    size_t at = str_index(s, bracket ? ']' : ':');
+    struct str port = str_from(s, at);
 
-    if (str_prefix(s, STR("["))) {
-        at = str_index(s, ']');
-        if (at == s.n || at == 1)
+    u->host = str_upto(s, at);
+    if (bracket) {
+        if (at == 1 || port.n == 0)
             return false;
-        u->host = str_upto(str_from(s, 1), at - 1);
-        port = str_from(s, at + 1);
-    } else {
-        at = str_index(s, ':');
-        u->host = str_upto(s, at);
-        port = str_from(s, at);
+        u->host = str_from(u->host, 1);
+        port = str_from(port, 1);
     }
-    u->port = 0;
-    if (port.n == 0)
-        return true;
-    return *port.p == ':' && str_port(str_from(port, 1), &u->port);
+    return port.n == 0 ||
+           (*port.p == ':' && str_port(str_from(port, 1), &u->port));
 }
 
 /* Adds s with each %XX as the byte that it stands for (RFC 3986 2.1).  False:
@@ -1477,36 +1406,27 @@ static bool url_decode(struct buf *b, struct str s)
  * itself is never in the error: it may hold a password. */
 static int url_parse(struct str s, struct url *u, struct err *e)
 {
-    struct str authority;
-    size_t at;
+    struct str host;
 
     memset(u, 0, sizeof *u);
-    u->user = u->host = u->path = STR("");
+    u->user = u->host = STR("");
     if (!str_all(s, str_graph))
         return err_set(e, "a blank or control character in it");
-    at = str_index(s, ':');
-    if (at == 0 || at == s.n)
+    if (!str_has(s, ':') || *s.p == ':')
         return err_set(e, "no scheme, as in consul://");
-    u->scheme = str_upto(s, at);
-    s = str_from(s, at + 1);
-    if (!str_prefix(s, STR("//"))) {
-        u->path = s;
+    u->scheme = str_cut(&s, ':');
+    u->path = s;
+    if (!str_prefix(s, STR("//")))
         return 0;
-    }
     s = str_from(s, 2);
-    at = str_index(s, '/');
-    authority = str_upto(s, at);
-    u->path = str_from(s, at);
-    if (str_has(authority, '@')) {
-        struct str host = str_after(authority, '@');
-
-        u->user = str_upto(authority, authority.n - host.n - 1);
-        authority = host;
-    }
-    if (!url_host(authority, u))
-        return err_set(e, "its host or port is not valid (host:port with a "
-                          "port from 1 to 65535, IPv6 as [::1]:port)");
-    return 0;
+    u->path = str_from(s, str_index(s, '/'));
+    s.n -= u->path.n;
+    host = str_after(s, '@');
+    if (host.n < s.n)
+        u->user = str_upto(s, s.n - host.n - 1);
+    return url_host(host, u) ? 0
+        : err_set(e, "its host or port is not valid (host:port with a port "
+                     "from 1 to 65535, IPv6 as [::1]:port)");
 }
 
 /* Adds host or host:port, IPv6 in brackets (RFC 3986 3.2.2). */
@@ -1540,11 +1460,13 @@ static void url_base64(struct buf *b, struct str s)
  * two of its functions wait: os_wait, as it should, and os_resolve, which the
  * C library gives no other way.
  *
- * Calls: str_ buf_ log_ err_.
+ * Calls: str_ buf_ err_.
  * Kernel: socket connect read poll open close pipe fcntl sigaction
  * clock_gettime getaddrinfo getifaddrs gethostname getsockopt setsockopt
- * stat getrandom opendir readdir closedir isatty setrlimit syscall.
+ * stat getentropy isatty setrlimit syscall getpid.
  */
+
+int getentropy(void *, size_t);         /* _XOPEN_SOURCE hides it */
 
 enum io { IO_OK, IO_WAIT, IO_END, IO_FAILED };
 
@@ -1577,8 +1499,7 @@ static void os_signal(int number)
         os_summary = 1;
     else
         os_stop = 1;
-    if (write(os_pipe[1], "", 1) < 0)
-        errno = saved;          /* full: os_wait will end all the same */
+    (void)!write(os_pipe[1], "", 1);    /* full: os_wait ends all the same */
     errno = saved;
 }
 
@@ -1647,7 +1568,7 @@ static int os_resolve(struct str host, unsigned port, struct os_addr *a,
     struct addrinfo *list, *i;
     int failed;
 
-    buf_u64(&service, port);
+    buf_fmt(&service, "%u", port);
     buf_byte(&service, '\0');
     failed = getaddrinfo(name, service.p, &hints, &list);
     buf_free(&service);
@@ -1684,26 +1605,23 @@ static int os_unix(struct str path, struct os_addr *a, struct err *e)
  * os_connected has the outcome as soon as the socket is writable. */
 static enum io os_connect(const struct os_addr *a, int *fd, int *error)
 {
-    int on = 1;
+    static const int option[][3] = {    /* at best: a failure is harmless */
+        { IPPROTO_TCP, TCP_NODELAY, 1 }, { SOL_SOCKET, SO_KEEPALIVE, 1 },
+#ifdef TCP_KEEPIDLE                     /* a dead peer is noticed in 60 s */
+        { IPPROTO_TCP, TCP_KEEPIDLE, 30 }, { IPPROTO_TCP, TCP_KEEPINTVL, 10 },
+        { IPPROTO_TCP, TCP_KEEPCNT, 3 },
+#endif
+    };
+    size_t i;
 
     *fd = socket(a->sa.ss_family, SOCK_STREAM, 0);
     if (*fd < 0 || !os_nonblock(*fd)) {
         *error = errno;
         return IO_FAILED;
     }
-    if (a->sa.ss_family != AF_UNIX) {
-        /* Best effort: a failure is harmless. */
-        (void)setsockopt(*fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
-        (void)setsockopt(*fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof on);
-#ifdef TCP_KEEPIDLE
-        on = 30;                /* seconds: a dead peer is noticed in 60 */
-        (void)setsockopt(*fd, IPPROTO_TCP, TCP_KEEPIDLE, &on, sizeof on);
-        on = 10;
-        (void)setsockopt(*fd, IPPROTO_TCP, TCP_KEEPINTVL, &on, sizeof on);
-        on = 3;
-        (void)setsockopt(*fd, IPPROTO_TCP, TCP_KEEPCNT, &on, sizeof on);
-#endif
-    }
+    for (i = 0; a->sa.ss_family != AF_UNIX && i < LENGTH(option); i++)
+        (void)setsockopt(*fd, option[i][0], option[i][1], &option[i][2],
+                         sizeof option[i][2]);
     if (connect(*fd, (const struct sockaddr *)(const void *)&a->sa, a->n) == 0)
         return IO_OK;
     *error = errno;
@@ -1825,15 +1743,7 @@ static void os_socket_hint(struct str path, int error, struct err *e)
 /* Bytes that nobody can guess.  False: there are none to be had. */
 static bool os_random(void *p, size_t n)
 {
-#ifdef __linux__
-    return getrandom(p, n, 0) == (ssize_t)n;
-#else
-    int fd = open("/dev/urandom", O_RDONLY | O_CLOEXEC);
-    bool ok = fd >= 0 && read(fd, p, n) == (ssize_t)n;
-
-    os_close(fd);
-    return ok;
-#endif
+    return getentropy(p, n) == 0;
 }
 
 /* Reads an IP address: its 4 or 16 bytes; 0: it is not one. */
@@ -1847,46 +1757,39 @@ static size_t ip_parse(struct str name, unsigned char ip[16])
     return n;
 }
 
-/* Hexadecimal without leading zeros. */
-static void ip_group(struct buf *b, unsigned v)
-{
-    buf_hex(b, v, v > 0xfff ? 4 : v > 0xff ? 3 : v > 0xf ? 2 : 1);
-}
-
 /* Adds an IP address of 4 or 16 bytes as RFC 5952 writes it: the first of the
  * longest runs of two or more zero groups is "::"; an IPv4 address in IPv6 is
- * ::ffff:10.0.0.1 (its section 5). */
+ * ::ffff:10.0.0.1 (its section 5).  Of another length, it adds nothing. */
 static void ip_format(struct buf *b, const unsigned char *ip, size_t n)
 {
     static const unsigned char mapped[12] = { [10] = 0xff, [11] = 0xff };
-    size_t i, k, row = 0, rows = 1;
+    size_t i, k, from = 16, zeros = 2;  /* the run, in bytes */
 
     if (n == 16 && memcmp(ip, mapped, sizeof mapped) == 0) {
         buf_lit(b, "::ffff:");
         ip += 12;
         n = 4;
     }
-    for (i = 0; n == 4 && i < 4; i++) {
-        buf_u64(b, ip[i]);
-        buf_lit(b, i < 3 ? "." : "");
-    }
-    for (i = 0; n == 16 && i < 16; i += 2) {
-        for (k = i; k < 16 && ip[k] == 0; k++)
+    if (n == 4)
+        buf_fmt(b, "%d.%d.%d.%d", ip[0], ip[1], ip[2], ip[3]);
+    if (n != 16)
+        return;
+    for (i = 0; i < 16; i = k + 2) {
+        for (k = i; k < 16 && ip[k] == 0 && ip[k + 1] == 0; k += 2)
             continue;
-        if ((k - i) / 2 > rows) {
-            row = i;
-            rows = (k - i) / 2;
+        if (k - i > zeros) {
+            from = i;
+            zeros = k - i;
         }
     }
-    for (i = 0; n == 16 && i < 16; i += 2) {
-        if (rows > 1 && i == row) {
-            buf_lit(b, i == 0 ? "::" : ":");
-            i += 2 * rows - 2;
-            continue;
+    for (i = 0; i < 16; i += 2)
+        if (i == from) {
+            buf_lit(b, "::");
+            i += zeros - 2;
+        } else {
+            buf_fmt(b, i == 0 || i == from + zeros ? "%x" : ":%x",
+                    (unsigned)ip[i] << 8 | ip[i + 1]);
         }
-        ip_group(b, (unsigned)ip[i] << 8 | ip[i + 1]);
-        buf_lit(b, i < 14 ? ":" : "");
-    }
 }
 
 /* Adds the IP address of a socket address.  False: it has none. */
@@ -1911,37 +1814,27 @@ static bool ip_is_local(struct str ip)
            str_prefix(ip, STR("::ffff:127."));
 }
 
-/* The first address of an interface, IPv4 before IPv6, link-local ones left
- * out.  False: there is no such interface, or it has none. */
+/* An address of an interface: the first of IPv4, else of IPv6, but none that
+ * is link-local there.  False: there is no such interface, or it has none. */
 static bool os_interface(struct str name, struct buf *b)
 {
-    bool found = false;
-#ifdef HAVE_IFADDRS
-    static const int family[] = { AF_INET, AF_INET6 };
     struct ifaddrs *list, *i;
-    size_t f;
 
-    if (name.n == 0 || name.n >= IF_NAMESIZE || getifaddrs(&list) != 0)
+    if (getifaddrs(&list) != 0)
         return false;
-    for (f = 0; !found && f < LENGTH(family); f++)
-        for (i = list; !found && i != NULL; i = i->ifa_next) {
-            size_t n = b->n;
+    for (i = list; i != NULL; i = i->ifa_next) {
+        const struct sockaddr *sa = i->ifa_addr;
 
-            found = i->ifa_addr != NULL &&
-                    i->ifa_addr->sa_family == family[f] &&
-                    str_eq(str_of(i->ifa_name), name) &&
-                    ip_of_socket(i->ifa_addr, b);
-            if (found && str_prefix(str_from(buf_str(b), n), STR("fe80:"))) {
-                b->n = n;
-                found = false;
-            }
-        }
+        if (sa == NULL || !str_eq(str_of(i->ifa_name), name) ||
+            (b->n > 0 && (sa->sa_family != AF_INET ||
+                          !str_has(buf_str(b), ':'))))
+            continue;
+        b->n = 0;
+        if (ip_of_socket(sa, b) && str_prefix(buf_str(b), STR("fe80:")))
+            b->n = 0;
+    }
     freeifaddrs(list);
-#else
-    (void)name;
-    (void)b;
-#endif
-    return found;
+    return b->n > 0;
 }
 
 /* This machine's name; nothing if it has none. */
@@ -1981,12 +1874,11 @@ long syscall(long, ...);        /* _XOPEN_SOURCE hides it */
 
 /* The system calls that stay allowed: the list in the head of this file. */
 static const uint16_t os_calls[] = {
-    SYS_bind, SYS_brk, SYS_close, SYS_connect, SYS_exit_group,
-    SYS_getdents64, SYS_getrandom, SYS_getsockname, SYS_getsockopt,
-    SYS_madvise, SYS_munmap, SYS_read, SYS_recvfrom, SYS_recvmsg,
-    SYS_restart_syscall, SYS_rt_sigprocmask, SYS_rt_sigreturn, SYS_sendmsg,
-    SYS_sendto, SYS_setsockopt, SYS_uname, SYS_write, SYS_writev,
-    /* recvmsg, sendmsg: musl 1.2.4 and later */
+    SYS_bind, SYS_brk, SYS_close, SYS_connect, SYS_exit_group, SYS_getrandom,
+    SYS_getsockname, SYS_getsockopt, SYS_madvise, SYS_munmap, SYS_read,
+    SYS_recvfrom, SYS_recvmsg, SYS_restart_syscall, SYS_rt_sigprocmask,
+    SYS_rt_sigreturn, SYS_sendmsg, SYS_sendto, SYS_setsockopt, SYS_uname,
+    SYS_write, SYS_writev,      /* recvmsg, sendmsg: musl 1.2.4 and later */
 #if defined __x86_64__
     SYS_clock_gettime, SYS_poll, SYS_stat,
 #elif defined __aarch64__
@@ -2023,7 +1915,7 @@ static const struct os_rule {
     { SYS_socket, 0, UINT32_MAX, AF_NETLINK },  /* the last one: for -ip */
 };
 
-/* What linux/filter.h and linux/seccomp.h say, which musl-gcc does not find. */
+/* Of linux/filter.h and linux/seccomp.h, which musl-gcc does not find. */
 struct os_step {                /* sock_filter */
     uint16_t code;
     uint8_t yes, no;            /* steps to skip */
@@ -2042,43 +1934,46 @@ enum {
     OS_ANSWER = 0x06,           /* BPF_RET | BPF_K */
     OS_ALLOW = 0x7fff0000,      /* SECCOMP_RET_ALLOW */
     OS_REFUSE = 0x00050000 | ENOSYS, /* SECCOMP_RET_ERRNO */
-    OS_CALL_AT = 0, OS_ARCH_AT = 4, OS_ARGUMENTS_AT = 16 /* seccomp_data */
+    OS_CALL_AT = 0, OS_ARCH_AT = 4, OS_ARGUMENTS_AT = 16, /* seccomp_data */
+    OS_STEPS = 6                /* of os_allow */
 };
+
+/* Adds the steps that allow a call if the argument is as in struct os_rule. */
+static struct os_step *os_allow(struct os_step *at, uint16_t call,
+                                unsigned argument, uint32_t mask,
+                                uint32_t value)
+{
+    const struct os_step step[] = {
+        { OS_LOAD, 0, 0, OS_CALL_AT }, { OS_IS, 0, 4, call },
+        { OS_LOAD, 0, 0, OS_ARGUMENTS_AT + 8u * argument },
+        { OS_AND, 0, 0, mask }, { OS_IS, 0, 1, value },
+        { OS_ANSWER, 0, 0, OS_ALLOW }
+    };
+
+    CHECK(LENGTH(step) == OS_STEPS);
+    memcpy(at, step, sizeof step);
+    return at + OS_STEPS;
+}
 
 /* Refuses every system call but these from here on: with ENOSYS, so that a C
  * library that tries another one goes on.  -1: that cannot be had. */
 static int os_sandbox(bool interface, struct err *e)
 {
-    static const struct os_step
-        begin[] = { { OS_LOAD, 0, 0, OS_ARCH_AT },
-                    { OS_IS, 1, 0, OS_ARCH },
-                    { OS_ANSWER, 0, 0, OS_REFUSE } },
-        call[] = { { OS_LOAD, 0, 0, OS_CALL_AT }, { OS_IS, 0, 1, 0 },
-                   { OS_ANSWER, 0, 0, OS_ALLOW } },
-        rule[] = { { OS_LOAD, 0, 0, OS_CALL_AT }, { OS_IS, 0, 4, 0 },
-                   { OS_LOAD, 0, 0, 0 }, { OS_AND, 0, 0, 0 },
-                   { OS_IS, 0, 1, 0 }, { OS_ANSWER, 0, 0, OS_ALLOW } };
-    struct os_step step[LENGTH(begin) + LENGTH(os_calls) * LENGTH(call) +
-                        LENGTH(os_rules) * LENGTH(rule) + 1], *at = step;
     const struct os_rule *r = os_rules;
     const struct os_rule *end = r + LENGTH(os_rules) - (interface ? 0 : 1);
+    struct os_step step[4 + (LENGTH(os_calls) + LENGTH(os_rules)) * OS_STEPS]
+        = { { OS_LOAD, 0, 0, OS_ARCH_AT }, { OS_IS, 1, 0, OS_ARCH },
+            { OS_ANSWER, 0, 0, OS_REFUSE } };
+    struct os_step *at = step + 3;
     struct os_filter filter = { 0, step };
     size_t i;
 
-    memcpy(at, begin, sizeof begin);
-    at += LENGTH(begin);
-    for (i = 0; i < LENGTH(os_calls); i++, at += LENGTH(call)) {
-        memcpy(at, call, sizeof call);
-        at[1].k = os_calls[i];
-    }
-    for (; r < end; r++, at += LENGTH(rule)) {
-        memcpy(at, rule, sizeof rule);
-        at[1].k = r->call;
-        at[2].k = OS_ARGUMENTS_AT + 8u * r->argument;
-        at[3].k = r->mask;
-        at[4].k = r->call == SYS_tkill ? (uint32_t)getpid() : r->value;
-    }
-    *at++ = begin[2];
+    for (i = 0; i < LENGTH(os_calls); i++)
+        at = os_allow(at, os_calls[i], 0, 0, 0);
+    for (; r < end; r++)
+        at = os_allow(at, r->call, r->argument, r->mask, r->call == SYS_tkill
+                      ? (uint32_t)getpid() : r->value);
+    *at++ = step[2];
     filter.n = (unsigned short)(at - step);
     return syscall(SYS_prctl, (long)PR_SET_SECCOMP, 2L, &filter) == 0
         ? 0 : err_set(e, "seccomp: %s", strerror(errno));
@@ -2116,7 +2011,7 @@ static void os_protect_memory(void)
  * no more is linked, since each curve, cipher or hash that no Docker or Consul
  * insists on would be 3 to 8 kB.  No verified name, no connection.
  *
- * Calls: str_ buf_ mem_ err_ os_.
+ * Calls: str_ buf_ mem_ arena_ err_ os_ ip_.
  */
 
 enum {
@@ -2404,8 +2299,9 @@ static unsigned tls_try_ca(struct tls *t, const struct cert_info *ca)
     return (unsigned)error;
 }
 
-/* BearSSL's verdict on the n certificates with a CA of the file that has
- * signed one of them; that file may have the server's own, too. */
+/* BearSSL's verdict on the n certificates with any CA of the file that has
+ * signed one of them.  The server's own may be in that file: then it needs no
+ * CA. */
 static unsigned tls_verify(struct tls *t, size_t n, const struct cert_info *c)
 {
     const struct cert_info *ca;
@@ -2467,8 +2363,8 @@ static const br_x509_pkey *tls_get_pkey(const br_x509_class *const *x,
 
 /* ---- Files: PEM (RFC 7468) ---- */
 
-/* Takes an object of a PEM file.  1: it is used; 0: it is none for us; -1: it
- * is no good, and why. */
+/* Takes an object of a PEM file.  1: it is used; 0: it is of another kind;
+ * -1: why it cannot be used. */
 typedef int pem_use(struct tls_creds *, struct str name, struct str der,
                     const char *path, struct err *);
 
@@ -2783,7 +2679,8 @@ static int tls_why(const struct tls *t, struct err *e)
     for (i = 0; *why.text == '\0' && i < LENGTH(tls_errors); i++)
         if (tls_errors[i].error == error)
             err_set(&why, t->ca_failed ? "%s (see the CA in %s)" : "%s%s",
-                    tls_errors[i].text, t->ca_failed ? t->config->ca_file : "");
+                    tls_errors[i].text,
+                    t->ca_failed ? t->config->ca_file : "");
     if (*why.text == '\0' && error >= BR_ERR_RECV_FATAL_ALERT)
         err_set(&why, "the server refuses: alert %d",
                 error - BR_ERR_RECV_FATAL_ALERT);
@@ -2912,12 +2809,12 @@ struct http {
     enum { IN_HEAD, IN_LENGTH, IN_CHUNK_SIZE, IN_CHUNK, IN_CHUNK_END,
            IN_TRAILER, IN_REST, IN_NOTHING } state;
     unsigned status;
-    bool old;           /* HTTP/1.0: it closes unless it says otherwise */
+    bool http10;        /* it closes unless it says otherwise */
     bool close;         /* no second response comes on this connection */
     bool chunked, sized;
     uint64_t left;      /* of the body or the chunk, in bytes */
     unsigned retry_after; /* seconds, 0 if it does not say */
-    size_t looked;      /* bytes in which the end of a line was not found */
+    size_t searched;    /* bytes in which the end of a line was not found */
 };
 
 static void http_start(struct http *h)
@@ -2929,13 +2826,13 @@ static void http_start(struct http *h)
 static bool http_token_char(char c)
 {
     return str_letter(c) || str_digit(c) ||
-           str_index(STR("!#$%&'*+-.^_`|~"), c) < 15;
+           str_has(STR("!#$%&'*+-.^_`|~"), c);
 }
 
 /* RFC 9110 5.5. */
 static bool http_value_char(char c)
 {
-    return c == ' ' || c == '\t' || str_graph(c);
+    return c == '\t' || buf_header_char(c);
 }
 
 /* What Connection says (RFC 9112 9.3). */
@@ -2946,12 +2843,12 @@ static void http_connection(struct http *h, struct str list)
 
         if (str_caseeq(word, STR("close")))
             h->close = true;
-        else if (str_caseeq(word, STR("keep-alive")) && h->old)
+        else if (str_caseeq(word, STR("keep-alive")) && h->http10)
             h->close = false;
     }
 }
 
-/* One header line: those that this program heeds. */
+/* One header line: those that this program uses. */
 static int http_field(struct http *h, struct str line, struct err *e)
 {
     struct str value = line, name = str_cut(&value, ':');
@@ -2968,24 +2865,24 @@ static int http_field(struct http *h, struct str line, struct err *e)
         h->sized = true;
         h->left = v;
     } else if (str_caseeq(name, STR("Transfer-Encoding"))) {
-        if (!str_caseeq(value, STR("chunked")) || h->chunked || h->old)
+        if (!str_caseeq(value, STR("chunked")) || h->chunked || h->http10)
             return err_set(e, "Transfer-Encoding: %.*s", PUT(value));
         h->chunked = true;
     } else if (str_caseeq(name, STR("Connection"))) {
         http_connection(h, value);
     } else if (str_caseeq(name, STR("Retry-After"))) {
-        if (str_u64(value, 3600, &v))   /* a date is not heeded */
+        if (str_u64(value, 3600, &v))   /* a date is ignored */
             h->retry_after = (unsigned)v;
     }
     return 0;
 }
 
 /* Whether the first bytes can still become those of a response. */
-static int http_hello(struct str in, struct err *e)
+static int http_check_start(struct str in, struct err *e)
 {
-    struct str hello = STR("HTTP/1.");
+    struct str start = STR("HTTP/1.");
 
-    if (str_prefix(in, str_first(hello, in.n)))
+    if (str_prefix(in, str_first(start, in.n)))
         return 0;
     if (in.n >= 2 && (*in.p == 0x15 || *in.p == 0x16) && in.p[1] == 3)
         return err_set(e, "it answers in TLS, not HTTP");
@@ -2996,60 +2893,52 @@ static int http_hello(struct str in, struct err *e)
 /* The status line: HTTP/1.x SP 3DIGIT [SP reason]. */
 static int http_status(struct http *h, struct str line, struct err *e)
 {
-    struct str rest = line, version = str_cut(&rest, ' '), code;
+    struct str reason = line, version = str_cut(&reason, ' ');
+    struct str code = str_cut(&reason, ' ');
     uint64_t v;
-    size_t i;
 
-    code = str_cut(&rest, ' ');
-    for (i = 0; i < rest.n; i++)
-        if ((unsigned char)rest.p[i] < 0x20 && rest.p[i] != '\t')
-            return err_set(e, "a control character in its status line");
-    if ((!str_eq(version, STR("HTTP/1.1")) &&
-         !str_eq(version, STR("HTTP/1.0"))) ||
-        code.n != 3 || !str_u64(code, 599, &v) || v < 100)
+    h->http10 = h->close = str_eq(version, STR("HTTP/1.0"));
+    if ((!h->http10 && !str_eq(version, STR("HTTP/1.1"))) || code.n != 3 ||
+        !str_u64(code, 599, &v) || v < 100 ||
+        !str_all(reason, http_value_char))
         return err_set(e, "its status line is \"%.*s\"",
                        PUT(str_first(line, 80)));
     h->status = (unsigned)v;
-    h->old = h->close = str_eq(version, STR("HTTP/1.0"));
     return 0;
 }
 
-/* Takes a line off *in, without its CR LF.  Needs all of it there. */
-static struct str http_line(struct str *in)
-{
-    struct str line = str_upto(*in, str_find(*in, STR("\r\n")));
-
-    *in = str_from(*in, line.n + 2);
-    return line;
-}
-
-/* All of a head, up to its empty line. */
+/* All of a head but its empty line. */
 static int http_head(struct http *h, struct str head, struct err *e)
 {
-    if (http_status(h, http_line(&head), e) != 0)
-        return -1;
-    while (head.n > 0) {
-        struct str line = http_line(&head);
+    size_t n = str_find(head, STR("\r\n"));
 
-        if (line.n > 0 && http_field(h, line, e) != 0)
+    if (http_status(h, str_upto(head, n), e) != 0)
+        return -1;
+    head = str_from(head, n + 2);
+    while (head.n > 0) {
+        n = str_find(head, STR("\r\n"));
+        if (http_field(h, str_upto(head, n), e) != 0)
             return -1;
+        head = str_from(head, n + 2);
     }
     if (h->chunked && h->sized)
         return err_set(e, "both Content-Length and Transfer-Encoding");
     if (h->status == 101)
         return err_set(e, "it switches protocols");
-    if (h->status < 200)                /* RFC 9110 15.2: the real one comes */
+    if (h->status < 200) {              /* RFC 9110 15.2: the real one comes */
         http_start(h);
-    else if (h->status == 204 || h->status == 304)
+    } else if (h->status == 204 || h->status == 304) {
         h->state = IN_NOTHING;
-    else if (h->chunked)
-        h->state = IN_CHUNK_SIZE;
-    else
-        h->state = h->sized ? IN_LENGTH : IN_REST;
+    } else if (h->chunked || h->sized) {
+        h->state = h->chunked ? IN_CHUNK_SIZE : IN_LENGTH;
+    } else {
+        h->state = IN_REST;
+        h->left = UINT64_MAX;
+    }
     return 0;
 }
 
-/* RFC 9112 7.1: hexadecimal digits, then extensions that are not heeded. */
+/* RFC 9112 7.1: hexadecimal digits, then extensions that are ignored. */
 static int http_chunk_size(struct http *h, struct str line, struct err *e)
 {
     struct str size = str_upto(line, str_index(line, ';'));
@@ -3064,81 +2953,70 @@ static int http_chunk_size(struct http *h, struct str line, struct err *e)
     return 0;
 }
 
-/* The states in which whole lines are needed. */
-static enum http_found http_lines(struct http *h, struct str *in,
-                                  struct err *e)
+/* In the states in which whole lines are needed: takes a line off *in, or all
+ * of a head.  1: it is used; 0: it is not whole; -1: it is bad. */
+static int http_line(struct http *h, struct str *in, struct err *e)
 {
     bool head = h->state == IN_HEAD;
-    struct str end = head ? STR("\r\n\r\n") : STR("\r\n"), part;
+    struct str end = head ? STR("\r\n\r\n") : STR("\r\n"), line;
     size_t max = head ? HEAD_MAX : CHUNK_LINE_MAX;
-    /* What was looked at before is not looked at again. */
-    size_t from = h->looked > end.n ? h->looked - end.n : 0;
+    /* What was searched before is not searched again. */
+    size_t from = h->searched > end.n ? h->searched - end.n : 0;
     size_t at = from + str_find(str_from(*in, from), end);
     bool whole = at < in->n;
-    int bad = 0;
+    int result = 0;
 
-    if (head && http_hello(*in, e) != 0)
-        return HTTP_BAD;
-    h->looked = whole ? 0 : in->n;
-    if (whole ? at + end.n > max : in->n >= max) {
-        err_set(e, "a head or chunk line of more than %zu bytes", max);
-        return HTTP_BAD;
-    }
+    if (head && http_check_start(*in, e) != 0)
+        return -1;
+    h->searched = whole ? 0 : in->n;
+    if (whole ? at + end.n > max : in->n >= max)
+        return err_set(e, "a head or chunk line of more than %zu bytes", max);
     if (!whole)
-        return HTTP_MORE;
-    part = str_upto(*in, at + end.n);
-    *in = str_from(*in, part.n);
-    if (head) {
-        bad = http_head(h, part, e);
-        return bad ? HTTP_BAD : h->status ? HTTP_HEAD : HTTP_MORE;
-    }
-    part = str_upto(part, part.n - 2);
-    if (h->state == IN_CHUNK_SIZE)
-        bad = http_chunk_size(h, part, e);
-    else if (h->state == IN_CHUNK_END && part.n > 0)
-        bad = err_set(e, "a chunk that is longer than its size");
+        return 0;
+    line = str_upto(*in, head ? at + 2 : at);
+    *in = str_from(*in, at + end.n);
+    if (head)
+        result = http_head(h, line, e);
+    else if (h->state == IN_CHUNK_SIZE)
+        result = http_chunk_size(h, line, e);
+    else if (h->state == IN_CHUNK_END && line.n > 0)
+        result = err_set(e, "a chunk that is longer than its size");
     else if (h->state == IN_CHUNK_END)
         h->state = IN_CHUNK_SIZE;
-    else if (part.n == 0)               /* the trailer's end */
+    else if (line.n == 0)               /* the trailer's end */
         h->state = IN_NOTHING;
-    return bad ? HTTP_BAD : HTTP_MORE;
+    return result == 0 ? 1 : -1;
 }
 
-/* Goes on with *in, takes off what it used, and tells what it found.  Call
- * it until it says HTTP_MORE and *in has not become shorter. */
-static enum http_found http_step(struct http *h, struct str *in,
-                                 struct str *body, struct err *e)
-{
-    size_t n;
-
-    if (h->state == IN_NOTHING || (h->state == IN_LENGTH && h->left == 0))
-        return HTTP_DONE;
-    if (in->n == 0)
-        return HTTP_MORE;
-    if (h->state != IN_LENGTH && h->state != IN_CHUNK && h->state != IN_REST)
-        return http_lines(h, in, e);
-    n = h->state != IN_REST && h->left < in->n ? (size_t)h->left : in->n;
-    *body = str_upto(*in, n);
-    *in = str_from(*in, n);
-    if (h->state != IN_REST)
-        h->left -= n;
-    if (h->state == IN_CHUNK && h->left == 0)
-        h->state = IN_CHUNK_END;
-    return HTTP_BODY;
-}
-
-/* As http_step, until something is found or nothing is left to be found. */
+/* Goes on with *in, takes off what it used, and tells what it found. */
 static enum http_found http_next(struct http *h, struct str *in,
                                  struct str *body, struct err *e)
 {
-    enum http_found found;
-    size_t n;
+    for (;;) {
+        bool head = h->state == IN_HEAD;
+        size_t n = in->n;
+        int line;
 
-    do {
-        n = in->n;
-        found = http_step(h, in, body, e);
-    } while (found == HTTP_MORE && in->n < n);
-    return found;
+        if (h->state == IN_NOTHING || (h->state == IN_LENGTH && h->left == 0))
+            return HTTP_DONE;
+        if (n == 0)
+            return HTTP_MORE;
+        if (h->state == IN_LENGTH || h->state == IN_CHUNK ||
+            h->state == IN_REST) {
+            n = h->left < n ? (size_t)h->left : n;
+            h->left -= n;
+            if (h->state == IN_CHUNK && h->left == 0)
+                h->state = IN_CHUNK_END;
+            *body = str_upto(*in, n);
+            *in = str_from(*in, n);
+            return HTTP_BODY;
+        }
+        line = http_line(h, in, e);
+        if (line <= 0)
+            return line == 0 ? HTTP_MORE : HTTP_BAD;
+        if (head && h->status > 0)
+            return HTTP_HEAD;
+    }
 }
 
 /* Whether the message is complete if the connection ends here. */
@@ -3153,22 +3031,13 @@ static bool http_ends(const struct http *h)
 static void http_request(struct buf *b, const char *method, struct str path,
                          struct str host, struct str headers, struct str body)
 {
-    if (!str_all(path, str_graph))
-        b->bad = true;
-    buf_lit(b, method);
-    buf_byte(b, ' ');
-    buf_add(b, path);
-    buf_lit(b, " HTTP/1.1\r\n");
+    b->bad = b->bad || !str_all(path, str_graph);
+    buf_fmt(b, "%s %.*s HTTP/1.1\r\n", method, PUT(path));
     buf_header(b, "Host", host);
     buf_add(b, headers);
-    if (body.n > 0) {
-        buf_lit(b, "Content-Type: application/json\r\n");
-        buf_lit(b, "Content-Length: ");
-        buf_u64(b, body.n);
-        buf_lit(b, "\r\n");
-    } else if (!str_eq(str_of(method), STR("GET"))) {
-        buf_lit(b, "Content-Length: 0\r\n");
-    }
+    buf_lit(b, body.n > 0 ? "Content-Type: application/json\r\n" : "");
+    if (body.n > 0 || !str_eq(str_of(method), STR("GET")))
+        buf_fmt(b, "Content-Length: %zu\r\n", body.n);
     buf_lit(b, "\r\n");
     buf_add(b, body);
 }
@@ -3753,7 +3622,7 @@ static void conn_ready(struct endpoint *p, const struct pollfd *fd,
 struct retry {
     unsigned tries;             /* that failed, in a row */
     uint64_t due;               /* not before */
-    uint64_t said;              /* the reasons that have been logged, as bits */
+    uint64_t said;              /* which reasons have been logged, as bits */
     char *why;                  /* the last reason; NULL: none */
 };
 
@@ -4190,48 +4059,44 @@ static bool docker_id(struct str s)
 static bool docker_event(const struct json *j, struct docker_event *ev)
 {
     static const struct {
-        struct str name;
+        const char *name;
         enum docker_action action;
     } known[] = {
-        { STR_INIT("start"), DOCKER_CHANGED }, { STR_INIT("pause"), DOCKER_CHANGED },
-        { STR_INIT("unpause"), DOCKER_CHANGED },
-        { STR_INIT("rename"), DOCKER_CHANGED },
-        { STR_INIT("restore"), DOCKER_CHANGED },   /* Podman, of a checkpoint */
-        { STR_INIT("update"), DOCKER_CHANGED },
-        { STR_INIT("die"), DOCKER_DIED }, { STR_INIT("died"), DOCKER_DIED },
-        { STR_INIT("destroy"), DOCKER_GONE },
-        { STR_INIT("remove"), DOCKER_GONE },
+        { "start", DOCKER_CHANGED }, { "pause", DOCKER_CHANGED },
+        { "unpause", DOCKER_CHANGED }, { "rename", DOCKER_CHANGED },
+        { "restore", DOCKER_CHANGED },  /* Podman, of a checkpoint */
+        { "update", DOCKER_CHANGED },
+        { "die", DOCKER_DIED }, { "died", DOCKER_DIED },
+        { "destroy", DOCKER_GONE }, { "remove", DOCKER_GONE },
+        { "connect", DOCKER_NETWORK }, { "disconnect", DOCKER_NETWORK },
     };
-    size_t actor = json_get(j, JSON_ROOT, "Actor"), exit, i;
+    size_t actor = json_get(j, JSON_ROOT, "Actor"), container, i;
     size_t attributes = json_get(j, actor, "Attributes");
-    size_t type = json_get(j, JSON_ROOT, "Type");
+    struct str type = json_get_raw(j, JSON_ROOT, "Type");
     struct str action = json_get_raw(j, JSON_ROOT, "Action");
-    uint64_t code;
+    struct str code = json_get_raw(j, attributes, "exitCode");
+    uint64_t v;
 
+    if (action.n == 0)
+        action = json_get_raw(j, JSON_ROOT, "status");
     ev->action = DOCKER_OTHER;
-    ev->exit_code = DOCKER_NO_CODE;
+    for (i = 0; i < LENGTH(known); i++)
+        if (str_eq(action, str_of(known[i].name)))
+            ev->action = known[i].action;
+    if (code.n == 0)            /* Podman 4 */
+        code = json_get_raw(j, attributes, "containerExitCode");
+    ev->exit_code = str_u64(code, 255, &v) ? (unsigned)v : DOCKER_NO_CODE;
     ev->id = json_get_raw(j, actor, "ID");
     if (ev->id.n == 0)
         ev->id = json_get_raw(j, JSON_ROOT, "id");
-    if (action.n == 0)
-        action = json_get_raw(j, JSON_ROOT, "status");
-    if (type == 0 || str_eq(json_raw(j, type), STR("container"))) {
-        for (i = 0; i < LENGTH(known); i++)
-            if (str_eq(action, known[i].name))
-                ev->action = known[i].action;
-        exit = json_get(j, attributes, "exitCode");
-        if (exit == 0)          /* Podman 4 */
-            exit = json_get(j, attributes, "containerExitCode");
-        if (str_u64(json_raw(j, exit), 255, &code))
-            ev->exit_code = (unsigned)code;
-    } else if (str_eq(json_raw(j, type), STR("network")) &&
-               (str_eq(action, STR("connect")) ||
-                str_eq(action, STR("disconnect")))) {
-        ev->action = DOCKER_NETWORK;
-        if (json_get(j, attributes, "container") != 0)  /* else Podman's */
-            ev->id = json_get_raw(j, attributes, "container");
+    if (ev->action == DOCKER_NETWORK) {
+        container = json_get(j, attributes, "container");
+        if (container != 0)     /* else Podman's */
+            ev->id = json_raw(j, container);
+        return str_eq(type, STR("network")) && docker_id(ev->id);
     }
-    return ev->action != DOCKER_OTHER && docker_id(ev->id);
+    return ev->action != DOCKER_OTHER && docker_id(ev->id) &&
+           (type.n == 0 || str_eq(type, STR("container")));
 }
 
 /* A row of GET /containers/json. */
@@ -4242,27 +4107,17 @@ struct docker_row {
     unsigned exit_code; /* then; 0 if it has none */
 };
 
-/* A digest of all elements in any order: Docker 20.10 lists ports in a random
- * one. */
-static uint64_t docker_ports_digest(const struct json *j, size_t t)
-{
-    uint64_t sum = 0;
-    size_t i;
-
-    for (i = 0; json_next(j, t, &i);)
-        sum += str_hash(1, json_raw(j, i));
-    return sum;
-}
-
 /* Status is "Up 3 minutes (Paused)" or "Exited (1) 2 hours ago"; engines
  * before 1.11 have no State beside it.  The row shows all that can change of a
- * container without an event: state and exit code, health, name, ports and
- * networks.  False: no ID. */
+ * container without an event: state and exit code, health, name, networks, and
+ * ports, which Docker 20.10 lists in a random order.  False: no ID. */
 static bool docker_row(const struct json *j, struct docker_row *row)
 {
+    static const char *const shown[] = { "Names", "State", "NetworkSettings" };
     struct str status = json_get_raw(j, JSON_ROOT, "Status");
     struct str word = str_cut(&status, ' ');
-    uint64_t code = 0, digest = str_hash(0, word);
+    size_t ports = json_get(j, JSON_ROOT, "Ports"), i;
+    uint64_t code = 0;
 
     row->stopped = str_eq(word, STR("Exited")) || str_eq(word, STR("Dead")) ||
                    str_eq(word, STR("Created"));
@@ -4271,12 +4126,12 @@ static bool docker_row(const struct json *j, struct docker_row *row)
     (void)str_u64(status, 255, &code);
     row->exit_code = row->stopped ? (unsigned)code : 0;
     row->id = json_get_raw(j, JSON_ROOT, "Id");
-    digest = str_hash(digest, status);
-    digest = str_hash(digest, json_get_raw(j, JSON_ROOT, "Names"));
-    digest = str_hash(digest, json_get_raw(j, JSON_ROOT, "State"));
-    digest = str_hash(digest, json_get_raw(j, JSON_ROOT, "NetworkSettings"));
-    row->digest = digest +
-                  docker_ports_digest(j, json_get(j, JSON_ROOT, "Ports"));
+    row->digest = str_hash(str_hash(0, word), status);
+    for (i = 0; i < LENGTH(shown); i++)
+        row->digest = str_hash(row->digest,
+                               json_get_raw(j, JSON_ROOT, shown[i]));
+    for (i = 0; json_next(j, ports, &i);)
+        row->digest += str_hash(1, json_raw(j, i));
     return docker_id(row->id);
 }
 
@@ -4342,19 +4197,16 @@ static void docker_free(struct docker_container *c)
 /* "5000/tcp"; old engines write "5000".  False: neither. */
 static bool docker_port_key(struct str s, struct docker_port *p)
 {
+    static const char *const proto[] = { "tcp", "udp", "sctp" };
     struct str number = str_cut(&s, '/');
+    size_t i = 0;
 
+    while (s.n > 0 && i < LENGTH(proto) && !str_caseeq(s, str_of(proto[i])))
+        i++;
     memset(p, 0, sizeof *p);
     p->host_ip = STR("");
-    if (s.n == 0 || str_caseeq(s, STR("tcp")))
-        p->proto = DOCKER_TCP;
-    else if (str_caseeq(s, STR("udp")))
-        p->proto = DOCKER_UDP;
-    else if (str_caseeq(s, STR("sctp")))
-        p->proto = DOCKER_SCTP;
-    else
-        return false;
-    return str_port(number, &p->number);
+    p->proto = (enum docker_proto)i;
+    return i < LENGTH(proto) && str_port(number, &p->number);
 }
 
 /* Of several bindings the first counts, an IPv4 one before an IPv6 one. */
@@ -4384,13 +4236,12 @@ static int docker_port_cmp(const void *a, const void *b)
     return p->proto < q->proto ? -1 : p->proto > q->proto;
 }
 
-/* Of two entries for one port, the listed one first. */
-static int docker_entry_cmp(const void *a, const void *b)
+/* The container's entry for the same port, or NULL. */
+static const struct docker_port *docker_find_port(
+    const struct docker_container *c, const struct docker_port *p)
 {
-    const struct docker_port *p = a, *q = b;
-    int d = docker_port_cmp(a, b);
-
-    return d != 0 ? d : (p->listed < q->listed) - (p->listed > q->listed);
+    return c->ports == 0 ? NULL
+        : bsearch(p, c->port, c->ports, sizeof *p, docker_port_cmp);
 }
 
 /* Adds the ports that are the names of object t. */
@@ -4430,18 +4281,27 @@ static void docker_ports(struct docker_container *c, const struct json *j)
     size_t bound = docker_get(j, "HostConfig", "PortBindings");
     size_t n = docker_count(j, ports) + docker_count(j, exposed) +
                docker_count(j, bound), i, kept = 0;
+    struct docker_port *p = arena_alloc(&c->arena, n * sizeof *p), *last;
 
-    c->port = arena_alloc(&c->arena, n * sizeof *c->port);
+    c->port = p;
     docker_add_ports(c, j, ports, true);
     docker_add_ports(c, j, exposed, false);
     if (!c->running)
         docker_add_ports(c, j, bound, false);
-    qsort(c->port, c->ports, sizeof *c->port, docker_entry_cmp);
-    for (i = 0; i < c->ports; i++)
-        if (kept > 0 && docker_port_cmp(&c->port[kept - 1], &c->port[i]) == 0)
-            c->port[kept - 1].exposed |= c->port[i].exposed;
-        else
-            c->port[kept++] = c->port[i];
+    qsort(p, c->ports, sizeof *p, docker_port_cmp);
+    for (i = 0; i < c->ports; i++) {
+        last = kept > 0 ? &p[kept - 1] : NULL;
+        if (last == NULL || docker_port_cmp(last, &p[i]) != 0) {
+            p[kept++] = p[i];
+            continue;
+        }
+        last->listed |= p[i].listed;
+        last->exposed |= p[i].exposed;
+        if (last->host_port == 0) {
+            last->host_port = p[i].host_port;
+            last->host_ip = p[i].host_ip;
+        }
+    }
     c->ports = kept;
 }
 
@@ -4482,37 +4342,27 @@ static void docker_networks(struct docker_container *c, const struct json *j)
     qsort(c->network, c->networks, sizeof *c->network, docker_network_cmp);
 }
 
-/* Config.Env: ["K=V", "K"], of which the second is no variable. */
-static void docker_env(struct docker_container *c, const struct json *j,
-                       size_t list)
+/* Config.Env, ["K=V", "K"], of which the second is no variable; or
+ * Config.Labels, {"K": "V"}.  Returns them, and *n. */
+static struct docker_var *docker_vars(struct docker_container *c,
+                                      const struct json *j, const char *name,
+                                      size_t *n)
 {
-    size_t i;
+    size_t list = docker_get(j, "Config", name), i;
+    struct docker_var *vars = arena_alloc(&c->arena, docker_count(j, list) *
+                                                     sizeof *vars), v;
 
-    c->env = arena_alloc(&c->arena, docker_count(j, list) * sizeof *c->env);
     for (i = 0; json_next(j, list, &i);) {
-        struct str value = json_str(j, i, &c->arena);
-        struct str name = str_cut(&value, '=');
-
-        if (name.p + name.n == value.p)
-            continue;           /* no = in it */
-        c->env[c->envs].name = name;
-        c->env[c->envs++].value = value;
+        v.name = v.value = json_str(j, i, &c->arena);
+        if (json_type(j, list) == JSON_OBJECT)
+            v.value = json_str(j, i + 1, &c->arena);
+        else if (str_has(v.value, '='))
+            v.name = str_cut(&v.value, '=');
+        else
+            continue;
+        vars[(*n)++] = v;
     }
-}
-
-/* Config.Labels: {"K": "V"}. */
-static void docker_labels(struct docker_container *c, const struct json *j,
-                          size_t list)
-{
-    size_t i;
-
-    if (json_type(j, list) != JSON_OBJECT)
-        return;
-    c->label = arena_alloc(&c->arena, docker_count(j, list) * sizeof *c->label);
-    for (i = 0; json_next(j, list, &i);) {
-        c->label[c->labels].name = json_str(j, i, &c->arena);
-        c->label[c->labels++].value = json_str(j, i + 1, &c->arena);
-    }
+    return vars;
 }
 
 /* The answer of GET /containers/{id}/json; the caller frees it.  NULL: it is
@@ -4544,8 +4394,8 @@ static struct docker_container *docker_inspect(const struct json *j)
         c->exit_code = (unsigned)code;
     docker_ports(c, j);
     docker_networks(c, j);
-    docker_env(c, j, docker_get(j, "Config", "Env"));
-    docker_labels(c, j, docker_get(j, "Config", "Labels"));
+    c->env = docker_vars(c, j, "Env", &c->envs);
+    c->label = docker_vars(c, j, "Labels", &c->labels);
     return c;
 }
 
@@ -4642,14 +4492,12 @@ static struct str docker_identity(const struct json *j, bool podman,
                                   struct arena *a)
 {
     struct str id = json_get_str(j, JSON_ROOT, "ID", a);
-    struct buf b = { 0 };
+    struct str name = json_get_str(j, JSON_ROOT, "Name", a);
+    struct str folder = json_get_str(j, JSON_ROOT, "DockerRootDir", a);
 
-    if (id.n > 0 && !podman)
-        return id;
-    buf_add(&b, json_get_str(j, JSON_ROOT, "Name", a));
-    if (podman && b.n > 0)
-        buf_add(&b, json_get_str(j, JSON_ROOT, "DockerRootDir", a));
-    return buf_done(&b, a);
+    if (podman && name.n > 0)
+        return str_fmt(a, "%.*s%.*s", PUT(name), PUT(folder));
+    return podman || id.n == 0 ? name : id;
 }
 
 /* GET /version or /info: whether this is Podman's service. */
@@ -4672,7 +4520,7 @@ static bool docker_is_podman(const struct json *j)
  * and memory are linear in what inspect returned: whatever a container's
  * author writes, it holds up nobody else for long.
  *
- * Calls: str_ buf_ mem_ arena_ log_ docker_.
+ * Calls: str_ buf_ mem_ arena_ docker_.
  */
 
 struct svc_attr {
@@ -4701,35 +4549,40 @@ struct service {
     size_t tags;
     struct svc_attr *attr;      /* by key */
     size_t attrs;
+    uint64_t id_digest;         /* of the ID in lower case */
     struct svc_set *set;        /* that it belongs to */
     struct link claim;          /* section 13: in the claims of its entry */
     struct reg_entry *entry;
+    uint64_t order;             /* among them */
     struct str key;             /* of the entry, as it is written */
     struct digest want;         /* and what is compared */
 };
 
-/* The services of one container.  The arena has all of their texts. */
+/* The services of one container, by port, tcp first.  The arena has all of
+ * their texts. */
 struct svc_set {
     struct arena arena;
     struct service *service;
     size_t n;
     char container[13];         /* 12 digits of its ID */
     bool running;               /* a container that has stopped gives way */
-    uint64_t order;             /* ... and a younger one to an older one */
 };
 
-/* Something to be logged about a container. */
+/* Something to be logged about a container.  Of the warnings of one format the
+ * first has the text; the others are counted. */
 struct svc_note {
     struct svc_note *next;
     enum log_level level;
     bool ignored;       /* the reason why a port has no service */
+    const char *format;
     struct str text;
+    size_t others;
 };
 
 struct svc_notes {
     struct arena arena;
     struct svc_note *first, *last;
-    size_t n;                   /* all, also those past NOTES_MAX */
+    size_t n;                   /* all but warnings, also past NOTES_MAX */
 };
 
 /* What of the command line and the registry matters to services. */
@@ -4745,7 +4598,7 @@ struct svc_config {
     bool no_host;               /* none is known that others could use */
 };
 
-/* Adds a note, up to NOTES_MAX for a container. */
+/* Adds a note: of one format one warning, of the others up to NOTES_MAX. */
 PRINTF(4, 5)
 static void svc_note(struct svc_notes *notes, enum log_level level,
                      bool ignored, const char *format, ...)
@@ -4754,7 +4607,13 @@ static void svc_note(struct svc_notes *notes, enum log_level level,
     struct buf text = { .max = ERR_MAX };
     va_list args;
 
-    if (notes->n++ >= NOTES_MAX)
+    for (note = notes->first; level == LOG_WARN && note != NULL;
+         note = note->next)
+        if (note->format == format) {
+            note->others++;
+            return;
+        }
+    if (level != LOG_WARN && notes->n++ >= NOTES_MAX)
         return;
     va_start(args, format);
     buf_vfmt(&text, format, args);
@@ -4763,6 +4622,8 @@ static void svc_note(struct svc_notes *notes, enum log_level level,
     note->next = NULL;
     note->level = level;
     note->ignored = ignored;
+    note->format = format;
+    note->others = 0;
     note->text = buf_done(&text, &notes->arena);
     if (notes->last != NULL)
         notes->last->next = note;
@@ -4781,8 +4642,7 @@ static void svc_free(struct svc_set *set)
 
 /* One SERVICE_ variable or label. */
 struct svc_meta {
-    struct str key, value;
-    bool *said;         /* as in svc_attr: one for all ports */
+    struct svc_attr attr;
     unsigned port;      /* the one that it is for; 0: all */
     size_t order;       /* of two with one key, the later one counts */
 };
@@ -4796,25 +4656,32 @@ struct svc_job {
     struct svc_meta *meta;      /* by port and key, each pair once */
     size_t metas;
     size_t general;             /* of them, the first, are for all ports */
+    size_t at_meta;             /* before it are those of lower ports */
+    size_t at_before;           /* the same in `before` */
     bool several;               /* ports that others can reach */
     struct str own;             /* the container's address */
     struct str routable;        /* ... on a network where others reach it */
+    struct str label_ip;        /* ... of -useIpFromLabel */
+    struct str name;            /* of services without a SERVICE_NAME */
+    struct str id;              /* how default IDs begin */
     struct str tags_of;         /* the list of tags that was split last, */
     const struct service *tags_in;      /* and who has them */
+    void *by_id;                /* of tsearch: the services so far */
     struct arena *a;            /* of the set */
     struct svc_notes *notes;
 };
 
 /* ---- Metadata ---- */
 
+/* By port and key; of one key the later one first. */
 static int svc_meta_cmp(const void *a, const void *b)
 {
     const struct svc_meta *p = a, *q = b;
     int d = p->port < q->port ? -1 : p->port > q->port;
 
     if (d == 0)
-        d = str_cmp(p->key, q->key);
-    return d != 0 ? d : p->order < q->order ? -1 : 1;
+        d = str_cmp(p->attr.key, q->attr.key);
+    return d != 0 ? d : p->order > q->order ? -1 : 1;
 }
 
 /* SERVICE_8080_NAME=web is key "name" of port 8080, SERVICE_NAME=web the same
@@ -4822,30 +4689,24 @@ static int svc_meta_cmp(const void *a, const void *b)
  * is for none. */
 static void svc_add_meta(struct svc_job *job, struct docker_var v)
 {
-    struct svc_meta *m = &job->meta[job->metas];
+    struct svc_meta m = { .order = job->metas };
     struct str rest, digits;
-    char *p;
-    size_t i;
+    struct buf key = { 0 };
 
     if (!str_prefix(v.name, STR("SERVICE_")))
         return;
-    rest = str_from(v.name, STR("SERVICE_").n);
-    p = arena_alloc(job->a, rest.n);
-    for (i = 0; i < rest.n; i++)
-        p[i] = str_lower(rest.p[i]);
-    rest.p = p;
-    m->key = rest;
-    m->value = str_copy(job->a, v.value);
-    m->said = memset(arena_alloc(job->a, sizeof *m->said), 0, sizeof *m->said);
-    m->port = 0;
-    m->order = job->metas;
+    buf_lower(&key, str_from(v.name, strlen("SERVICE_")));
+    m.attr.key = rest = buf_done(&key, job->a);
     digits = str_cut(&rest, '_');
     if (digits.n > 0 && str_all(digits, str_digit) && rest.n > 0) {
-        m->key = rest;
-        if (*digits.p == '0' || !str_port(digits, &m->port))
+        if (*digits.p == '0' || !str_port(digits, &m.port))
             return;
+        m.attr.key = rest;
     }
-    job->metas++;
+    m.attr.value = str_copy(job->a, v.value);
+    m.attr.said = arena_alloc(job->a, sizeof *m.attr.said);
+    *m.attr.said = false;
+    job->meta[job->metas++] = m;
 }
 
 /* All metadata of the container: environment before labels, each in its
@@ -4853,59 +4714,23 @@ static void svc_add_meta(struct svc_job *job, struct docker_var v)
 static void svc_metas(struct svc_job *job, struct arena *list)
 {
     const struct docker_container *c = job->c;
+    struct svc_meta *meta;
     size_t i, kept = 0;
 
-    job->meta = arena_alloc(list, (c->envs + c->labels) * sizeof *job->meta);
+    meta = job->meta = arena_alloc(list, (c->envs + c->labels) * sizeof *meta);
     for (i = 0; i < c->envs; i++)
         svc_add_meta(job, c->env[i]);
     for (i = 0; i < c->labels; i++)
         svc_add_meta(job, c->label[i]);
-    qsort(job->meta, job->metas, sizeof *job->meta, svc_meta_cmp);
-    for (i = 0; i < job->metas; i++) {
-        struct svc_meta *last = kept > 0 ? &job->meta[kept - 1] : NULL;
-
-        if (last != NULL && last->port == job->meta[i].port &&
-            str_eq(last->key, job->meta[i].key))
-            *last = job->meta[i];
-        else
-            job->meta[kept++] = job->meta[i];
-    }
+    qsort(meta, job->metas, sizeof *meta, svc_meta_cmp);
+    for (i = 0; i < job->metas; i++)
+        if (kept == 0 || meta[i].port != meta[kept - 1].port ||
+            !str_eq(meta[i].attr.key, meta[kept - 1].attr.key)) {
+            meta[kept++] = meta[i];
+            job->general += meta[i].port == 0;
+        }
     job->metas = kept;
-    while (job->general < kept && job->meta[job->general].port == 0)
-        job->general++;
-}
-
-/* The first meta that is for this port alone, or for a higher one. */
-static size_t svc_first_meta(const struct svc_job *job, unsigned port)
-{
-    size_t low = job->general, high = job->metas;
-
-    while (low < high) {
-        size_t mid = low + (high - low) / 2;
-
-        if (job->meta[mid].port < port)
-            low = mid + 1;
-        else
-            high = mid;
-    }
-    return low;
-}
-
-/* Steps through the metas of a port in the order of their keys: *g in those
- * for all ports, *p in its own, which win.  NULL: there are no more. */
-static const struct svc_meta *svc_next_meta(const struct svc_job *job,
-                                            unsigned port, size_t *g,
-                                            size_t *p)
-{
-    const struct svc_meta *general = &job->meta[*g], *own = &job->meta[*p];
-    bool has_general = *g < job->general;
-    bool has_own = *p < job->metas && own->port == port;
-    int d = has_general && has_own ? str_cmp(general->key, own->key)
-            : has_own ? 1 : -1;
-
-    *g += has_general && d <= 0;
-    *p += has_own && d >= 0;
-    return has_own && d >= 0 ? own : has_general ? general : NULL;
+    job->at_meta = job->general;
 }
 
 static struct str svc_attr(const struct service *s, const char *key)
@@ -4926,82 +4751,72 @@ struct svc_keys {
     bool ignore;
 };
 
-/* Sorts the metadata of port s->exposed into keys and attributes. */
-static void svc_read_metas(const struct svc_job *job, struct service *s,
+/* Sorts the metadata of port s->exposed into keys and attributes: those for
+ * all ports and its own, which win.  Ports come in their order. */
+static void svc_read_metas(struct svc_job *job, struct service *s,
                            struct svc_keys *k)
 {
-    size_t first = svc_first_meta(job, s->exposed), p = first, g = 0, most;
-    const struct svc_meta *m;
+    const struct svc_meta *meta = job->meta;
+    size_t general = 0, own, end;
 
+    while (job->at_meta < job->metas && meta[job->at_meta].port < s->exposed)
+        job->at_meta++;
+    own = end = job->at_meta;
+    while (end < job->metas && meta[end].port == s->exposed)
+        end++;
     memset(k, 0, sizeof *k);
-    while (p < job->metas && job->meta[p].port == s->exposed)
-        p++;
-    most = job->general + (p - first);
-    s->attr = arena_alloc(job->a, most * sizeof *s->attr);
-    p = first;
-    while ((m = svc_next_meta(job, s->exposed, &g, &p)) != NULL) {
-        if (str_eq(m->key, STR("name"))) {
-            k->name = m->value;
-            k->name_of_port = m->port > 0;
-        } else if (str_eq(m->key, STR("id"))) {
-            k->id = m->value;
-        } else if (str_eq(m->key, STR("tags"))) {
-            k->tags = m->value;
-        } else if (str_eq(m->key, STR("ignore"))) {
-            k->ignore = m->value.n > 0;
+    s->attr = arena_alloc(job->a, (job->general + end - own) *
+                                  sizeof *s->attr);
+    while (general < job->general || own < end) {
+        int d = general == job->general ? 1 : own == end ? -1
+                : str_cmp(meta[general].attr.key, meta[own].attr.key);
+        const struct svc_attr *a = &meta[d < 0 ? general : own].attr;
+
+        general += d <= 0;
+        own += d >= 0;
+        if (str_eq(a->key, STR("name"))) {
+            k->name = a->value;
+            k->name_of_port = d >= 0;
+        } else if (str_eq(a->key, STR("id"))) {
+            k->id = a->value;
+        } else if (str_eq(a->key, STR("tags"))) {
+            k->tags = a->value;
+        } else if (str_eq(a->key, STR("ignore"))) {
+            k->ignore = a->value.n > 0;
         } else {
-            s->attr[s->attrs].key = m->key;
-            s->attr[s->attrs].said = m->said;
-            s->attr[s->attrs++].value = m->value;
+            s->attr[s->attrs++] = *a;
         }
     }
 }
 
 /* ---- Tags, names, IDs ---- */
 
-/* Adds the tags of a list to `tags`, an array of slices: split at commas, of
- * which "\," is none; empty ones are dropped, and those that exceed *room
- * bytes.  Returns how many that were. */
-static size_t svc_split_tags(struct arena *a, struct str list, size_t *room,
-                             struct buf *tags)
+/* Takes the next tag off a list that is split at commas, of which "\," is
+ * none.  False: there are no more but empty ones. */
+static bool svc_next_tag(struct str *list, struct buf *tag)
 {
-    struct buf text = { 0 };
-    size_t lost = 0;
+    tag->n = 0;
+    while (list->n > 0) {
+        bool escaped = str_prefix(*list, STR("\\,"));
+        char c = escaped ? ',' : *list->p;
 
-    while (list.n > 0) {
-        bool escaped = str_prefix(list, STR("\\,")), ends;
-
-        list = str_from(list, escaped ? 1 : 0);
-        ends = *list.p == ',' && !escaped;
-        if (!ends)
-            buf_byte(&text, *list.p);
-        list = str_from(list, 1);
-        if ((ends || list.n == 0) && text.n > 0) {
-            struct str tag = buf_str(&text), one;
-
-            one.p = (const char *)&tag;
-            one.n = sizeof tag;
-            lost += tag.n > *room;
-            if (tag.n <= *room) {
-                *room -= tag.n;
-                tag = str_copy(a, tag);
-                buf_add(tags, one);
-            }
-            text.n = 0;
-        }
+        *list = str_from(*list, escaped ? 2 : 1);
+        if (c != ',' || escaped)
+            buf_byte(tag, c);
+        else if (tag->n > 0)
+            break;
     }
-    buf_free(&text);
-    return lost;
+    return tag->n > 0;
 }
 
-/* The tags of the container, of the command line, and of UDP.  Ports with the
- * same list share the result. */
+/* The tags of the container, of the command line, and of UDP, without those
+ * that would be too much.  Ports with the same list share the result. */
 static void svc_tags(struct svc_job *job, struct service *s, struct str own)
 {
+    struct str list[] = { own, job->cfg->tags }, udp = STR("udp"), copy;
     const struct service *same = job->tags_in;
-    size_t room = SERVICE_TAGS_MAX, lost;
-    struct buf tags = { .max = 0 };
-    struct str udp = STR("udp"), one = { (const char *)&udp, sizeof udp };
+    struct buf tags = { 0 }, tag = { 0 };
+    size_t room = SERVICE_TAGS_MAX, lost = 0, i;
 
     if (same != NULL && same->udp == s->udp && job->tags_of.p == own.p &&
         job->tags_of.n == own.n) {
@@ -5009,15 +4824,24 @@ static void svc_tags(struct svc_job *job, struct service *s, struct str own)
         s->tags = same->tags;
         return;
     }
-    lost = svc_split_tags(job->a, own, &room, &tags);
-    lost += svc_split_tags(job->a, job->cfg->tags, &room, &tags);
+    for (i = 0; i < LENGTH(list); i++)
+        while (svc_next_tag(&list[i], &tag)) {
+            if (tag.n > room) {
+                lost++;
+                continue;
+            }
+            room -= tag.n;
+            copy = str_copy(job->a, buf_str(&tag));
+            buf_add(&tags, BYTES(copy));
+        }
     if (s->udp)
-        buf_add(&tags, one);
-    s->tag = arena_alloc(job->a, tags.n);
+        buf_add(&tags, BYTES(udp));
     s->tags = tags.n / sizeof *s->tag;
+    s->tag = arena_alloc(job->a, tags.n);
     if (tags.n > 0)
         memcpy(s->tag, tags.p, tags.n);
     buf_free(&tags);
+    buf_free(&tag);
     job->tags_of = own;
     job->tags_in = s;
     if (lost > 0)
@@ -5032,18 +4856,28 @@ static bool svc_is_image_id(const struct docker_container *c)
 {
     struct str s = c->image;
 
-    if (str_prefix(s, STR("sha256:")))
-        return true;
-    return str_all(s, str_hexdigit) &&
-           (s.n == 64 || s.n == 12 ||
-            (s.n >= 6 && str_prefix(c->digest, s)));
+    return str_prefix(s, STR("sha256:")) ||
+           (str_all(s, str_hexdigit) &&
+            (s.n == 64 || s.n == 12 ||
+             (s.n >= 6 && str_prefix(c->digest, s))));
+}
+
+/* The value of the container's label of that name; empty: it has none, or the
+ * name is empty. */
+static struct str svc_label(const struct docker_container *c, struct str name)
+{
+    size_t i;
+
+    for (i = 0; name.n > 0 && i < c->labels; i++)
+        if (str_eq(c->label[i].name, name))
+            return c->label[i].value;
+    return STR("");
 }
 
 /* The name of a service without a SERVICE_NAME. */
 static struct str svc_default_name(const struct docker_container *c)
 {
-    struct str s = c->image;
-    size_t i;
+    struct str s = c->image, service;
 
     if (!svc_is_image_id(c)) {
         s = str_cut(&s, '@');
@@ -5054,11 +4888,8 @@ static struct str svc_default_name(const struct docker_container *c)
         if (s.n > 0)
             return s;
     }
-    for (i = 0; i < c->labels; i++)
-        if (str_eq(c->label[i].name, STR("com.docker.compose.service")) &&
-            c->label[i].value.n > 0)
-            return c->label[i].value;
-    return c->name;
+    service = svc_label(c, STR("com.docker.compose.service"));
+    return service.n > 0 ? service : c->name;
 }
 
 /* "web" and, if the container has several ports, "web-8080"; a name that is
@@ -5066,18 +4897,20 @@ static struct str svc_default_name(const struct docker_container *c)
 static struct str svc_name(const struct svc_job *job, const struct service *s,
                            const struct svc_keys *k)
 {
-    bool too_long = k->name.n > SERVICE_NAME_MAX;
-    bool given = k->name.n > 0 && !too_long;
-    struct buf b = { 0 };
+    struct str name = k->name;
 
-    if (too_long)
+    if (name.n > SERVICE_NAME_MAX) {
         svc_note(job->notes, LOG_WARN, false, "port %u: SERVICE_NAME has more "
                  "than %d bytes and is not used", s->exposed,
                  SERVICE_NAME_MAX);
-    buf_add(&b, given ? k->name : svc_default_name(job->c));
-    if (job->several && !(k->name_of_port && given))
-        buf_fmt(&b, "-%u", s->exposed);
-    return buf_done(&b, job->a);
+        name.n = 0;
+    }
+    if (name.n > 0 && k->name_of_port)
+        return name;
+    if (name.n == 0)
+        name = job->name;
+    return job->several ? str_fmt(job->a, "%.*s-%u", PUT(name), s->exposed)
+                        : str_copy(job->a, name);
 }
 
 static bool svc_id_char(char c)
@@ -5092,85 +4925,74 @@ static bool svc_id_ok(struct str id)
 {
     struct str rest = id, part;
 
-    if (id.n == 0 || id.n > SERVICE_ID_MAX || *id.p == '/' ||
-        str_find(id, STR("//")) < id.n || !str_all(id, svc_id_char))
+    if (id.n == 0 || id.n > SERVICE_ID_MAX || !str_all(id, svc_id_char))
         return false;
     while (rest.n > 0) {
         part = str_cut(&rest, '/');
-        if (str_eq(part, STR(".")) || str_eq(part, STR("..")))
+        if (part.n == 0 || str_eq(part, STR(".")) || str_eq(part, STR("..")))
             return false;
     }
     return true;
 }
 
 /* <base>:<port>[:udp] */
-static struct str svc_port_id(struct arena *a, struct str base,
+static struct str svc_port_id(const struct svc_job *job, struct str base,
                               const struct service *s)
 {
-    struct buf b = { 0 };
-
-    buf_fmt(&b, "%.*s:%u%s", PUT(base), s->exposed, s->udp ? ":udp" : "");
-    return buf_done(&b, a);
+    return str_fmt(job->a, "%.*s:%u%s", PUT(base), s->exposed,
+                   s->udp ? ":udp" : "");
 }
 
-/* <hostname>:<container name>:<port>[:udp] */
-static struct str svc_default_id(const struct svc_job *job,
-                                 const struct service *s)
-{
-    struct buf b = { 0 };
-
-    buf_fmt(&b, "%.*s:%.*s", PUT(job->cfg->hostname), PUT(job->c->name));
-    return svc_port_id(job->a, buf_done(&b, job->a), s);
-}
-
-/* Sets the ID: SERVICE_ID if that can be used, else the default one. */
-static void svc_set_id(const struct svc_job *job, struct service *s,
+/* Sets the ID: SERVICE_ID if that can be used, else the default one.  False:
+ * that cannot be used either. */
+static bool svc_set_id(const struct svc_job *job, struct service *s,
                        struct str given)
 {
-    struct str id = svc_default_id(job, s);
+    struct str id = svc_port_id(job, job->id, s);
+    bool ok = given.p != NULL && svc_id_ok(given);
 
-    s->id = given.p != NULL && svc_id_ok(given) ? given : id;
+    s->id = ok ? given : id;
     s->default_id = str_eq(s->id, id);
-    if (given.p != NULL && !str_eq(s->id, given))
+    if (given.p != NULL && !ok)
         svc_note(job->notes, LOG_WARN, false, "port %u: SERVICE_ID \"%.*s\" "
                  "cannot be used (1 to %d characters of ASCII, no leading /, "
                  "no //, no . or .. part): the ID is %.*s", s->exposed,
                  PUT(str_first(given, 100)), SERVICE_ID_MAX, PUT(id));
+    return ok || svc_id_ok(id);
 }
 
-/* As Consul's catalog compares IDs: without regard to case. */
+/* As Consul's catalog compares IDs: without regard to case.  Digests decide
+ * first, since thousands of long IDs may begin alike. */
 static int svc_id_cmp(const void *a, const void *b)
 {
     const struct service *p = a, *q = b;
-    size_t i;
 
-    for (i = 0; i < p->id.n && i < q->id.n; i++) {
-        int d = str_lower(p->id.p[i]) - str_lower(q->id.p[i]);
-
-        if (d != 0)
-            return d;
-    }
-    return (p->id.n > q->id.n) - (p->id.n < q->id.n);
+    if (p->id_digest != q->id_digest)
+        return p->id_digest < q->id_digest ? -1 : 1;
+    return str_casecmp(p->id, q->id);
 }
 
 /* No two services of a container have the same ID: the later one gets its
  * port appended.  False: that has become too long. */
-static bool svc_unique_id(const struct svc_job *job, void **tree,
-                          struct service *s)
+static bool svc_unique_id(struct svc_job *job, struct service *s)
 {
     struct str first = s->id;
-    bool same = false;
+    struct buf lower = { 0 };
 
-    while (tfind(s, tree, svc_id_cmp) != NULL) {
-        same = true;
+    for (; s->id.n <= SERVICE_ID_MAX; s->id = svc_port_id(job, s->id, s)) {
+        lower.n = 0;
+        buf_lower(&lower, s->id);
+        s->id_digest = str_hash(0, buf_str(&lower));
+        if (tfind(s, &job->by_id, svc_id_cmp) == NULL)
+            break;
         s->default_id = false;
-        s->id = svc_port_id(job->a, s->id, s);
-        if (s->id.n > SERVICE_ID_MAX)
-            return false;
     }
-    if (tsearch(s, tree, svc_id_cmp) == NULL)
+    buf_free(&lower);
+    if (s->id.n > SERVICE_ID_MAX)
+        return false;
+    if (tsearch(s, &job->by_id, svc_id_cmp) == NULL)
         mem_none();
-    if (same)
+    if (s->id.p != first.p)
         svc_note(job->notes, LOG_WARN, false, "two services with the ID "
                  "%.*s: that of port %u is %.*s", PUT(str_first(first, 100)),
                  s->exposed, PUT(str_first(s->id, 200)));
@@ -5202,122 +5024,76 @@ static struct str svc_own_address(const struct docker_container *c,
     return found;
 }
 
-/* How others reach a port. */
+/* How others reach a port: not at all, at the host, or at the very address. */
 struct svc_endpoint {
-    enum { SVC_NOT, SVC_PUBLISHED, SVC_ROUTABLE, SVC_INTERNAL } reach;
+    enum { SVC_NOT, SVC_PUBLISHED, SVC_ADDRESS } reach;
     unsigned port;
     struct str ip;      /* of the binding, or the container's own */
 };
 
-/* The port of a container that shares the network of `shared` (NULL: that one
- * does not run): at its binding if it publishes the same port, else at its own
- * address. */
-static struct svc_endpoint svc_shared_endpoint(const struct svc_job *job,
-                                               const struct docker_port *p)
-{
-    const struct docker_container *shared = job->shared;
-    struct svc_endpoint at = { SVC_NOT, 0, { "", 0 } };
-    const struct docker_port *same;
-
-    if (shared == NULL || !p->exposed)
-        return at;
-    at.port = p->number;
-    if (str_eq(shared->mode, STR("host"))) {
-        at.reach = SVC_PUBLISHED;
-        return at;
-    }
-    same = shared->ports == 0 ? NULL
-           : bsearch(p, shared->port, shared->ports, sizeof *p,
-                     docker_port_cmp);
-    if (same != NULL && same->host_port > 0) {
-        at.reach = SVC_PUBLISHED;
-        at.port = same->host_port;
-        at.ip = same->host_ip;
-        return at;
-    }
-    at.ip = job->own;
-    at.reach = at.ip.n > 0 ? SVC_ROUTABLE : SVC_NOT;
-    return at;
-}
-
-/* By port, tcp first: the order of svc_set.service. */
-static int svc_port_cmp(const void *a, const void *b)
-{
-    const struct service *p = a, *q = b;
-
-    if (p->exposed != q->exposed)
-        return p->exposed < q->exposed ? -1 : 1;
-    return p->udp - q->udp;
-}
-
-/* A port of a container that does not run: where it was while it ran. */
-static struct svc_endpoint svc_former_endpoint(const struct svc_job *job,
+/* A port of a container that does not run: where it was while it ran.  Who was
+ * never seen running has port 0: it can keep what its ID names, no more. */
+static struct svc_endpoint svc_former_endpoint(struct svc_job *job,
                                                const struct docker_port *p)
 {
     struct svc_endpoint at = { SVC_PUBLISHED, 0, { "", 0 } };
-    struct service port = { .exposed = p->number,
-                            .udp = p->proto == DOCKER_UDP };
-    const struct service *s = NULL;
+    const struct svc_set *before = job->before;
+    bool udp = p->proto == DOCKER_UDP;
 
-    if (job->before != NULL && job->before->n > 0)
-        s = bsearch(&port, job->before->service, job->before->n, sizeof port,
-                    svc_port_cmp);
-    if (s != NULL) {
-        at.reach = SVC_INTERNAL;
-        at.port = s->port;
-        at.ip = s->address;
+    for (; before != NULL && job->at_before < before->n; job->at_before++) {
+        const struct service *s = &before->service[job->at_before];
+
+        if (s->exposed > p->number)
+            break;
+        if (s->exposed == p->number && s->udp == udp) {
+            at.reach = SVC_ADDRESS;
+            at.port = s->port;
+            at.ip = s->address;
+            return at;
+        }
     }
+    if (before != NULL)
+        at.reach = SVC_NOT;
     return at;
 }
 
-/* How a port is reached, and whether at all: section 0, Ports. */
-static struct svc_endpoint svc_endpoint(const struct svc_job *job,
+/* How a port is reached, and whether at all: section 0, Ports.  One that
+ * shares a network is reached at the binding of the container that has the
+ * network, if that publishes the same port, else at its address. */
+static struct svc_endpoint svc_endpoint(struct svc_job *job,
                                         const struct docker_port *p)
 {
-    struct svc_endpoint at = { SVC_NOT, 0, { "", 0 } };
-    const struct docker_container *c = job->c;
-    bool shares = docker_shares(c);
-    const struct docker_container *net = shares ? job->shared : c;
-    bool host = net != NULL && str_eq(net->mode, STR("host"));
+    struct svc_endpoint at = { SVC_NOT, p->number, { "", 0 } };
+    bool shares = docker_shares(job->c);
+    const struct docker_container *net = shares ? job->shared : job->c;
+    const struct docker_port *bound = p;
+    bool unlisted = shares || !p->listed;       /* Ports does not tell */
+    bool host;
 
-    if (!c->running)
+    if (!job->c->running)
         return svc_former_endpoint(job, p);
-    if (shares) {
-        at = svc_shared_endpoint(job, p);
-    } else if (host && !p->listed) {
+    if (shares && (net == NULL || !p->exposed))
+        return at;
+    host = str_eq(net->mode, STR("host"));
+    if (shares)
+        bound = docker_find_port(net, p);
+    if (host && unlisted) {
         at.reach = SVC_PUBLISHED;
-        at.port = p->number;
-    } else if (p->host_port > 0) {
+    } else if (bound != NULL && bound->host_port > 0) {
         at.reach = SVC_PUBLISHED;
-        at.port = p->host_port;
-        at.ip = p->host_ip;
-    } else if (!p->listed) {
-        at.ip = job->routable;
-        at.reach = at.ip.n > 0 ? SVC_ROUTABLE : SVC_NOT;
-        at.port = p->number;
+        at.port = bound->host_port;
+        at.ip = bound->host_ip;
+    } else if (unlisted) {
+        at.ip = shares ? job->own : job->routable;
+        at.reach = at.ip.n > 0 ? SVC_ADDRESS : SVC_NOT;
     }
-    if (job->cfg->internal &&
-        (at.reach != SVC_NOT || (p->listed && !shares))) {
+    if (job->cfg->internal && (at.reach != SVC_NOT || !unlisted)) {
         at.port = p->number;
         at.ip = host ? STR("") : job->own;
         at.reach = host ? SVC_PUBLISHED
-                        : at.ip.n > 0 ? SVC_INTERNAL : SVC_NOT;
+                        : at.ip.n > 0 ? SVC_ADDRESS : SVC_NOT;
     }
     return at;
-}
-
-/* The label that -useIpFromLabel names: its value without a mask. */
-static struct str svc_label_address(const struct svc_config *cfg,
-                                    const struct docker_container *c)
-{
-    struct str s = STR(""), mask;
-    size_t i;
-
-    for (i = 0; cfg->ip_label.n > 0 && i < c->labels; i++)
-        if (str_eq(c->label[i].name, cfg->ip_label))
-            s = c->label[i].value;
-    mask = str_after(s, '/');
-    return mask.n < s.n ? str_upto(s, s.n - mask.n - 1) : s;
 }
 
 /* The address of the service, by the rules of section 0, Address, in their
@@ -5326,24 +5102,24 @@ static bool svc_address(const struct svc_job *job,
                         const struct svc_endpoint *at, struct service *s)
 {
     const struct svc_config *cfg = job->cfg;
+    bool any = at->ip.n == 0 || str_eq(at->ip, STR("0.0.0.0")) ||
+               str_eq(at->ip, STR("::"));
+    struct str address = cfg->host;
 
-    s->address = svc_label_address(cfg, job->c);
-    if (s->address.n > 0)
-        return true;
-    s->address = at->ip;
-    if (at->reach == SVC_ROUTABLE || at->reach == SVC_INTERNAL)
-        return true;
-    s->address = cfg->ip;
-    if (cfg->ip_unknown)
+    if (job->label_ip.n > 0)
+        address = job->label_ip;
+    else if (at->reach == SVC_ADDRESS)
+        address = at->ip;
+    else if (cfg->ip_unknown)
         s->kept = true;         /* nothing is concluded from that */
-    if (s->address.n > 0 || s->kept)
-        return true;
-    s->address = at->ip;
-    if (at->ip.n > 0 && !str_eq(at->ip, STR("0.0.0.0")) &&
-        !str_eq(at->ip, STR("::")))
-        return true;
-    s->address = cfg->host;
-    return !cfg->no_host;
+    else if (cfg->ip.n > 0)
+        address = cfg->ip;
+    else if (!any)
+        address = at->ip;
+    else if (cfg->no_host && !s->kept)
+        return false;
+    s->address = str_copy(job->a, address);
+    return true;
 }
 
 /* ---- All services of a container ---- */
@@ -5372,9 +5148,11 @@ static bool svc_make(struct svc_job *job, const struct docker_port *p,
                  "known, give it with -ip", p->number);
         return false;
     }
-    s->address = str_copy(job->a, s->address);
     s->name = svc_name(job, s, &k);
-    svc_set_id(job, s, k.id);
+    if (!svc_set_id(job, s, k.id) || !svc_unique_id(job, s)) {
+        svc_note(notes, LOG_WARN, true, "port %u: no usable ID", p->number);
+        return false;
+    }
     svc_tags(job, s, k.tags);
     return true;
 }
@@ -5384,7 +5162,6 @@ static void svc_make_all(struct svc_job *job, struct svc_set *set,
                          const struct svc_endpoint *at)
 {
     const struct docker_container *c = job->c;
-    void *by_id = NULL;
     size_t i, lost = 0;
 
     for (i = 0; i < c->ports && !job->a->full; i++) {
@@ -5397,15 +5174,13 @@ static void svc_make_all(struct svc_job *job, struct svc_set *set,
             lost++;
         } else if (svc_make(job, &c->port[i], &at[i], s)) {
             s->set = set;
-            if (svc_id_ok(s->id) && svc_unique_id(job, &by_id, s))
-                set->n++;
-            else
-                svc_note(job->notes, LOG_WARN, true, "port %u: no usable ID",
-                         s->exposed);
+            set->n++;
         }
     }
     for (i = 0; i < set->n; i++)
-        (void)tdelete(&set->service[i], &by_id, svc_id_cmp);
+        (void)tdelete(&set->service[i], &job->by_id, svc_id_cmp);
+    if (c->ports == 0)
+        svc_note(job->notes, LOG_INFO, true, "no published ports");
     if (lost > 0)
         svc_note(job->notes, LOG_WARN, false, "more than %d services: those "
                  "of %zu more ports are left out", SERVICES_MAX, lost);
@@ -5427,6 +5202,7 @@ static struct svc_set *svc_derive(const struct svc_config *cfg,
     struct svc_job job = { .cfg = cfg, .c = c, .shared = shared,
                            .before = before, .a = &set->arena,
                            .notes = notes };
+    struct str ip = svc_label(c, cfg->ip_label);
     size_t open = 0, i;
 
     set->arena.limit = SERVICES_SIZE;
@@ -5435,6 +5211,9 @@ static struct svc_set *svc_derive(const struct svc_config *cfg,
     svc_metas(&job, &scratch);
     job.own = svc_own_address(shared != NULL ? shared : c, false);
     job.routable = svc_own_address(c, true);
+    job.label_ip = str_upto(ip, str_index(ip, '/'));
+    job.name = svc_default_name(c);
+    job.id = str_fmt(&scratch, "%.*s:%.*s", PUT(cfg->hostname), PUT(c->name));
     for (i = 0; i < c->ports; i++) {
         at[i] = svc_endpoint(&job, &c->port[i]);
         open += at[i].reach != SVC_NOT;
@@ -5442,8 +5221,6 @@ static struct svc_set *svc_derive(const struct svc_config *cfg,
     job.several = open > 1;
     open = open < SERVICES_MAX ? open : SERVICES_MAX;
     set->service = arena_alloc(&set->arena, (open + 1) * sizeof *set->service);
-    if (c->ports == 0)
-        svc_note(notes, LOG_INFO, true, "no published ports");
     svc_make_all(&job, set, at);
     arena_free(&scratch);
     return set;
@@ -5455,8 +5232,7 @@ static struct svc_set *svc_derive(const struct svc_config *cfg,
  * A row makes requests and reads answers; it keeps nothing about services.  No
  * other section knows a word of Consul.
  *
- * Calls: str_ buf_ mem_ arena_ err_ log_ json_ url_ os_ ip_ tls_ http_ conn_
- * svc_.
+ * Calls: str_ buf_ mem_ arena_ err_ log_ json_ url_ os_ ip_ conn_ svc_.
  */
 
 struct registry {
@@ -5559,10 +5335,8 @@ static uint64_t reg_place(struct str name, struct str address, uint64_t port)
  * stored and 8 of its checks. */
 static void reg_mark(struct buf *b, uint64_t owner, const struct digest *d)
 {
-    buf_hex(b, owner, 16);
-    buf_byte(b, '-');
-    buf_hex(b, d->content, 16);
-    buf_hex(b, d->checks, 8);
+    buf_fmt(b, "%016llx-%016llx%08x", (unsigned long long)owner,
+            (unsigned long long)d->content, (unsigned)d->checks);
 }
 
 static bool reg_read_mark(struct str s, struct reg_item *item)
@@ -5893,7 +5667,7 @@ static int consul_on_self(struct registry *r, const struct json *j,
 static int consul_on_hello(struct registry *r, unsigned step,
                            const struct answer *a, struct err *e)
 {
-    struct json j = { { NULL, 0 }, NULL, 0, 0 };
+    struct json j = { .n = 0 };
     struct err why;
     int result = -1;
 
@@ -5952,7 +5726,7 @@ static void consul_script(struct buf *b, const struct service *s,
             buf_add(&text, consul_address(s));
             used = ip.n;
         } else if (str_prefix(script, port)) {
-            buf_u64(&text, s->port);
+            buf_fmt(&text, "%u", s->port);
             used = port.n;
         } else {
             buf_byte(&text, *script.p);
@@ -6179,7 +5953,8 @@ static bool consul_item(const struct registry *r, const struct json *j,
 
 /* The service `consul` of a server is in its catalog, not in its list. */
 static const struct reg_kind consul_kind = {
-    .name = "consul", .caseless = true, .reserved = "consul", .list_depth = 1, .list_open = '{',
+    .name = "consul", .caseless = true, .reserved = "consul",
+    .list_depth = 1, .list_open = '{',
     .setup = consul_open, .hello = consul_hello, .on_hello = consul_on_hello,
     .key = consul_key, .value = consul_value, .write = consul_write,
     .verdict = consul_verdict, .list = consul_list, .item = consul_item
@@ -6358,8 +6133,8 @@ static const struct reg_scheme reg_schemes[] = {
  * entries to be looked at: what is done to an entry follows from what is known
  * of it, by the one table at entry_decide.
  *
- * Calls: str_ buf_ mem_ arena_ list_ err_ log_ json_ conn_ retry_ index_
- * queue_ side_ relist_ svc_ reg_.
+ * Calls: str_ buf_ mem_ arena_ list_ err_ log_ conn_ retry_ index_ queue_
+ * side_ svc_ reg_.
  */
 
 /* An entry: one that is claimed, or ours to remove, or both.
@@ -6419,20 +6194,26 @@ struct entries {
     struct buf others_next;     /* and the list that is being read */
     bool cleanup;               /* -cleanup */
     struct str hostname;
+    uint64_t order;             /* of the last claim */
     uint64_t renew_due;         /* -ttl: when all is written anew */
     unsigned added, removed;    /* since it was logged how it stands, and */
     bool told;                  /* ... in this session of either side */
     bool prune_due;             /* a list has been read since entries_prune */
+    struct retry closes;        /* of idle connections, until an entry was
+                                   found to be missing */
     bool doubted;               /* that lists are odd has been logged */
 };
 
 /* ---- The table ---- */
 
-/* What is desired, or NULL. */
+/* What is desired, or NULL.  A container that had stopped before it was first
+ * seen keeps an entry, but not one that was another's in this run. */
 static struct service *entry_desired(const struct reg_entry *e)
 {
-    return list_empty(&e->claims)
+    struct service *s = list_empty(&e->claims)
         ? NULL : LIST_OF(struct service, claim, e->claims.next);
+
+    return s != NULL && s->port == 0 && e->held ? NULL : s;
 }
 
 /* Whether the entry may be removed: it carries our mark, or none although we
@@ -6534,6 +6315,12 @@ static void entry_free(struct entries *es, struct reg_entry *e)
     index_remove(&es->side.index, &e->node);
 }
 
+static bool entry_same_container(const struct service *a,
+                                 const struct service *b)
+{
+    return strcmp(a->set->container, b->set->container) == 0;
+}
+
 /* Why not all is as the claims of the entry demand; false: it is.  *taken: by
  * somebody else or another container, which is to be logged. */
 static bool entry_waits(const struct entries *es, const struct reg_entry *e,
@@ -6546,7 +6333,7 @@ static bool entry_waits(const struct entries *es, const struct reg_entry *e,
     if (s != NULL && s->claim.next != &e->claims)
         other = LIST_OF(struct service, claim, s->claim.next);
     if (other != NULL && other->set->running &&
-        other->set->order != s->set->order) {
+        !entry_same_container(s, other)) {
         *taken = true;
         err_set(why, "%s: the ID \"%.*s\" is already used by container %s: "
                      "not registered as long as that one has it",
@@ -6650,9 +6437,11 @@ static struct reg_entry *entry_get(struct entries *es, struct str folded)
 
 /* ---- Claims ---- */
 
-/* Puts a service among the claims of its entry, or takes it away.  Of two, the
- * claim of a container that runs comes first, then that of the one that was
- * seen first.  What is desired then, if that differs, is tried at once. */
+/* Puts a service among the claims of its entry, or takes it away.  Those of
+ * containers that run come first, in the order in which they came: what has an
+ * ID and runs keeps it.  A claim of a container that has one already, and runs
+ * since, comes in its place.  What is desired then, if that differs, is tried
+ * at once. */
 static void entry_claim(struct entries *es, struct service *s, bool wanted)
 {
     struct reg_entry *e = s->entry;
@@ -6662,10 +6451,17 @@ static void entry_claim(struct entries *es, struct service *s, bool wanted)
 
     had = before != NULL ? before->want : had;
     list_remove(&s->claim);
+    for (l = e->claims.next; s->order == 0 && l != &e->claims; l = l->next) {
+        other = LIST_OF(struct service, claim, l);
+        if (other->set->running && entry_same_container(s, other))
+            s->order = other->order;
+    }
+    if (s->order == 0)
+        s->order = ++es->order;
     for (l = e->claims.next; wanted && l != &e->claims; l = l->next) {
         other = LIST_OF(struct service, claim, l);
         if (s->set->running != other->set->running
-                ? s->set->running : s->set->order < other->set->order)
+                ? s->set->running : s->order < other->order)
             break;
     }
     if (wanted) {
@@ -6837,13 +6633,13 @@ static void entry_end_write(struct write *w, enum reg_verdict verdict,
     buf_free(&w->key);
     buf_free(&w->text);
     free(w);
+    entry_touch(es, e);         /* and e may be freed */
     if (verdict == REG_RENEWED) {
         err_set(&why, "the token was refused, and is another one now");
         side_down(&es->side, &why);
     } else if (verdict != REG_DONE && a->not_connected) {
         side_down(&es->side, a->err);
     }
-    entry_touch(es, e);
 }
 
 /* The answer to a step of a write: goes on with the next one, if there is
@@ -6931,8 +6727,8 @@ static void entry_doubt(struct entries *es, const struct reg_entry *e)
     if (es->doubted || !e->held || e->seen > e->crossed)
         return;
     log_at(LOG_WARN, "%s: what was written is not listed, or not as it was "
-                     "sent: %.*s (may the token read it? does another writer "
-                     "change it?): written again at each resync",
+                     "sent: %.*s (forgotten?  may the token read it?  does "
+                     "another writer change it?): written again",
            es->reg->kind->name, PUT(e->node.key));
     es->doubted = true;
 }
@@ -7016,8 +6812,10 @@ static void entries_listed(struct side *side)
         next = index_next(&side->index, e);     /* e may be freed */
         if (e->seen != side->epoch && judged &&
             (side->whole || e->observed == ENTRY_UNKNOWN)) {
-            if (entry_in_sync(es, e))
+            if (entry_in_sync(es, e)) {
                 entry_doubt(es, e);
+                retry_reset(&es->closes);
+            }
             entry_see_other(es, e);     /* it may have been claimed since */
         }
         if (judged && list_empty(&e->claims) && !entry_removable(es, e))
@@ -7028,8 +6826,8 @@ static void entries_listed(struct side *side)
     es->prune_due = true;
 }
 
-/* Begins a list when our marks can be told from others, which entries_set_owner
- * sees to. */
+/* Begins a list when our marks can be told from those of others, which
+ * entries_set_owner sees to. */
 static struct request *entries_list(struct side *side, unsigned *depth,
                                     char *open)
 {
@@ -7133,17 +6931,22 @@ static void entries_set_owner(struct entries *es, uint64_t owner)
     relist(&es->side, es->side.now);
 }
 
-/* What time has made possible, but writes.  With -ttl every entry is written
- * anew so often. */
+/* What time has made possible, but writes.  A peer that closes a connection
+ * which was kept open may have been restarted, and have forgotten everything:
+ * it is asked, but less and less often if it is only its habit.  With -ttl
+ * every entry is written anew so often. */
 static void entries_tick(struct entries *es, uint64_t now)
 {
     struct endpoint *p = &es->reg->peer;
-    uint64_t soon = es->side.list_begun + IDLE_CLOSE_MS;
     struct reg_entry *e = NULL;
 
     side_tick(&es->side, now);
-    if (p->closed_idle && side_ready(&es->side))
-        relist(&es->side, soon > now ? soon : now);
+    if (p->closed_idle && side_ready(&es->side)) {
+        relist(&es->side, es->closes.due > now ? es->closes.due : now);
+        if (now >= es->closes.due)
+            (void)retry_failed(&es->closes, "", now, RELIST_MIN_MS,
+                               PAUSE_CALL_MS);
+    }
     p->closed_idle = false;
     if (now < es->renew_due)
         return;
@@ -7193,7 +6996,7 @@ static void entries_init(struct entries *es, struct registry *reg)
  * services from then on.  Nothing is removed because of an answer that failed.
  *
  * Calls: str_ buf_ mem_ arena_ list_ err_ log_ json_ os_ conn_ retry_ index_
- * queue_ side_ relist_ docker_ svc_ entries_.
+ * queue_ side_ docker_ svc_ entries_.
  */
 
 /* A container that the engine has told of.
@@ -7220,7 +7023,6 @@ struct container {
     struct link unsettled;      /* in containers.unsettled if it has those */
     struct link sharing;        /* in containers.sharing if it shares ... */
     char *network_of;           /* the network of this one: an ID, or a name */
-    uint64_t order;             /* of being seen first */
     unsigned seen;              /* the list that showed it last */
     uint64_t row;               /* digest of its row there */
     uint64_t said;              /* digest of the notes that were logged */
@@ -7237,7 +7039,6 @@ struct containers {
     struct buf api;             /* its version, as "1.41" */
     struct buf networks;        /* that are known: docker_read_networks */
     bool podman;
-    uint64_t order;             /* of the container seen last */
     uint64_t addresses;         /* digest of what services may get as address;
                                    0: that is not known yet */
     struct buf interface;       /* the last address of -ip INTERFACE */
@@ -7303,7 +7104,6 @@ static struct container *container_get(struct containers *cs, struct str id)
         c = index_add(&cs->side.index, sizeof *c, id);
         list_init(&c->unsettled);
         list_init(&c->sharing);
-        c->order = ++cs->order;
     }
     return c;
 }
@@ -7357,12 +7157,15 @@ static void container_tell(struct containers *cs, struct container *c,
     uint64_t digest = str_hash(0, STR(""));
 
     for (note = notes->first; note != NULL; note = note->next)
-        digest = str_hash(digest, note->text);
+        digest = str_hash(digest, note->text) + note->others;
     note = digest != c->said ? notes->first : NULL;
     for (; note != NULL; note = note->next) {
         log_at(note->level, note->ignored ? "ignored: %.*s %.*s"
                                           : "%.*s: %.*s",
                PUT(id), PUT(note->text));
+        if (note->others > 0)
+            log_at(note->level, "%.*s: %zu more ports like this", PUT(id),
+                   note->others);
         if (note->ignored && reg->kind->ignored != NULL)
             reg->kind->ignored(reg, id, note->text);
     }
@@ -7382,7 +7185,6 @@ static void container_set_services(struct containers *cs, struct container *c,
 {
     struct svc_set *last = c->set;
 
-    set->order = c->order;
     if (!entries_claim(cs->entries, set, notes)) {
         svc_note(notes, LOG_WARN, true, "its services would take more than %d "
                  "bytes: it has none", SERVICES_SIZE);
@@ -7742,7 +7544,8 @@ static int containers_on_events(struct request *r, struct str piece,
             return err_set(e, "these are no events");
         if (found == SPLIT_LARGE)
             relist(&cs->side, cs->side.now);        /* whatever it was */
-        else if (json_parse(&cs->side.json, buf_str(&cs->events.element), e) != 0)
+        else if (json_parse(&cs->side.json, buf_str(&cs->events.element),
+                            e) != 0)
             return -1;
         else if (docker_event(&cs->side.json, &ev))
             containers_event(cs, &ev);
@@ -7951,6 +7754,12 @@ static const struct side_kind containers_side = {
     containers_list, containers_row, containers_listed, NULL
 };
 
+/* The time in ms milliseconds; 0 ms: never. */
+static uint64_t containers_after(const struct containers *cs, uint64_t ms)
+{
+    return ms > 0 ? cs->side.now + ms : UINT64_MAX;
+}
+
 /* Compares engine and registry; with `all`, every container is inspected,
  * whatever the list shows of it. */
 static void containers_resync(struct containers *cs, bool all)
@@ -7960,7 +7769,7 @@ static void containers_resync(struct containers *cs, bool all)
     cs->address_due = cs->side.now;
     relist(&cs->side, cs->side.now);
     relist(&cs->entries->side, cs->side.now);
-    cs->resync_due = cs->resync_ms > 0 ? cs->side.now + cs->resync_ms : UINT64_MAX;
+    cs->resync_due = containers_after(cs, cs->resync_ms);
 }
 
 /* ---- Time ---- */
@@ -7973,7 +7782,8 @@ static bool containers_all_known(const struct containers *cs)
 
     if (!side_idle(&cs->side) || !cs->side.whole)
         return false;
-    for (l = cs->side.queue.later.next; l != &cs->side.queue.later; l = l->next)
+    for (l = cs->side.queue.later.next; l != &cs->side.queue.later;
+         l = l->next)
         if (!LIST_OF(struct container, node.queue, l)->inspected)
             return false;
     return true;
@@ -8030,7 +7840,8 @@ static void containers_set_addresses(struct containers *cs)
             cs->interface = found;
         }
         cfg->ip_unknown = cs->interface.n == 0;
-        cs->address_due = cfg->ip_unknown ? cs->side.now + ADDRESS_MS : UINT64_MAX;
+        cs->address_due = containers_after(cs,
+                                           cfg->ip_unknown ? ADDRESS_MS : 0);
         if (cfg->ip_unknown && !unknown)
             log_at(LOG_WARN, "-ip %.*s: there is no interface of this name, "
                              "or it has no address: waiting for it",
@@ -8118,8 +7929,7 @@ static void containers_init(struct containers *cs, struct entries *es)
     list_init(&cs->unsettled);
     list_init(&cs->sharing);
     cs->side.now = os_now();
-    cs->resync_due = cs->resync_ms > 0 ? cs->side.now + cs->resync_ms
-                                       : UINT64_MAX;
+    cs->resync_due = containers_after(cs, cs->resync_ms);
 }
 
 /* ==== 15. Program ====================================== opt_ app_ ====

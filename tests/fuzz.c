@@ -76,22 +76,56 @@ static size_t fuzz_cut(struct str *in)
     return in->n > 0 ? at % in->n : 0;
 }
 
+/* What JSON has at that depth is what the splitter finds, and it knows the
+ * end. */
+static void fuzz_list(unsigned depth, char open, struct str in)
+{
+    static struct json j;
+    struct buf wanted = { .max = 0 }, got = { .max = 0 };
+    struct err e;
+    size_t i;
+
+    if (depth != 1 || json_parse(&j, edge(in), &e) != 0 ||
+        json_type(&j, JSON_ROOT) != (open == '{' ? JSON_OBJECT : JSON_ARRAY))
+        return;
+    for (i = 0; json_next(&j, JSON_ROOT, &i);) {
+        size_t v = open == '{' ? i + 1 : i;
+
+        if (json_type(&j, v) != JSON_OBJECT && json_type(&j, v) != JSON_STRING)
+            break;              /* of others, each byte is said to be odd */
+        if (json_type(&j, v) == JSON_OBJECT)
+            buf_fmt(&wanted, "%.*s|", PUT(json_raw(&j, v)));
+    }
+    buf_byte(&wanted, '.');
+    if (!json_next(&j, JSON_ROOT, &i))
+        CHECK(str_eq(split_all(&got, depth, open, in, in.n),
+                     buf_str(&wanted)));
+    buf_free(&wanted);
+    buf_free(&got);
+}
+
 static void fuzz_split(struct str in)
 {
+    static const struct {
+        unsigned depth;
+        char open;
+    } kind[] = { { 0, '{' }, { 1, '[' }, { 1, '{' }, { 2, '{' } };
     struct buf whole = { .max = 0 }, part = { .max = 0 };
-    enum split_kind kind;
+    unsigned k, depth;
+    char open;
     size_t cut;
 
     if (in.n < 3)
         return;
-    kind = (enum split_kind)((unsigned char)*in.p % 3);
+    k = (unsigned char)*in.p % LENGTH(kind);
+    depth = kind[k].depth;
+    open = kind[k].open;
     in = str_from(in, 1);
-    if (in.n < 2)
-        return;
     cut = fuzz_cut(&in);
-    (void)split_all(&whole, kind, in, in.n);
-    CHECK(str_eq(split_all(&part, kind, in, cut), buf_str(&whole)));
-    CHECK(str_eq(split_all(&part, kind, in, 0), buf_str(&whole)));
+    (void)split_all(&whole, depth, open, in, in.n);
+    CHECK(str_eq(split_all(&part, depth, open, in, cut), buf_str(&whole)));
+    CHECK(str_eq(split_all(&part, depth, open, in, 0), buf_str(&whole)));
+    fuzz_list(depth, open, in);
     buf_free(&whole);
     buf_free(&part);
 }
@@ -111,26 +145,35 @@ static void fuzz_http(struct str in)
     buf_free(&part);
 }
 
-/* The registration of s: JSON that says what s says, and that looks like s
- * when it is listed. */
+/* The registration of s: JSON that says what s says, and whose digests are
+ * those of what is then listed. */
 static void fuzz_registration(const struct service *s)
 {
+    static struct registry reg;
     static struct json j;
-    struct buf body = { .max = 0 }, list = { .max = 0 };
+    struct buf body = { .max = 0 }, list = { .max = 0 }, mark = { .max = 0 };
+    struct reg_item item = { .owner = 0 };
     struct arena a = { NULL };
-    struct reg_row row;
+    struct digest sent, marked;
     struct err e;
 
-    consul_body(&body, s, STR("0123456789abcdef-0123456789abcdef01234567"));
+    consul_value(&reg, s, STR(""), &body, &sent, NULL);
+    reg_mark(&mark, 1, &sent);
+    body.n = 0;
+    consul_value(&reg, s, buf_str(&mark), &body, &marked, NULL);
     CHECK(json_parse(&j, edge(buf_str(&body)), &e) == 0);
+    CHECK(docker_count(&j, json_get(&j, JSON_ROOT, "Meta")) <= 64);
     listed(&list, &j);
     CHECK(json_parse(&j, edge(buf_str(&list)), &e) == 0);
-    CHECK(consul_row(&j, &a, &row) && row.marked);
-    CHECK(str_eq(row.id, s->id) && row.view == reg_view_of(s));
-    CHECK(s->port > 0 && s->port < 65536);
+    CHECK(consul_item(&reg, &j, &a, &item) && item.owner == 1);
+    CHECK(str_eq(item.key, s->id) && str_eq(item.id, s->id));
+    CHECK(item.have.place == sent.place && item.have.tags == sent.tags &&
+          item.have.content == sent.content &&
+          item.have.checks == sent.checks);
     arena_free(&a);
     buf_free(&body);
     buf_free(&list);
+    buf_free(&mark);
 }
 
 static bool fuzz_has(const struct svc_set *set, struct str id)
@@ -138,58 +181,81 @@ static bool fuzz_has(const struct svc_set *set, struct str id)
     size_t i;
 
     for (i = 0; i < set->n; i++)
-        if (str_eq(set->service[i].id, id))
+        if (str_caseeq(set->service[i].id, id))
             return true;
     return false;
 }
 
-/* The services of a container: the same each time, each with an ID of its
- * own, each a good registration, and all of them still known by their IDs
- * when it has ended. */
-static void fuzz_derive(const struct docker_container *c,
-                        const struct docker_container *peer, unsigned how)
+/* What holds of every service, whatever a container's author has written. */
+static void fuzz_service(const struct svc_set *set, size_t i)
 {
-    struct svc_config cfg = { .hostname = S("h"), .host = S("10.0.0.9"),
-                              .attrs_max = 63,
-                              .refuses = consul_attr_refused };
-    struct svc_notes notes = { { .max = 0 } };
+    const struct service *s = &set->service[i];
+    size_t k, tags = 0;
+
+    CHECK(s->set == set && svc_id_ok(s->id));
+    CHECK(s->kept || (s->port > 0 && s->port < 65536));
+    CHECK(s->exposed > 0 && s->exposed < 65536);
+    for (k = 0; k < s->tags; k++)
+        tags += s->tag[k].n;
+    CHECK(tags <= SERVICE_TAGS_MAX + strlen("udp"));
+    for (k = 1; k < s->attrs; k++)
+        CHECK(str_cmp(s->attr[k - 1].key, s->attr[k].key) < 0);
+    for (k = 0; k < i; k++)
+        CHECK(!str_caseeq(s->id, set->service[k].id));
+    if (!s->kept)
+        fuzz_registration(s);
+}
+
+/* The services of a container: the same each time; and all of them still
+ * known by their IDs when it has ended, those that are not only kept where
+ * they were. */
+static void fuzz_derive(const struct docker_container *c,
+                        const struct docker_container *shared, unsigned how)
+{
+    struct svc_config cfg = { .hostname = S("h"), .host = S("10.0.0.9") };
+    struct svc_notes notes = { .n = 0 };
     struct buf once = { .max = 0 }, twice = { .max = 0 };
     struct docker_container ended = *c;
-    struct svc_set *set, *again, *hollow;
-    size_t i, k, sent;
+    struct svc_set *set, *again, *after, *blank;
+    size_t i;
 
-    ended.runs = false;
+    ended.running = false;
     cfg.internal = how & 1;
     cfg.only_named = how & 2;
     cfg.ip = how & 4 ? STR("192.0.2.1") : STR("");
     cfg.ip_label = how & 8 ? STR("ip") : STR("");
     cfg.tags = how & 16 ? STR("x,\\,,udp") : STR("");
-    set = svc_derive(&cfg, c, peer, &notes);
-    again = svc_derive(&cfg, c, peer, &notes);
-    hollow = svc_derive(&cfg, &ended, NULL, &notes);
+    set = svc_derive(&cfg, c, shared, NULL, &notes);
+    again = svc_derive(&cfg, c, shared, NULL, &notes);
+    after = svc_derive(&cfg, &ended, NULL, set, &notes);
+    blank = svc_derive(&cfg, &ended, NULL, NULL, &notes);
     (void)services_text(&once, set);
     CHECK(str_eq(services_text(&twice, again), buf_str(&once)));
-    for (i = 0; i < set->n; i++) {
-        for (k = sent = 0; k < set->service[i].attrs; k++)
-            sent += !set->service[i].attr[k].hidden;
-        CHECK(sent <= 63 && fuzz_has(hollow, set->service[i].id));
-        for (k = 0; k < i; k++)
-            CHECK(!str_eq(set->service[i].id, set->service[k].id));
-        if (!set->hollow)
-            fuzz_registration(&set->service[i]);
+    CHECK(after->n == blank->n || after->arena.full || blank->arena.full);
+    for (i = 0; i < set->n && !set->arena.full && !after->arena.full; i++) {
+        fuzz_service(set, i);
+        CHECK(after->n == SERVICES_MAX ||
+              fuzz_has(after, set->service[i].id));
     }
+    for (i = 0; i < after->n && !after->arena.full; i++)
+        CHECK(str_eq(after->service[i].id, blank->service[i].id) &&
+              blank->service[i].kept);
+    CHECK(notes.n >= NOTES_MAX || (notes.n == 0) == (notes.first == NULL));
     svc_free(set);
     svc_free(again);
-    svc_free(hollow);
-    buf_free(&notes.text);
+    svc_free(after);
+    svc_free(blank);
+    arena_free(&notes.arena);
     buf_free(&once);
     buf_free(&twice);
 }
 
-/* Any JSON as an event, a row, a container, and /info and /version. */
+/* Any JSON as an event, a row, a container, networks, and /info and
+ * /version. */
 static void fuzz_docker(struct str in)
 {
     static struct json j;
+    struct buf known = { .max = 0 };
     struct docker_container *c;
     struct docker_event ev;
     struct docker_row row;
@@ -201,13 +267,20 @@ static void fuzz_docker(struct str in)
     if (docker_event(&j, &ev))
         CHECK(ev.action != DOCKER_OTHER && docker_id(ev.id));
     if (docker_row(&j, &row))
-        CHECK(docker_id(row.id) && str_index(row.name, '/') == row.name.n);
+        CHECK(docker_id(row.id) && (row.stopped || row.exit_code == 0));
     (void)docker_identity(&j, docker_is_podman(&j), &a);
+    docker_read_networks(&known, &j);
+    CHECK(known.n % 66 == 0);
     c = docker_inspect(&j);
-    if (c != NULL)
+    if (c != NULL) {
+        (void)docker_set_routable(c, edge(buf_str(&known)));
+        if (docker_networks_matter(c, *in.p & 1) && (*in.p & 1) != 0)
+            docker_fix_podman_ports(c);
         fuzz_derive(c, c->ports % 2 ? c : NULL, (unsigned char)*in.p);
+    }
     docker_free(c);
     arena_free(&a);
+    buf_free(&known);
 }
 
 /* The next line of *in, terminated, for the caller to free.  Its quotes and
@@ -283,7 +356,7 @@ static void fuzz_url(struct str in)
 }
 
 /* Writes every option out as the words of a command line, with NULs. */
-static void fuzz_flags(struct buf *b, const struct flags *f)
+static void fuzz_flags(struct buf *b, const struct options *f)
 {
     size_t k;
 
@@ -305,7 +378,7 @@ static void fuzz_flags(struct buf *b, const struct flags *f)
 
             CHECK(v >= o->min && v <= o->max);
             buf_lit(b, v < 0 ? "-" : "");
-            buf_u64(b, (uint64_t)(v < 0 ? -v : v));
+            buf_fmt(b, "%u", (unsigned)(v < 0 ? -v : v));
         }
         buf_byte(b, '\0');
     }
@@ -316,9 +389,9 @@ static void fuzz_flags(struct buf *b, const struct flags *f)
 }
 
 /* Words with NULs behind them as a command line; the code. */
-static int fuzz_words(struct str in, struct flags *f)
+static int fuzz_words(struct str in, struct options *f)
 {
-    static const struct flags usual = { .resync = 60, .retry_interval = 1 };
+    static const struct options usual = { .resync = 60, .retry_interval = 1 };
     char *word[66] = { NULL }, name[] = "registrator";
     int argc = 1, code;
 
@@ -337,7 +410,7 @@ static int fuzz_words(struct str in, struct flags *f)
 static void fuzz_options(struct str in)
 {
     struct buf all = { .max = 0 }, once = { .max = 0 }, twice = { .max = 0 };
-    struct flags f, g;
+    struct options f, g;
     int code;
     size_t i;
 
@@ -361,26 +434,29 @@ static void fuzz_options(struct str in)
 /* Any JSON as an entry that Consul lists, and as its answers to a greeting. */
 static void fuzz_consul(struct str in)
 {
-    static struct registry r;
+    static struct consul own;
+    static struct registry r = { .own = &own };
     static struct json j;
     struct answer answer = { .status = 200 };
+    struct reg_item item = { .owner = 0 }, back = { .owner = 0 };
     struct buf mark = { .max = 0 };
     struct arena a = { NULL };
-    struct reg_row row, back;
     struct err e;
 
     answer.body = edge(in);
-    (void)consul_greeted(&r, 0, &answer, &e);
-    (void)consul_greeted(&r, 1, &answer, &e);
-    (void)consul_verdict(REG_DROP, &answer);
-    reg_words(&answer, &e);
-    if (json_parse(&j, answer.body, &e) == 0 && consul_row(&j, &a, &row)) {
-        CHECK(row.id.n > 0);
-        reg_mark(&mark, row.owner, row.content, row.checks);
-        CHECK(!row.marked || (reg_read_mark(buf_str(&mark), &back) &&
-                              back.owner == row.owner &&
-                              back.content == row.content &&
-                              back.checks == row.checks));
+    (void)consul_on_hello(&r, 0, &answer, &e);
+    (void)consul_on_hello(&r, 1, &answer, &e);
+    (void)consul_verdict(&r, REG_DEREGISTER, 0, &answer);
+    conn_reason(&answer, &e);
+    (void)docker_is_gone(answer.body, STR("0123456789ab"));
+    if (json_parse(&j, answer.body, &e) == 0 &&
+        consul_item(&r, &j, &a, &item)) {
+        CHECK(item.key.n > 0);
+        reg_mark(&mark, item.owner, &item.have);
+        CHECK(item.owner == 0 || (reg_read_mark(buf_str(&mark), &back) &&
+                                  back.owner == item.owner &&
+                                  back.have.content == item.have.content &&
+                                  back.have.checks == item.have.checks));
     }
     arena_free(&a);
     buf_free(&mark);
@@ -396,12 +472,8 @@ static void fuzz_text(struct str in)
     struct err e;
     size_t i;
 
-    while (s.n > 0) {
-        char c[4];
-        struct str one = { c, str_utf8(str_rune(&s), c) };
-
-        buf_add(&utf8, one);
-    }
+    while (s.n > 0)
+        buf_rune(&utf8, str_rune(&s));
     buf_json(&b, edge(in));
     CHECK(json_parse(&j, edge(buf_str(&b)), &e) == 0);
     CHECK(str_eq(json_str(&j, JSON_ROOT, &a), buf_str(&utf8)));
@@ -409,6 +481,9 @@ static void fuzz_text(struct str in)
     log_escape(&b, edge(in));
     for (i = 0; i < b.n; i++)
         CHECK((unsigned char)b.p[i] >= 0x20 && b.p[i] != 0x7f);
+    b.n = utf8.n = 0;
+    buf_url(&b, edge(in));
+    CHECK(url_decode(&utf8, edge(buf_str(&b))) && str_eq(buf_str(&utf8), in));
     b.n = 0;
     http_request(&b, "PUT", edge(in), STR("h"), STR(""), STR(""));
     CHECK(b.bad || str_find(buf_str(&b), STR(" HTTP/1.1\r\nHost: h\r\n")) ==
@@ -460,7 +535,7 @@ static struct str fuzz_pem_used(struct buf *b, unsigned how, struct str in)
         s.n = c->chain[i].data_len;
         buf_add(b, s);
     }
-    buf_u64(b, (uint64_t)br_skey_decoder_key_type(&c->key));
+    buf_fmt(b, "%d", br_skey_decoder_key_type(&c->key));
     tls_free_creds(c);
     buf_add(b, buf_str(&fuzz_seen));
     return buf_str(b);
