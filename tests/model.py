@@ -299,6 +299,8 @@ class Life:
             self.release(service_id, container, False)
 
     def heard(self, action, container, code):
+        if action in ("die", "destroy"):
+            self.lost[container] = self.now()
         if action not in ("die", "destroy") or (action == "die" and self.r.options.on_success and keeps(code)):
             return
         self.dead[container] = self.now()
@@ -472,7 +474,8 @@ class Life:
         self.wrote[i] = self.now(), verb, text
         authors = self.r.history.get(text, {})
         if verb == "register":
-            self.released.pop(i, None)
+            if i in self.released and self.past(self.released[i][0]):
+                del self.released[i]
             self.r.store.author[i] = next(iter(authors), None) if len(authors) == 1 else None
             if len(authors) == 1:
                 (author,) = authors
@@ -1247,6 +1250,7 @@ def write_script(seed):
     w = Writer(seed)
     chance, pick = w.chance, w.pick
     two, lossy, cases = chance(0.2), chance(0.2), chance(0.25)
+    cases = cases and not two       # each would leave the place to the other, spelled its own way
     engine, agent, signals = chance(0.6), chance(0.6), chance(0.6)
     options = Options(internal=not two and chance(0.25), explicit=chance(0.1), ip=pick("", "", "", "192.0.2.77"),
                       tags=pick("", "", "", "all,of it"), label=pick("", "", "addr"), on_success=chance(0.35), cleanup=not two and chance(0.2))
@@ -1293,7 +1297,7 @@ def write_script(seed):
         siege = pick(*[s for s in SIEGES if s != "no marks" or not (two or options.cleanup)])
         modes.append(siege)
         besieged = w.besieged()
-    hup = resync == 60 or (resync == 0 and (two or (agent and not w.mild)))
+    hup = resync == 60 or (resync == 0 and (two or (agent and not w.mild) or any("rows" in op for op in w.ops)))
     return Script(seed, modes, rows, resync, hup, lossy, pick("1.10", "1.10", "29"), not agent, w.ops, siege, besieged)
 
 
@@ -1726,8 +1730,6 @@ class Model:
             if must and not rows[i] and not any(refused(claim.service) for claim in must):
                 lines.append("missing: " + must[0].service.id)
             if len(rows[i]) > 1:
-                if len({store.writer[row][0] for row in rows[i] if row in store.writer}) > 1:
-                    continue    # two registrators at once: each leaves it to the other
                 lines.append("two in one place: " + " ".join(rows[i]))
             for row in rows[i]:
                 lines += self.foreign_row(row, claims[i]) if row in store.foreign else self.our_row(row, claims[i])
