@@ -170,8 +170,10 @@ enum {
     TURNS = 16,                 /* in a queue; log2 of SERVICES_MAX, and 2 */
     SERVICES_MAX = 10 * 1000,   /* of one container */
     SERVICES_SIZE = 16 * 1024 * 1024, /* of one container, in bytes */
-    SERVICE_NAME_MAX = 255,     /* bytes of a service's name */
+    SERVICE_NAME_MAX = 255,     /* bytes of a service's name; its address */
     SERVICE_ID_MAX = 1024,      /* of its ID, which is part of a path */
+    SERVICE_ATTR_MAX = 128 * 1024, /* of an attribute; of longer arguments,
+                                   Linux starts no script */
     SERVICE_TAGS_MAX = 16 * 1024, /* of its tags */
     NOTES_MAX = 100,            /* log lines about a container at a time */
     CONNECT_MS = MS(5000),      /* to one address */
@@ -818,7 +820,7 @@ static void buf_json(struct buf *b, struct str s)
         c = str_rune(&s);
         if (c == '"' || c == '\\')
             buf_byte(b, '\\');
-        if (c < 0x20 || c == 0x7f)
+        if (c < 0x20 || (c >= 0x7f && c < 0xa0))
             buf_fmt(b, "\\u%04x", c);
         else
             buf_rune(b, c);
@@ -4525,7 +4527,6 @@ static bool docker_is_podman(const struct json *j)
 
 struct svc_attr {
     struct str key, value;
-    bool *said;         /* a warning about it is among the notes */
 };
 
 /* What registries compare of an entry: digests, each of what it names. */
@@ -4704,8 +4705,6 @@ static void svc_add_meta(struct svc_job *job, struct docker_var v)
         m.attr.key = rest;
     }
     m.attr.value = str_copy(job->a, v.value);
-    m.attr.said = arena_alloc(job->a, sizeof *m.attr.said);
-    *m.attr.said = false;
     job->meta[job->metas++] = m;
 }
 
@@ -4783,6 +4782,10 @@ static void svc_read_metas(struct svc_job *job, struct service *s,
             k->tags = a->value;
         } else if (str_eq(a->key, STR("ignore"))) {
             k->ignore = a->value.n > 0;
+        } else if (a->value.n > SERVICE_ATTR_MAX) {
+            svc_note(job->notes, LOG_WARN, false, "port %u: attribute \"%.*s\" "
+                     "has more than %d bytes and is not used", s->exposed,
+                     PUT(str_first(a->key, 140)), SERVICE_ATTR_MAX);
         } else {
             s->attr[s->attrs++] = *a;
         }
@@ -4893,24 +4896,32 @@ static struct str svc_default_name(const struct docker_container *c)
 }
 
 /* "web" and, if the container has several ports, "web-8080"; a name that is
- * given for this very port stays as it is. */
+ * given for this very port stays as it is.  One that is too long gives way to
+ * the next: SERVICE_NAME, the default, the container's, its ID. */
 static struct str svc_name(const struct svc_job *job, const struct service *s,
                            const struct svc_keys *k)
 {
-    struct str name = k->name;
+    const struct str names[] = { k->name, job->name, job->c->name,
+                                 str_first(job->c->id, 12) };
+    struct str name = STR("");
+    size_t i;
 
-    if (name.n > SERVICE_NAME_MAX) {
-        svc_note(job->notes, LOG_WARN, false, "port %u: SERVICE_NAME has more "
-                 "than %d bytes and is not used", s->exposed,
-                 SERVICE_NAME_MAX);
-        name.n = 0;
+    for (i = 0; i < LENGTH(names); i++) {
+        bool whole = !job->several || (i == 0 && k->name_of_port);
+
+        if (names[i].n == 0)
+            continue;
+        if (names[i].n <= SERVICE_NAME_MAX) {
+            name = whole ? str_copy(job->a, names[i])
+                   : str_fmt(job->a, "%.*s-%u", PUT(names[i]), s->exposed);
+            if (name.n <= SERVICE_NAME_MAX)
+                break;
+        }
+        svc_note(job->notes, LOG_WARN, false, "port %u: the name %.*s... has "
+                 "more than %d bytes and is not used", s->exposed,
+                 PUT(str_first(names[i], 40)), SERVICE_NAME_MAX);
     }
-    if (name.n > 0 && k->name_of_port)
-        return name;
-    if (name.n == 0)
-        name = job->name;
-    return job->several ? str_fmt(job->a, "%.*s-%u", PUT(name), s->exposed)
-                        : str_copy(job->a, name);
+    return name;
 }
 
 static bool svc_id_char(char c)
@@ -5212,6 +5223,12 @@ static struct svc_set *svc_derive(const struct svc_config *cfg,
     job.own = svc_own_address(shared != NULL ? shared : c, false);
     job.routable = svc_own_address(c, true);
     job.label_ip = str_upto(ip, str_index(ip, '/'));
+    if (job.label_ip.n > SERVICE_NAME_MAX) {
+        svc_note(notes, LOG_WARN, false, "the address in %.*s has more than "
+                 "%d bytes and is not used", PUT(cfg->ip_label),
+                 SERVICE_NAME_MAX);
+        job.label_ip.n = 0;
+    }
     job.name = svc_default_name(c);
     job.id = str_fmt(&scratch, "%.*s:%.*s", PUT(cfg->hostname), PUT(c->name));
     for (i = 0; i < c->ports; i++) {
@@ -5830,6 +5847,7 @@ static const char *consul_meta_error(struct str key, struct str value,
 static void consul_meta(struct buf *b, const struct service *s,
                         struct svc_notes *notes)
 {
+    struct buf left = { .max = ERR_MAX };
     size_t i, n = 0;
 
     for (i = 0; i < s->attrs; i++) {
@@ -5839,12 +5857,15 @@ static void consul_meta(struct buf *b, const struct service *s,
         if (why == NULL) {
             consul_member(b, a->key, a->value);
             n++;
-        } else if (notes != NULL && !*a->said) {
-            *a->said = true;
-            svc_note(notes, LOG_WARN, false, "attribute \"%.*s\" left out: "
-                     "%s", PUT(str_first(a->key, 140)), why);
+        } else {
+            buf_fmt(&left, "%s\"%.*s\" (%s)", left.n > 0 ? ", " : "",
+                    PUT(str_first(a->key, 140)), why);
         }
     }
+    if (notes != NULL && left.n > 0)
+        svc_note(notes, LOG_WARN, false, "port %u: left out of the attributes: "
+                 "%.*s", s->exposed, PUT(left));
+    buf_free(&left);
 }
 
 /* A registration: PUT /v1/agent/service/register. */
@@ -6337,7 +6358,7 @@ static bool entry_waits(const struct entries *es, const struct reg_entry *e,
         *taken = true;
         err_set(why, "%s: the ID \"%.*s\" is already used by container %s: "
                      "not registered as long as that one has it",
-                other->set->container, PUT(other->id), s->set->container);
+                other->set->container, PUT(str_first(other->id, 200)), s->set->container);
     } else if (s != NULL ? s->kept || entry_in_sync(es, e)
                          : action != ENTRY_REMOVE && e->write == NULL) {
         return false;
@@ -6345,7 +6366,7 @@ static bool entry_waits(const struct entries *es, const struct reg_entry *e,
                e->write == NULL) {
         *taken = true;
         err_set(why, "%s: the ID \"%.*s\" %s: left alone", s->set->container,
-                PUT(s->id), e->held ? "has been taken by another registrator"
+                PUT(str_first(s->id, 200)), e->held ? "has been taken by another registrator"
                 : "belongs to somebody else (-cleanup would take it)");
     } else {
         err_set(why, "%s%s%.*s to be %s: %s", e->container,
@@ -7154,21 +7175,24 @@ static void container_tell(struct containers *cs, struct container *c,
     struct registry *reg = cs->entries->reg;
     const struct svc_note *note;
     struct str id = str_upto(c->node.key, 12);
+    struct buf text = { 0 };
     uint64_t digest = str_hash(0, STR(""));
 
     for (note = notes->first; note != NULL; note = note->next)
         digest = str_hash(digest, note->text) + note->others;
     note = digest != c->said ? notes->first : NULL;
     for (; note != NULL; note = note->next) {
+        text.n = 0;
+        buf_add(&text, note->text);
+        if (note->others > 0)
+            buf_fmt(&text, " (and %zu more like this)", note->others);
         log_at(note->level, note->ignored ? "ignored: %.*s %.*s"
                                           : "%.*s: %.*s",
-               PUT(id), PUT(note->text));
-        if (note->others > 0)
-            log_at(note->level, "%.*s: %zu more ports like this", PUT(id),
-                   note->others);
+               PUT(id), PUT(text));
         if (note->ignored && reg->kind->ignored != NULL)
-            reg->kind->ignored(reg, id, note->text);
+            reg->kind->ignored(reg, id, buf_str(&text));
     }
+    buf_free(&text);
     if (digest != c->said && notes->n > NOTES_MAX)
         log_at(LOG_INFO, "%.*s: and %zu more of these", PUT(id),
                notes->n - NOTES_MAX);

@@ -692,7 +692,7 @@ colliding("a chain of 800", {80: "x", 81: "x", **{port: "x:%d" % (port - 1) for 
 colliding("a chain that grows", chain(1000, 900, ID_MAX - 6))
 colliding("forty chains that grow", {port: name for i in range(40) for port, name in
                                      chain(1000 + 250 * i, 250, ID_MAX - 6).items()}, enough=500)
-colliding("a chain of 990 that grows beyond the limit", chain(1000, 990, 1 << 20), ("same", "id"), want=False)
+colliding("a chain of 990 that grows beyond the limit", chain(1000, 990, 1 << 20), ("same", "id", "id"), want=False)
 colliding("by case alone", {port: "xX"[port % 2] + "y" for port in range(1, 1000)})
 colliding("the default ones of others", {port: "h:evil:%d" % (port + port % 2) for port in range(1, 1000)})
 colliding("what others become, backwards", {
