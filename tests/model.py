@@ -591,6 +591,7 @@ class Front:
         if kind == "rows":
             return self.odd_rows(request, number)
         if kind == "swallow":
+            self.pretend(request)
             return 200, b""
         raise ValueError(kind)
 
@@ -807,6 +808,11 @@ class Agent(Front, Consul):
             if self.actor:
                 self.actor.did("deregister", i)
         return answer
+
+    def pretend(self, request):
+        """It says that this has been done."""
+        if request.path.startswith(DEREGISTER) and self.life():
+            self.life().did("deregister", unquote(request.path[len(DEREGISTER):]))
 
     def without_marks(self, request):
         """The list as a proxy shows it that knows no Meta."""
@@ -1642,8 +1648,7 @@ class Model:
                 if max(busy) > 0.2 + passed / 2:
                     raise Failure("busy at rest", "%s s of processor time in %.2f s" % (busy, passed))
                 return self.still_right()
-            for peer, q in odd:
-                what = q if isinstance(q, str) else peer.describe(q)
+            for what in {q if isinstance(q, str) else peer.describe(q) for peer, q in odd}:
                 late[what] += 1
                 if late[what] > 6:
                     raise Failure("no rest: %s again and again" % what)
@@ -1747,9 +1752,8 @@ class Model:
             if refused(claim.service):
                 return []       # it may be as it was
             want.append(oracle.fingerprint(claim.service))
-            if any(other is not r for other, _ in claims):     # whose check may stay, if both write at once
-                want += [oracle.fingerprint(claim.service._replace(check=rival.service.check))
-                         for other, rival in claims if other is not r and not claim.service.check]
+            if len(self.registrators) > 1 and not claim.service.check:     # the other's may stay, if both write at once
+                want.append(oracle.fingerprint(claim.service._replace(check=service.check)))
         if not want:
             return ["too much: %s, of %s; may be kept for %s: %s" % (
                 i, self.host.shown(self.store.author.get(i)),
