@@ -554,6 +554,9 @@ class Front:
     def misbehave(self, what, kind, times, seconds, number):
         self.on(self.GLOBS[what], partial(self.fault, kind, seconds, number), times)
 
+    def pretend(self, request):
+        """It says that this has been done."""
+
     def fault(self, kind, seconds, number, request):
         """An answer that is wrong in this way."""
         does = kind in ("late", "done", "cut", "twice") or (kind in ("garbage", "status") and number % 4 == 3)
@@ -587,6 +590,8 @@ class Front:
                          "Cannot GET %s", '{"timestamp":1,"status":404,"error":"Not Found","path":"%s"}',
                          '{"message":"page not found"}%.0s'][number % 4] % request.path
         if kind == "garbage":
+            if not does:
+                self.pretend(request)
             return 200, garbage(number)
         if kind == "rows":
             return self.odd_rows(request, number)
@@ -1160,11 +1165,11 @@ class Writer:
         what = self.pick("services", "put", "put", "drop", "drop", "write", "self", "leader", "any")
         kinds = ["late", "late", "hang", "cut", "close", "reset", "twice"]
         if what not in ("self", "leader", "any"):
-            kinds += ["status", "status", "garbage", "proxy"]
-        if what in ("put", "drop", "write"):
-            kinds += ["done", "busy"] + ([] if self.mild else ["after", "after", "swallow"])
+            kinds += ["status", "status", "proxy"]
+        if what in ("put", "drop", "write"):    # to a write, 200 and garbage is a yes
+            kinds += ["done", "busy"] + ([] if self.mild else ["after", "after", "swallow", "garbage"])
         if what == "services":
-            kinds += ["rows", "rows"]
+            kinds += ["rows", "rows", "garbage"]
         self.rule("consul", what, kinds)
 
     def rule(self, side, what, kinds):
