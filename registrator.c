@@ -46,11 +46,11 @@
  * memory.  After start, by seccomp (not with -confine=false), only these
  * system calls do anything:
  *
- *     bind brk clock_gettime close connect exit_group fcntl getdents64
- *     getrandom getsockname getsockopt ioctl madvise mmap mprotect munmap
- *     open poll read recvfrom recvmsg restart_syscall rt_sigprocmask
- *     rt_sigreturn sendmsg sendto setitimer setsockopt socket stat tkill
- *     uname write writev
+ *     bind brk clock_gettime close connect exit_group fcntl getrandom
+ *     getsockname getsockopt ioctl madvise mmap mprotect munmap open poll
+ *     read recvfrom recvmsg restart_syscall rt_sigprocmask rt_sigreturn
+ *     sendmsg sendto setitimer setsockopt socket stat tkill uname write
+ *     writev
  *     arm64: newfstatat openat ppoll
  *     arm: clock_gettime32 clock_gettime64 fcntl64 mmap2 sigreturn stat64
  *     statx
@@ -1465,7 +1465,7 @@ static void url_base64(struct buf *b, struct str s)
  * Calls: str_ buf_ err_.
  * Kernel: socket connect read poll open close pipe fcntl sigaction
  * clock_gettime getaddrinfo getifaddrs gethostname getsockopt setsockopt
- * stat getentropy isatty setrlimit syscall getpid.
+ * stat getentropy isatty setrlimit syscall getpid alarm.
  */
 
 int getentropy(void *, size_t);         /* _XOPEN_SOURCE hides it */
@@ -1487,20 +1487,26 @@ static uint64_t os_now(void)
 }
 
 /* The signals that have come, and the pipe that ends os_wait for them.  As
- * process 1, where no signal has a default action, these four still work. */
+ * process 1, where no signal has a default action, they still work. */
 static volatile sig_atomic_t os_stop, os_resync, os_summary;
 static int os_pipe[2] = { -1, -1 };
 
+/* SIGALRM ends what SIGTERM has not: a name server that is silent keeps
+ * getaddrinfo for longer than 5 s. */
 static void os_signal(int number)
 {
     int saved = errno;
 
-    if (number == SIGHUP)
+    if (number == SIGALRM)
+        _exit(EXIT_SUCCESS);
+    if (number == SIGHUP) {
         os_resync = 1;
-    else if (number == SIGUSR1)
+    } else if (number == SIGUSR1) {
         os_summary = 1;
-    else
+    } else {
         os_stop = 1;
+        (void)alarm(5);
+    }
     (void)!write(os_pipe[1], "", 1);    /* full: os_wait ends all the same */
     errno = saved;
 }
@@ -1515,7 +1521,7 @@ static bool os_nonblock(int fd)
 
 static int os_signals(struct err *e)
 {
-    static const int number[] = { SIGTERM, SIGINT, SIGHUP, SIGUSR1 };
+    static const int number[] = { SIGTERM, SIGINT, SIGHUP, SIGUSR1, SIGALRM };
     struct sigaction sa = { .sa_handler = os_signal };
     size_t i;
 
@@ -1879,8 +1885,8 @@ static const uint16_t os_calls[] = {
     SYS_bind, SYS_brk, SYS_close, SYS_connect, SYS_exit_group, SYS_getrandom,
     SYS_getsockname, SYS_getsockopt, SYS_madvise, SYS_munmap, SYS_read,
     SYS_recvfrom, SYS_recvmsg, SYS_restart_syscall, SYS_rt_sigprocmask,
-    SYS_rt_sigreturn, SYS_sendmsg, SYS_sendto, SYS_setsockopt, SYS_uname,
-    SYS_write, SYS_writev,      /* recvmsg, sendmsg: musl 1.2.4 and later */
+    SYS_rt_sigreturn, SYS_sendmsg, SYS_sendto, SYS_setitimer, SYS_setsockopt,
+    SYS_uname, SYS_write, SYS_writev,   /* recvmsg, sendmsg: musl 1.2.4 and later */
 #if defined __x86_64__
     SYS_clock_gettime, SYS_poll, SYS_stat,
 #elif defined __aarch64__
