@@ -322,6 +322,7 @@ class Life:
         if runs or ids:
             self.dead.pop(container, None)
         if not runs:
+            self.lost[container] = self.now()
             for c in self.r.host.sharers(container):
                 self.lose(c.id)
 
@@ -330,7 +331,8 @@ class Life:
     def knows(self, claim, now=False):
         """Whether it has learnt of the claim, and nothing since says otherwise; now: however short ago."""
         known = self.known.get(claim.container)
-        if known is None or claim.service.id not in known.ids or known.made < claim.since:
+        if known is None or claim.service.id not in known.ids or known.made < claim.since \
+                or (claim.running and not known.runs):
             return False
         mode = self.r.host.by_id(claim.container).mode
         if claim.running and oracle.shares_mode(mode):
@@ -419,7 +421,8 @@ class Life:
         if any(o.owner == mark[:16] for o in r.host.registrators if o is not r):
             return "has the mark of the other registrator"
         if not authors and i not in r.shared_ids:
-            return "registers what no container ever was, %s," % text
+            known = [other for other in r.history if json.loads(other)[0] == i]
+            return "registers what no container ever was, %s, but %s," % (text, known[-1:])
         if i in store.foreign:
             why = self.judge_over(service, store.foreign[i], any(authors.values()))
             if why:
