@@ -23,6 +23,20 @@ int registrator_main(int, char **);
 static const char *dir;
 static pid_t self;       /* getpid is refused in there */
 
+/* printf would writev, which the sandbox need not allow. */
+PRINTF(1, 2)
+static void say(const char *format, ...)
+{
+    struct buf b = { 0 };
+    va_list args;
+
+    va_start(args, format);
+    buf_vfmt(&b, format, args);
+    va_end(args);
+    (void)os_write_all(STDOUT_FILENO, buf_str(&b));
+    buf_free(&b);
+}
+
 static const char *in_dir(const char *name)
 {
     static char path[PATH_MAX];
@@ -162,7 +176,7 @@ static bool forks(void)
 
     if (child == 0)
         _exit(0);
-    return child > 0 && waitpid(child, NULL, 0) == child;
+    return child > 0;           /* waiting for it would be refused, too */
 }
 
 static bool traces(void)
@@ -275,11 +289,12 @@ static int try_all(void)
         bool want = !(t->how & SANDBOX);
 
         if (!goes(t, false)) {
-            printf(want ? "%s, free: fails\n" : "# %s: not here\n", t->name);
+            say(want ? "%s, free: fails\n" : "# %s: cannot be tried here\n",
+                t->name);
             bad |= want;
         } else if (goes(t, true) != want) {
-            printf("%s, in the sandbox: %s\n", t->name,
-                   want ? "fails" : "goes through");
+            say("%s, in the sandbox: %s\n", t->name,
+                want ? "fails" : "goes through");
             bad = 1;
         }
     }
@@ -367,8 +382,8 @@ static int try_rule(const struct rule *r)
     protect(r->interface);
     do
         if (is_refused(r->call, r->argument, (long)v) == r->allows(v)) {
-            printf("%s, %#x: %s\n", r->name, v,
-                   r->allows(v) ? "refused" : "goes through");
+            say("%s, %u: %s\n", r->name, v,
+                r->allows(v) ? "refused" : "goes through");
             return 1;
         }
     while ((v = v < 1u << 16 ? v + 1 : v << 1) != 0);
@@ -385,29 +400,28 @@ static int try_arguments(void)
             _exit(try_rule(&rules[i]));
         CHECK(wait(&status) > 0);
         if (status != 0)
-            printf("%s: %#x\n", rules[i].name, (unsigned)status);
+            say("%s: status %d\n", rules[i].name, status);
         bad |= status != 0;
     }
     return bad;
 }
 
-/* SIGILL: two calls on x86, of probes (uprobe, uretprobe), which Linux
- * lets past every filter, and ends so. */
+/* Without 335 and 336, uretprobe and uprobe on x86: Linux lets them past
+ * every filter, and they do nothing but where it has put them itself. */
 static int try_calls(void)
 {
     long call;
     int status;
 
-    for (call = 0; call < 1024; call++) {
+    for (call = 0; call < 1024; call += call == 334 ? 3 : 1) {
         if (fork() == 0) {
             protect(true);
             (void)alarm(5);     /* what waits is allowed */
             _exit(is_refused(call, 0, -1) ? 99 : 0);
         }
         CHECK(wait(&status) > 0);
-        if (WIFEXITED(status) ? WEXITSTATUS(status) != 99
-                              : WTERMSIG(status) != SIGILL)
-            printf("%ld\n", call);
+        if (!WIFEXITED(status) || WEXITSTATUS(status) != 99)
+            say("%d\n", (int)call);
     }
     return 0;
 }
@@ -438,7 +452,6 @@ int main(int argc, char **argv)
     struct err e;
 
     (void)signal(SIGPIPE, SIG_IGN);
-    (void)setvbuf(stdout, NULL, _IONBF, 0);
     if (argc == 3 && strcmp(what, "tries") == 0) {
         dir = argv[2];
         return try_all();
@@ -451,7 +464,7 @@ int main(int argc, char **argv)
         os_protect_memory();
         if (os_sandbox(false, &e) == 0)
             err_set(&e, "all");
-        printf("%s\n", e.text);
+        say("%s\n", e.text);
         return 0;
     }
     if (argc > 2 && strcmp(what, "without") == 0)
