@@ -305,7 +305,7 @@ def passes(*args):
 
 
 def had():
-    """"all", or why there is no sandbox here, as the warning says it."""
+    """Whether there is a sandbox here: "all", or the reason of the warning."""
     return helper("had")[1].strip()
 
 
