@@ -4814,8 +4814,9 @@ static void svc_read_metas(struct svc_job *job, struct service *s,
             k->ignore = a->value.n > 0;
         } else if (a->value.n > SERVICE_ATTR_MAX) {
             svc_note(job->notes, LOG_WARN, false, "port %u: attribute "
-                     "\"%.*s\" has more than %d bytes and is not used", s->exposed,
-                     PUT(str_first(a->key, 140)), SERVICE_ATTR_MAX);
+                     "\"%.*s\" has more than %d bytes and is not used",
+                     s->exposed, PUT(str_first(a->key, 140)),
+                     SERVICE_ATTR_MAX);
         } else {
             s->attr[s->attrs++] = *a;
         }
@@ -8630,7 +8631,7 @@ int main(int argc, char **argv)
     struct err e;
     int code;
 
-    if (os_descriptors(&e) != 0 || os_signals(&e) != 0) {
+    if (os_signals(&e) != 0 || os_descriptors(&e) != 0) {
         log_at(LOG_ERROR, "%s", e.text);
         return 1;
     }
