@@ -2479,16 +2479,15 @@ static void svc_stopped(void)
           .notes = "no published ports" },
         { .why = "as it was before", .before = &two, .box = { .ended = true,
           .exposed = "80 53/udp 9", .networks = "bridge=", .image = "w" },
-          .out = "h:c:9 kept | h:c:53:udp w-53 1.1.1.1:5353 [udp] | "
-                 "h:c:80 w-80 10.0.0.9:8080" },
+          .out = "h:c:53:udp w-53 1.1.1.1:5353 [udp] | "
+                 "h:c:80 w-80 10.0.0.9:8080", .notes = NOT_ON_HOST("9") },
         { .why = "renamed", .before = &two, .box = { .ended = true,
           .name = "d", .exposed = "80" }, .out = "h:d:80 web 10.0.0.9:8080" },
         { .why = "-internal, as it was before", .before = &inner,
           .cfg = { .internal = true }, .box = { .ended = true, .exposed =
           "80", .networks = "bridge=" }, .out = "h:c:80 web 172.17.0.2:80" },
         { .why = "tcp then, udp now", .before = &two, .box = { .ended = true,
-          .exposed = "80/udp 53" },
-          .out = "h:c:53 kept | h:c:80:udp kept" },
+          .exposed = "80/udp 53" }, .out = "", .notes = NOT_ON_HOST("53") },
     };
 
     svc_rows(row, LENGTH(row));
@@ -3120,7 +3119,11 @@ struct scene {
     int listener, peer[16];
     size_t peers;
     uint64_t now;
-    char next;                  /* the name of the next request */
+    struct call {               /* the context of a request: its name */
+        struct scene *scene;
+        char name;
+    } call[26];
+    size_t calls;
     struct buf said;
 };
 
@@ -3131,9 +3134,10 @@ static void scene_say(struct scene *s, char what, const char *more)
 
 static void scene_done(struct request *r, const struct answer *a)
 {
-    struct scene *s = r->owner;
+    const struct call *call = r->context;
+    struct scene *s = call->scene;
 
-    scene_say(s, *(char *)r->context, a->status > 0 ? "" :
+    scene_say(s, call->name, a->status > 0 ? "" :
               a->err == NULL ? "-" : a->not_connected ? "~" : "!");
     if (a->status > 0)
         buf_fmt(&s->said, "%u%.*s", a->status, PUT(a->body));
@@ -3142,7 +3146,7 @@ static void scene_done(struct request *r, const struct answer *a)
 /* The reader of a stream: <> for its head, then what comes. */
 static int scene_body(struct request *r, struct str piece, struct err *e)
 {
-    struct scene *s = r->owner;
+    struct scene *s = ((struct call *)r->context)->scene;
 
     if (str_prefix(piece, STR("b")))
         return err_set(e, "bad");
@@ -3202,14 +3206,16 @@ static void scene_turn(struct scene *s)
 
 static void scene_ask(struct scene *s, char how)
 {
-    static char names[] = "abcdefghijklmnopqrstuvwxyz";
     struct request *r = conn_request(&s->p, "GET", STR("/"), STR(""));
+    struct call *call = &s->call[s->calls];
 
     r->stream = how == 'S';
     r->alone = how == 'S' || how == 'L';
     r->body = how == 'S' ? scene_body : NULL;
     r->bytes.bad = how == 'B';
-    conn_send(&s->p, r, &names[s->next++ - 'a'], s, scene_done);
+    call->scene = s;
+    call->name = (char)('a' + s->calls++);
+    conn_send(&s->p, r, call, scene_done);
 }
 
 /* Two addresses, of which nobody listens on the first. */
@@ -3373,7 +3379,6 @@ static void scene_open(struct scene *s, size_t pool)
     conn_init(&s->p, "test", pool);
     conn_set_address(&s->p, STR(""), STR("127.0.0.1"), ntohs(in.sin_port));
     s->now = os_now();
-    s->next = 'a';
 }
 
 static void conn_arrows(void)
@@ -3425,60 +3430,58 @@ static void conn_pauses(void)
  * queue by their turns when their pauses are over. */
 static void conn_queues(void)
 {
-    struct index x = { .n = 0 };
-    struct queue q;
+    static struct side s;
+    struct index *x = &s.index;
+    struct queue *q = &s.queue;
     struct node *n[3], *at;
     size_t i;
 
-    list_init(&x.all);
-    queue_init(&q);
+    side_init(&s, NULL, NULL);
     for (i = 0; i < 3; i++)
-        n[i] = index_add(&x, sizeof *n[i], str_upto(STR("cab"), i + 1));
-    WANT(x.n == 3 && index_find(&x, STR("ca")) == n[1]);
-    WANT(index_find(&x, STR("")) == NULL && index_find(&x, STR("C")) == NULL);
-    for (at = NULL, i = 0; (at = index_next(&x, at)) != NULL; i++)
+        n[i] = index_add(x, sizeof *n[i], str_upto(STR("cab"), i + 1));
+    WANT(x->n == 3 && index_find(x, STR("ca")) == n[1]);
+    WANT(index_find(x, STR("")) == NULL && index_find(x, STR("C")) == NULL);
+    for (at = NULL, i = 0; (at = index_next(x, at)) != NULL; i++)
         WANT(at == n[i]);
-    WANT(i == 3 && queue_first(&q) == NULL && q.due == UINT64_MAX);
+    WANT(i == 3 && queue_first(q) == NULL && q->due == UINT64_MAX);
     n[0]->turn = 2;
     n[1]->retry.due = 20;
     n[2]->turn = TURNS - 1;
     for (i = 3; i-- > 0;)
-        queue_put(&q, n[i], 10);
-    WANT(queue_first(&q) == n[0] && q.due == 20);
-    queue_put(&q, n[0], 10);            /* twice is once */
+        queue_put(q, n[i], 10);
+    WANT(queue_first(q) == n[0] && q->due == 20);
+    queue_put(q, n[0], 10);             /* twice is once */
     list_remove(&n[0]->queue);
-    WANT(queue_first(&q) == n[2]);
-    queue_tick(&q, 19);
-    WANT(queue_first(&q) == n[2] && q.due == 20);
-    queue_tick(&q, 20);
-    WANT(queue_first(&q) == n[1] && q.due == UINT64_MAX);
-    index_remove(&x, n[1]);
-    WANT(queue_first(&q) == n[2] && index_find(&x, STR("ca")) == NULL);
-    index_remove(&x, n[0]);
-    index_remove(&x, n[2]);
-    WANT(x.n == 0 && queue_first(&q) == NULL && x.tree == NULL);
+    WANT(queue_first(q) == n[2]);
+    queue_tick(q, 19);
+    WANT(queue_first(q) == n[2] && q->due == 20);
+    queue_tick(q, 20);
+    WANT(queue_first(q) == n[1] && q->due == UINT64_MAX);
+    index_remove(x, n[1]);
+    WANT(queue_first(q) == n[2] && index_find(x, STR("ca")) == NULL);
+    index_remove(x, n[0]);
+    index_remove(x, n[2]);
+    WANT(x->n == 0 && queue_first(q) == NULL && x->tree == NULL);
 }
 
 /* Lists are never closer together than RELIST_MIN_MS, whatever the reason. */
 static void conn_relists(void)
 {
-    struct watch w;
+    static struct side s;
 
-    watch_init(&w, NULL, NULL);
-    WANT(!watch_is_due(&w, UINT64_MAX - 1));
-    relist(&w, 500);
-    relist(&w, 700);                    /* the earlier one counts */
-    WANT(!watch_is_due(&w, 499) && watch_is_due(&w, 500));
-    w.epoch = 1;                        /* one was begun at 500 */
-    w.last = 500;
-    w.due = UINT64_MAX;
-    relist(&w, 0);
-    WANT(w.due == 500 + RELIST_MIN_MS);
-    w.due = UINT64_MAX;
-    relist(&w, 600 + RELIST_MIN_MS);
-    WANT(w.due == 600 + RELIST_MIN_MS);
-    w.reading = true;
-    WANT(!watch_is_due(&w, UINT64_MAX - 1));
+    side_init(&s, NULL, NULL);
+    WANT(s.list_due == UINT64_MAX);     /* nobody has asked */
+    relist(&s, 500);
+    relist(&s, 700);                    /* the earlier one counts */
+    WANT(s.list_due == 500);
+    s.epoch = 1;                        /* one was begun at 500 */
+    s.list_begun = 500;
+    s.list_due = UINT64_MAX;
+    relist(&s, 0);
+    WANT(s.list_due == 500 + RELIST_MIN_MS);
+    s.list_due = UINT64_MAX;
+    relist(&s, 600 + RELIST_MIN_MS);
+    WANT(s.list_due == 600 + RELIST_MIN_MS);
 }
 
 /* ---- All of it ---- */
