@@ -3484,7 +3484,265 @@ static void conn_relists(void)
     WANT(s.list_due == 600 + RELIST_MIN_MS);
 }
 
-/* ---- All of it ---- */
+/* ---- Sides, without a network: a case writes the answers by hand ---- */
+
+/* Answers the first request that waits for a connection: status 0 is none.
+ * The body comes as a connection hands it over.  False: none waits. */
+static bool peer_answers(struct endpoint *p, unsigned status, struct str body)
+{
+    struct request *r = LIST_OF(struct request, link, p->waiting.next);
+    struct answer a = { .status = status, .body = body };
+    struct err e = { "it broke" };
+
+    if (list_empty(&p->waiting))
+        return false;
+    if (status == 200 && r->body != NULL) {
+        a.body = STR("");
+        if (r->body(r, STR(""), &e) != 0 || r->body(r, edge(body), &e) != 0)
+            a.status = 0;
+    }
+    a.err = a.status == 0 ? &e : NULL;
+    conn_complete(r, &a);
+    return true;
+}
+
+/* The same when no connection could be made at all. */
+static void peer_refuses(struct endpoint *p)
+{
+    const struct err e = { "refused" };
+    const struct answer a = { .err = &e, .not_connected = true };
+
+    if (!list_empty(&p->waiting))
+        conn_complete(LIST_OF(struct request, link, p->waiting.next), &a);
+}
+
+/* A side that only notes what it is told to do. */
+struct tale {
+    struct side side;           /* first: the hooks get this */
+    struct endpoint peer;
+    bool shut;                  /* there is no request of a list now */
+    struct buf said;
+};
+
+static void tale_say(struct side *side, const char *what)
+{
+    struct tale *t = (struct tale *)side;
+
+    buf_fmt(&t->said, "%s%s", t->said.n > 0 ? " " : "", what);
+}
+
+static struct request *tale_hello(struct side *side, unsigned step)
+{
+    if (step == 2)
+        return NULL;
+    tale_say(side, step == 0 ? "h0" : "h1");
+    return conn_request(side->peer, "GET", STR("/"), STR(""));
+}
+
+static int tale_on_hello(struct side *side, unsigned step,
+                         const struct answer *a, struct err *e)
+{
+    (void)side;
+    (void)step;
+    return a->status == 200 ? 0 : a->status == 202 ? 1 : err_set(e, "no");
+}
+
+static void tale_ready(struct side *side)
+{
+    tale_say(side, "ready");
+    relist(side, side->now);
+}
+
+static void tale_down(struct side *side)
+{
+    tale_say(side, "down");
+}
+
+static struct request *tale_list(struct side *side, unsigned *depth,
+                                 char *open)
+{
+    if (((struct tale *)side)->shut)
+        return NULL;
+    tale_say(side, "list");
+    CHECK(*depth == 1 && *open == '[');
+    return conn_request(side->peer, "GET", STR("/"), STR(""));
+}
+
+static bool tale_row(struct side *side, const struct json *j)
+{
+    tale_say(side, "row");
+    return json_get(j, JSON_ROOT, "bad") == 0;
+}
+
+static void tale_listed(struct side *side)
+{
+    tale_say(side, side->whole ? "listed" : "in-part");
+}
+
+static bool tale_no_list(struct side *side, const struct answer *a)
+{
+    (void)side;
+    return a->status == 404;
+}
+
+static const struct side_kind tale_kind = {
+    tale_hello, tale_on_hello, tale_ready, tale_down, tale_list, tale_row,
+    tale_listed, tale_no_list
+};
+
+/* Time passes; what is done is done because side_due said so. */
+static void tale_tick(struct tale *t, uint64_t ms, const char *row)
+{
+    uint64_t now = t->side.now + ms, due = side_due(&t->side);
+    size_t said = t->said.n;
+
+    side_tick(&t->side, now);
+    ROW(due <= now || t->said.n == said, row);
+}
+
+/* The peer answers o: 200 and two rows, p: one row that is bad and a good one,
+ * c: a list that is cut, g: no list, N: 500, 0: 404, a: "ask again"; !: not at
+ * all, and ~: it cannot be reached.  A dot is a tick; m: in a millisecond, s:
+ * in a second, T: in 20.  r asks for a list, R for one in five seconds; x: none
+ * is possible now, or is again; D: the peer is lost.  ? tells how it stands:
+ * the state, (l)isted, (e)ver, (p)artial, (r)eading, (i)dle. */
+static void tale_step(struct tale *t, char step, const char *row)
+{
+    static const struct {
+        char step;
+        unsigned status;
+        const char *body;
+    } answer[] = {
+        { 'o', 200, "[{},{}]" }, { 'p', 200, "[{\"bad\":1},{}]" },
+        { 'c', 200, "[{}," }, { 'g', 200, "x" }, { 'N', 500, "no" },
+        { '0', 404, "none" }, { 'a', 202, "" }, { '!', 0, "" },
+    };
+    static const char state[] = "DHAR";
+    struct side *s = &t->side;
+    struct err e = { "lost" };
+    size_t i;
+
+    for (i = 0; i < LENGTH(answer); i++)
+        if (answer[i].step == step)
+            ROW(peer_answers(&t->peer, answer[i].status,
+                             str_of(answer[i].body)), row);
+    if (strchr(".msT", step) != NULL)
+        tale_tick(t, step == 'm' ? 1 : step == 's' ? RELIST_MIN_MS
+                  : step == 'T' ? 2 * PAUSE_PEER_MS : 0, row);
+    if (step == '~')
+        peer_refuses(&t->peer);
+    if (step == 'r' || step == 'R')
+        relist(s, s->now + (step == 'R' ? 5 * RELIST_MIN_MS : 0));
+    t->shut = t->shut != (step == 'x');
+    if (step == 'D')
+        side_down(s, &e);
+    if (step == '?')
+        buf_fmt(&t->said, " %.*s%s%s%s%s%s", 1, &state[s->state],
+                s->listed ? "l" : "", s->ever ? "e" : "",
+                s->partial ? "p" : "", s->reading ? "r" : "",
+                side_idle(s) ? "i" : "");
+}
+
+static void side_arrows(void)
+{
+#define UP ".o.o."              /* up to the first list, that is asked for */
+#define UP_SAYS "h0 h1 ready list"
+#define READ " row row listed"
+    static const char *const row[][3] = {
+        { "a session", "?" UP "?o?", " D h0 h1 ready list Rr row row listed "
+          "Rlei" },
+        { "a question at a time", "....?", "h0 A" },
+        { "asked again", ".a.o.a.o.", "h0 h0 h1 h1 ready list" },
+        { "of no use", ".N?.m", "h0 down D" },
+        { "of no use, then again", ".NT", "h0 down h0" },
+        { "the second answer is of no use", ".o.NT", "h0 h1 down h0" },
+        { "no answer", ".!T", "h0 down h0" },
+        { "not reached", ".~T", "h0 down h0" },
+        { "a list that fails", UP "N?mmsT", UP_SAYS " R list" },
+        { "a list that fails, and is read", UP "Nso?", UP_SAYS " list" READ
+          " Rlei" },
+        { "no answer to a list", UP "!?so", UP_SAYS " R list" READ },
+        { "a list that is cut", UP "c?so", UP_SAYS " row R list" READ },
+        { "what is no list", UP "gso", UP_SAYS " list" READ },
+        { "no list is an empty one", UP "0?", UP_SAYS " listed Rlei" },
+        { "a row is bad", UP "p?", UP_SAYS " row row in-part Rlepi" },
+        { "... and then good", UP "prso?", UP_SAYS " row row in-part list"
+          READ " Rlei" },
+        { "the list finds nobody", UP "~?T", UP_SAYS " down D h0" },
+        { "nobody asks", UP "oTTT", UP_SAYS READ },
+        { "a second between lists", UP "or.m.ms", UP_SAYS READ " list" },
+        { "whoever asks", UP "orrrs", UP_SAYS READ " list" },
+        { "later", UP "oRsssss?", UP_SAYS READ " list Rler" },
+        { "the earlier one counts", UP "oRrs", UP_SAYS READ " list" },
+        { "not while one is read", UP "rssso.", UP_SAYS READ " list" },
+        { "a second, also after a loss", UP "oDT.o.o.", UP_SAYS READ
+          " down h0 h1 ready list" },
+        { "asked for while it is lost", UP "oDrT", UP_SAYS READ " down h0" },
+        { "none is possible", "x" UP "?x.r.", "h0 h1 ready R list" },
+        { "lost while it is asked", ".D?T", "h0 down D h0" },
+        { "lost while a list is read", UP "D?To.o.", UP_SAYS
+          " down D h0 h1 ready list" },
+        { "lost again", UP "oDD?", UP_SAYS READ " down De" },
+        { "back", UP "oDTo.o.o?", UP_SAYS READ " down h0 h1 ready list" READ
+          " Rlei" },
+    };
+    static struct tale t;
+    size_t i, k;
+
+    quiet(true);
+    for (i = 0; i < LENGTH(row); i++) {
+        memset(&t, 0, sizeof t);
+        conn_init(&t.peer, "test", 1);
+        conn_set_address(&t.peer, STR(""), STR("h"), 1);
+        side_init(&t.side, &tale_kind, &t.peer);
+        t.side.now = 1000;
+        for (k = 0; row[i][1][k] != '\0'; k++)
+            tale_step(&t, row[i][1][k], row[i][0]);
+        SAME(buf_str(&t.said), str_of(row[i][2]), row[i][0]);
+        ROW(side_ready(&t.side) == (t.side.state == SIDE_READY), row[i][0]);
+        conn_reset(&t.peer);
+        retry_reset(&t.side.retry);
+        retry_reset(&t.side.list_retry);
+        json_free(&t.side.json);
+        buf_free(&t.side.split.element);
+        buf_free(&t.peer.host_header);
+        buf_free(&t.said);
+    }
+    quiet(false);
+}
+
+/* The pause before the first session is that of -retry-interval; afterwards,
+ * and without it, pauses grow, and a list that was read ends that. */
+static void side_pauses(void)
+{
+    static struct tale t;
+    struct err e = { "lost" };
+    uint64_t pause;
+    size_t i;
+
+    memset(&t, 0, sizeof t);
+    conn_init(&t.peer, "test", 1);
+    side_init(&t.side, &tale_kind, &t.peer);
+    t.side.now = 1000;
+    t.side.first_pause_ms = 7;
+    quiet(true);
+    for (i = 0; i < 20; i++) {
+        t.side.ever = i >= 4;
+        if (i == 10)            /* as when a list has been read */
+            retry_reset(&t.side.retry);
+        t.side.state = SIDE_READY;
+        side_down(&t.side, &e);
+        pause = t.side.retry.due - t.side.now;
+        want(i < 4 ? pause == 7
+             : i == 10 ? pause <= PAUSE_MIN_MS && pause >= PAUSE_MIN_MS / 2
+             : i == 9 ? pause >= 16 * PAUSE_MIN_MS
+             : pause <= PAUSE_PEER_MS, __LINE__, "%zu: %d ms", i, (int)pause);
+        WANT(side_due(&t.side) == t.side.retry.due);
+    }
+    quiet(false);
+    retry_reset(&t.side.retry);
+    buf_free(&t.said);
+}
 
 /* ---- Words, addresses and files ---- */
 
@@ -4828,6 +5086,7 @@ int UNIT_MAIN(int argc, char **argv)
         { "consul requests", consul_requests }, { "reg ids", reg_ids },
         { "conn arrows", conn_arrows }, { "conn pauses", conn_pauses },
         { "conn queues", conn_queues }, { "conn relists", conn_relists },
+        { "side arrows", side_arrows }, { "side pauses", side_pauses },
         { "log formats", log_formats },
         { "log errors", log_errors }, { "log lines", log_lines },
         { "os addresses", os_addresses },
