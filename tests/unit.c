@@ -3516,6 +3516,11 @@ static void peer_refuses(struct endpoint *p)
         conn_complete(LIST_OF(struct request, link, p->waiting.next), &a);
 }
 
+static void peer_unanswered(struct request *r, const struct answer *a)
+{
+    WANT(conn_canceled(a) && r->context == NULL);
+}
+
 /* A side that only notes what it is told to do. */
 struct tale {
     struct side side;           /* first: the hooks get this */
@@ -5043,6 +5048,334 @@ static void tls_refusals(void)
     }
 }
 
+/* ---- The core: registries ---- */
+
+/* What is logged between captured(b, true) and false, which gives it back. */
+static struct str captured(struct buf *b, bool on)
+{
+    static const char *path;
+    static int saved;
+    struct err e;
+
+    (void)fflush(NULL);
+    if (on) {
+        int fd;
+
+        path = spill(3, STR(""));
+        fd = open(path, O_WRONLY | O_APPEND);
+        saved = dup(STDERR_FILENO);
+        CHECK(fd >= 0 && saved >= 0 && dup2(fd, STDERR_FILENO) >= 0);
+        (void)close(fd);
+        return STR("");
+    }
+    CHECK(dup2(saved, STDERR_FILENO) >= 0);
+    (void)close(saved);
+    b->n = 0;
+    CHECK(os_file(path, b, &e) == 0);
+    return buf_str(b);
+}
+
+/* A mark: OWNER of 16 digits, a hyphen, CONTENT of 16 and 8. */
+static void reg_marks(void)
+{
+    static const struct {
+        uint64_t owner, content, checks;
+        const char *mark;
+    } row[] = {
+        { 0xfedcba9876543210, 0x0123456789abcdef, 0x89abcdef,
+          "fedcba9876543210-0123456789abcdef89abcdef" },
+        { 1, 2, 3, "0000000000000001-000000000000000200000003" },
+        { 0, 0, 0, "0000000000000000-000000000000000000000000" },
+        { UINT64_MAX, UINT64_MAX - 2, 0xffffffff,
+          "ffffffffffffffff-fffffffffffffffdffffffff" },
+    };
+    static const char *const none[] = { "", "-", "x",
+        "fedcba9876543210", "fedcba98765432100123456789abcdef89abcdef",
+        "fedcba9876543210_0123456789abcdef89abcdef",
+        "fedcba987654321-00123456789abcdef89abcdef",
+        "fedcba98765432100-123456789abcdef89abcdef",
+        "fedcba9876543210-0123456789abcdef89abcde",
+        "fedcba9876543210-0123456789abcdef89abcdef0",
+        "fedcba9876543210-0123456789abcdef-89abcdef",
+        "fedcba9876543210--123456789abcdef89abcdef",
+        "fedcba987654321g-0123456789abcdef89abcdef",
+        "fedcba9876543210-0123456789abcdeg89abcdef",
+        "fedcba9876543210-0123456789abcdef89abcdeg",
+        "+edcba9876543210-0123456789abcdef89abcdef",
+        "fedcba9876543210- 123456789abcdef89abcdef",
+        "fedcba9876543210-0x23456789abcdef89abcdef",
+        " fedcba9876543210-0123456789abcdef89abcdef",
+        "fedcba9876543210-0123456789abcdef89abcdef\n" };
+    struct buf mark = { .max = 0 };
+    size_t i;
+
+    for (i = 0; i < LENGTH(row); i++) {
+        struct digest d = { 0, 0, row[i].content, row[i].checks };
+        struct reg_item item = { .have = { 7, 8, 0, 0 } };
+
+        mark.n = 0;
+        reg_mark(&mark, row[i].owner, &d);
+        SAME(buf_str(&mark), str_of(row[i].mark), "encoded");
+        ROW(reg_read_mark(edge(buf_str(&mark)), &item), row[i].mark);
+        ROW(item.owner == row[i].owner && item.have.place == 7 &&
+            item.have.tags == 8 && item.have.content == row[i].content &&
+            item.have.checks == row[i].checks, row[i].mark);
+    }
+    for (i = 0; i < LENGTH(none); i++) {
+        struct reg_item item = { .owner = 0 };
+
+        ROW(!reg_read_mark(edge(str_of(none[i])), &item), none[i]);
+    }
+    buf_free(&mark);
+}
+
+/* Each row of the table is whole: what the core calls is there, its example
+ * leads to it, and what the core compares is as the core has it. */
+static void reg_rows(void)
+{
+    size_t i, k;
+
+    for (i = 0; i < LENGTH(reg_schemes); i++) {
+        const struct reg_scheme *s = &reg_schemes[i];
+        const struct reg_kind *kind = s->kind;
+        struct str example = str_of(s->example);
+        struct registry reg = { .kind = kind };
+        struct entries es = { .reg = &reg };
+        struct buf b = { .max = 0 };
+        struct err e;
+        struct url u;
+
+        for (k = 0; k < i; k++)
+            ROW(!str_eq(s->scheme, reg_schemes[k].scheme), s->example);
+        ROW(kind->name != NULL && kind->setup != NULL && kind->hello != NULL &&
+            kind->key != NULL && kind->value != NULL && kind->write != NULL,
+            s->example);
+        ROW((kind->list != NULL) == (kind->item != NULL), s->example);
+        ROW(kind->list == NULL || (kind->on_hello != NULL &&
+            kind->verdict != NULL && (kind->list_open == '[' ||
+                                      kind->list_open == '{')), s->example);
+        ROW(url_parse(example, &u, &e) == 0 && str_eq(u.scheme, s->scheme) &&
+            app_check_uri(s, &u, example, &e) == 0, s->example);
+        ROW((s->port > 0) == (u.host.n > 0), s->example);
+        if (kind->reserved != NULL) {
+            entry_fold(&es, str_of(kind->reserved), &b);
+            SAME(buf_str(&b), str_of(kind->reserved), s->example);
+        }
+        buf_free(&b);
+    }
+}
+
+/* The requests of a session, as they are sent and logged; nobody answers.
+ * True: the text is in each of them. */
+static bool reg_sends(struct registry *r, struct str text)
+{
+    struct reg_write w = { .key = STR_INIT("h:c:80"),
+                           .text = STR_INIT("{}") };
+    struct request *sent[] = {
+        consul_hello(r, 0), consul_hello(r, 1), consul_list(r),
+        consul_write(r, &w, 0), NULL
+    };
+    bool all = true;
+    size_t i;
+
+    w.op = REG_DEREGISTER;
+    sent[LENGTH(sent) - 1] = consul_write(r, &w, 0);
+    for (i = 0; i < LENGTH(sent); i++) {
+        all = all && str_find(buf_str(&sent[i]->bytes), text) <
+                     sent[i]->bytes.n && !sent[i]->bytes.bad;
+        conn_send(&r->peer, sent[i], NULL, peer_unanswered);
+    }
+    conn_reset(&r->peer);
+    return all;
+}
+
+static void reg_close(struct app *app)
+{
+    struct consul *c = app->reg.own;
+
+    if (c != NULL) {
+        buf_free(&c->token);
+        buf_free(&c->user);
+        buf_free(&c->query);
+    }
+    free(c);
+    buf_free(&app->reg.peer.headers);
+    buf_free(&app->reg.peer.host_header);
+    memset(app, 0, sizeof *app);
+}
+
+/* Secrets are in the headers of each request, and nowhere else: whatever is
+ * logged, with debug too, and whatever is wrong. */
+static void reg_secrets(void)
+{
+#define HIDE "s3cr3t"
+#define IN_BASE64 "dTpzM2NyM3Q="        /* u:s3cr3t */
+    static const struct {
+        const char *uri, *name, *value;
+        const char *header;     /* NULL: it is refused */
+    } row[] = {
+        { "consul://h", "CONSUL_HTTP_TOKEN", HIDE,
+          "X-Consul-Token: " HIDE "\r\n" },
+        { "consul://h", "CONSUL_HTTP_TOKEN_FILE", NULL,
+          "X-Consul-Token: " HIDE "\r\n" },
+        { "consul://h", "CONSUL_HTTP_AUTH", "u:" HIDE,
+          "Authorization: Basic " IN_BASE64 "\r\n" },
+        { "consul://u:" HIDE "@h", NULL, NULL,
+          "Authorization: Basic " IN_BASE64 "\r\n" },
+        { "consul:", "CONSUL_HTTP_ADDR", "http://u:" HIDE "@h",
+          "Authorization: Basic " IN_BASE64 "\r\n" },
+        { "consul://h", "CONSUL_HTTP_TOKEN", HIDE "\n", NULL },
+        { "consul://h", "CONSUL_HTTP_TOKEN", HIDE "\x7f", NULL },
+        { "consul:", "CONSUL_HTTP_ADDR", "http://u:" HIDE "@h/x", NULL },
+        { "consul:", "CONSUL_HTTP_ADDR", "ftp://u:" HIDE "@h", NULL },
+        { "consul:", "CONSUL_HTTP_ADDR", "u:" HIDE "@h:x", NULL },
+        { "consul://u:" HIDE "%zz@h", NULL, NULL, NULL },
+        { "consul://u:" HIDE "@h:x", NULL, NULL, NULL },
+        { "consul://u:" HIDE "@h/x", NULL, NULL, NULL },
+        { "consul://u:" HIDE "@h?x", NULL, NULL, NULL },
+        { "CONSUL://u:" HIDE "@h", NULL, NULL, NULL },
+        { "http://u:" HIDE "@h:8500", NULL, NULL, NULL },
+        { "nosuch://u:" HIDE "@h", NULL, NULL, NULL },
+        { "consul-unix://u:" HIDE "@h/x", NULL, NULL, NULL },
+        { "print://u:" HIDE "@h", NULL, NULL, NULL },
+    };
+    static struct app app;
+    struct buf log = { .max = 0 };
+    struct err e;
+    size_t i;
+
+    for (i = 0; i < LENGTH(row); i++) {
+        enum log_level limit = log_limit;
+        bool sent = true;
+        int ok;
+
+        app.opt.uri = str_of(row[i].uri);
+        e.text[0] = '\0';
+        if (row[i].name != NULL)
+            CHECK(setenv(row[i].name, row[i].value != NULL ? row[i].value
+                         : spill(2, STR(" " HIDE "\r\n")), 1) == 0);
+        (void)captured(&log, true);
+        log_limit = LOG_DEBUG;
+        ok = app_open_registry(&app, &e);
+        if (ok == 0)
+            sent = reg_sends(&app.reg, str_of(row[i].header));
+        log_limit = limit;
+        (void)captured(&log, false);
+        if (row[i].name != NULL)
+            (void)unsetenv(row[i].name);
+        ROW((ok == 0) == (row[i].header != NULL) && sent, row[i].uri);
+        ROW(ok != 0 || str_find(buf_str(&log), STR("GET /v1/agent/services"))
+            < log.n, row[i].uri);
+        ROW((ok != 0) == (*e.text != '\0'), row[i].uri);
+        buf_lit(&log, e.text);
+        ROW(str_find(buf_str(&log), STR(HIDE)) == log.n &&
+            str_find(buf_str(&log), STR(IN_BASE64)) == log.n, row[i].uri);
+        reg_close(&app);
+    }
+    buf_free(&log);
+}
+
+/* The token's file is read again when a 403 comes: another token begins a new
+ * session; the same one, a bad one and none do not. */
+static void reg_tokens(void)
+{
+    static const struct {
+        const char *file;       /* NULL: there is none */
+        enum reg_verdict verdict;
+        const char *token;      /* in the headers afterwards */
+    } row[] = {
+        { "one", REG_RETRY, "one" }, { "two\n", REG_RENEWED, "two" },
+        { " two ", REG_RETRY, "two" }, { NULL, REG_RETRY, "two" },
+        { "", REG_RENEWED, NULL }, { "one", REG_RENEWED, "one" },
+    };
+    static struct app app;
+    struct answer a = { .status = 403, .body = STR_INIT("Permission denied") };
+    struct buf wanted = { .max = 0 };
+    struct err e;
+    size_t i;
+
+    app.opt.uri = STR("consul://h");
+    CHECK(setenv("CONSUL_HTTP_TOKEN_FILE", spill(2, STR("one")), 1) == 0);
+    quiet(true);
+    CHECK(app_open_registry(&app, &e) == 0);
+    quiet(false);
+    for (i = 0; i < LENGTH(row); i++) {
+        struct consul *c = app.reg.own;
+
+        c->token_file = row[i].file == NULL ? "/proc/self/nosuch"
+                                            : spill(2, str_of(row[i].file));
+        ROW(consul_verdict(&app.reg, i % 2 ? REG_LIST : REG_REGISTER, 0, &a)
+            == row[i].verdict, row[i].file != NULL ? row[i].file : "none");
+        wanted.n = 0;
+        if (row[i].token != NULL)
+            buf_header(&wanted, "X-Consul-Token", str_of(row[i].token));
+        SAME(buf_str(&app.reg.peer.headers), buf_str(&wanted), "headers");
+        WANT(!app.reg.peer.headers.bad);
+    }
+    (void)unsetenv("CONSUL_HTTP_TOKEN_FILE");
+    buf_free(&wanted);
+    reg_close(&app);
+}
+
+/* A token is at most HEAD_MAX bytes long, a port of a row at most 65535; an ID
+ * with all that URLs escape, 1,024 bytes of it, makes a request all the
+ * same. */
+static void reg_limits(void)
+{
+    static const struct {
+        const char *port;
+        bool same;              /* as port 0 */
+    } port[] = { { "65535", false }, { "1", false }, { "0", true },
+        { "65536", true }, { "-1", true }, { "1.0", true }, { "\"1\"", true },
+        { "18446744073709551617", true }, { "null", true } };
+    static struct app app;
+    struct reg_write w = { .op = REG_DEREGISTER };
+    struct buf b = { .max = 0 };
+    struct json j = { .n = 0 };
+    struct arena a = { NULL };
+    struct request *q;
+    struct err e;
+    size_t i;
+
+    for (i = 0; i < 2; i++) {
+        b.n = 0;
+        fill(&b, 't', i == 0 ? HEAD_MAX - READ_MAX : HEAD_MAX + 1);
+        app.opt.uri = STR("consul://h");
+        CHECK(setenv("CONSUL_HTTP_TOKEN_FILE", spill(2, buf_str(&b)), 1) == 0);
+        quiet(true);
+        WANT((app_open_registry(&app, &e) == 0) == (i == 0));
+        quiet(false);
+        WANT(i == 0 || str_suffix(str_of(e.text), STR(": File too large")));
+        reg_close(&app);
+    }
+    (void)unsetenv("CONSUL_HTTP_TOKEN_FILE");
+    for (i = 0; i < LENGTH(port); i++) {
+        struct reg_item item = { .owner = 0 };
+
+        b.n = 0;
+        buf_fmt(&b, "{\"ID\":\"x\",\"Port\":%s}", port[i].port);
+        CHECK(json_parse(&j, edge(buf_str(&b)), &e) == 0);
+        ROW(consul_item(&app.reg, &j, &a, &item) && (item.have.place ==
+            reg_place(STR(""), STR(""), 0)) == port[i].same, port[i].port);
+    }
+    b.n = 0;
+    fill(&b, '\xff', SERVICE_ID_MAX);
+    w.key = buf_str(&b);
+    app.opt.uri = STR("consul://h");
+    quiet(true);
+    CHECK(app_open_registry(&app, &e) == 0);
+    quiet(false);
+    q = consul_write(&app.reg, &w, 0);
+    WANT(!q->bytes.bad && q->bytes.n > 3 * SERVICE_ID_MAX &&
+         q->bytes.n < HEAD_MAX);
+    buf_free(&q->bytes);
+    free(q);
+    reg_close(&app);
+    arena_free(&a);
+    json_free(&j);
+    buf_free(&b);
+}
+
 #ifndef UNIT_MAIN               /* tests/fuzz.c has another use for it */
 #define UNIT_MAIN main
 #endif
@@ -5102,6 +5435,9 @@ int UNIT_MAIN(int argc, char **argv)
         { "tls huge files", tls_huge_files }, { "tls reload", tls_rotates },
         { "tls names", tls_named }, { "tls talks", tls_talks },
         { "tls stuck", tls_stuck }, { "tls refusals", tls_refusals },
+        { "reg marks", reg_marks }, { "reg rows", reg_rows },
+        { "reg secrets", reg_secrets }, { "reg tokens", reg_tokens },
+        { "reg limits", reg_limits },
     };
     size_t i;
     int failed = 0, k;
