@@ -5376,6 +5376,424 @@ static void reg_limits(void)
     buf_free(&b);
 }
 
+/* ---- The core: entries ---- */
+
+enum {                          /* facts about an entry, as bits */
+    IN_FLIGHT = 1, HELD = 2, IN_DOUBT = 4, ORPHAN = 8, CLEANUP = 16,
+    RESERVED = 32, DEFAULT_ID = 64, LIST_READ = 128, AT_THIS_EPOCH = 256,
+    FACTS = 512,
+    /* and what follows from the facts, by section 0, Owner: */
+    CROSSED = 512, REMOVABLE = 1024, WRITABLE = 2048, SAME = 4096,
+    OTHER_SPELLING = 8192
+};
+
+enum { OWNER_NONE, OWNER_OURS, OWNER_ENGINE, OWNER_OTHER, OWNERS };
+enum { HAVE_SAME, HAVE_CONTENT, HAVE_TAGS, HAVE_PLACE, HAVE_ANY, HAVE_STALE,
+       HAVE_ANY_TAGS, HAVES };
+enum { SPELLED_UNKNOWN, SPELLED_SAME, SPELLED_OTHERWISE, SPELLINGS };
+
+/* An entry of the key "K", and what wants it: N: nothing, S: a service, K: one
+ * that is only kept; F: the same, but where it was is not known. */
+struct stage {
+    struct registry reg;
+    struct reg_kind kind;
+    struct entries es;
+    struct reg_entry e;
+    struct service s, second;
+    struct svc_set set, other;
+    struct write write;
+};
+
+static void stage_set(struct stage *t, char desired, char observed,
+                      size_t owner, size_t have, size_t spelled, unsigned is)
+{
+    static const uint64_t whose[] = { 0, 0xa00000001, 0xa00000002,
+                                      0xb00000001 };
+    static char same[] = "K", otherwise[] = "k";
+    struct digest *d = &t->e.have;
+
+    memset(t, 0, sizeof *t);
+    t->reg.kind = &t->kind;
+    t->reg.owner = whose[OWNER_OURS];
+    t->kind.reserved = is & RESERVED ? "K" : "R";
+    t->es.reg = &t->reg;
+    t->es.cleanup = is & CLEANUP;
+    t->es.side.epoch = 9;
+    t->es.side.reading = is & LIST_READ;
+    list_init(&t->e.claims);
+    t->s.key = t->s.id = t->e.node.key = STR("K");
+    t->s.want = (struct digest){ 1, 2, 3, 4 };
+    t->s.port = desired != 'F';
+    t->s.kept = desired == 'K' || desired == 'F';
+    t->s.default_id = is & DEFAULT_ID;
+    t->s.set = &t->set;
+    t->set.running = true;
+    memcpy(t->set.container, "aaaaaaaaaaaa", 13);
+    list_init(&t->s.claim);
+    if (desired != 'N')
+        list_insert(&t->e.claims, &t->s.claim);
+    t->e.observed = observed == 'U' ? ENTRY_UNKNOWN
+                    : observed == 'A' ? ENTRY_ABSENT : ENTRY_PRESENT;
+    t->e.owner = whose[owner];
+    *d = t->s.want;
+    d->place += have == HAVE_PLACE;
+    d->tags += have == HAVE_TAGS || have == HAVE_ANY_TAGS;
+    d->content = have == HAVE_ANY || have == HAVE_ANY_TAGS ? REG_ANY
+                 : have == HAVE_STALE ? REG_STALE
+                 : d->content + (have == HAVE_CONTENT);
+    t->e.spelled = spelled == SPELLED_UNKNOWN ? NULL
+                   : spelled == SPELLED_SAME ? same : otherwise;
+    t->e.held = is & HELD;
+    t->e.in_doubt = is & IN_DOUBT;
+    t->e.orphan = is & ORPHAN;
+    t->e.write = is & IN_FLIGHT ? &t->write : NULL;
+    t->e.crossed = is & AT_THIS_EPOCH ? 9 : 8;
+}
+
+/* What section 0 makes of the facts. */
+static unsigned stage_derive(size_t owner, size_t have, size_t spelled,
+                             unsigned is)
+{
+    bool place = have != HAVE_PLACE;
+    bool ours = owner == OWNER_OURS, unmarked = owner == OWNER_NONE;
+    bool removable = ours || (unmarked && (is & HELD));
+    bool taken = (is & HELD) && !removable;
+    bool writable = removable || (!taken && !(is & RESERVED) &&
+        ((is & CLEANUP) || (is & DEFAULT_ID) || owner == OWNER_ENGINE ||
+         (unmarked && place)));
+
+    if ((is & LIST_READ) && (is & AT_THIS_EPOCH))
+        is |= CROSSED;
+    is |= (removable ? REMOVABLE : 0) | (writable ? WRITABLE : 0);
+    is |= have == HAVE_ANY || (have == HAVE_SAME && ours) ? SAME : 0;
+    return is | (spelled == SPELLED_OTHERWISE ? OTHER_SPELLING : 0);
+}
+
+/* The table above entry_decide, line by line: the first line that fits.  K
+ * stands for F too; and F, if it is held, for N. */
+static const struct stage_row {
+    char desired, observed;     /* a star: any */
+    unsigned is, is_not;
+    enum entry_action action;
+} stage_rows[] = {
+    { '*', '*', IN_FLIGHT, 0, ENTRY_KEEP },
+    { 'S', 'U', 0, 0, ENTRY_KEEP },
+    { 'N', 'U', HELD, 0, ENTRY_KEEP },
+    { 'N', 'U', IN_DOUBT, 0, ENTRY_KEEP },
+    { 'N', 'U', 0, 0, ENTRY_FREE },
+    { 'N', 'A', 0, CROSSED, ENTRY_FREE },
+    { 'N', 'A', 0, 0, ENTRY_KEEP },
+    { 'N', 'P', REMOVABLE, ORPHAN, ENTRY_REMOVE },
+    { 'N', 'P', REMOVABLE, 0, ENTRY_KEEP },
+    { 'N', 'P', 0, 0, ENTRY_KEEP },
+    { 'K', '*', 0, 0, ENTRY_KEEP },
+    { 'S', 'A', 0, 0, ENTRY_WRITE },
+    { 'S', 'P', REMOVABLE | OTHER_SPELLING, 0, ENTRY_REMOVE },
+    { 'S', 'P', SAME, 0, ENTRY_KEEP },
+    { 'S', 'P', WRITABLE, 0, ENTRY_WRITE },
+    { 'S', 'P', 0, 0, ENTRY_KEEP },
+};
+
+static size_t stage_find(char desired, char observed, unsigned is)
+{
+    char as = desired != 'F' ? desired : is & HELD ? 'N' : 'K';
+    size_t i = 0;
+
+    while ((stage_rows[i].desired != '*' && stage_rows[i].desired != as) ||
+           (stage_rows[i].observed != '*' &&
+            stage_rows[i].observed != observed) ||
+           (is & stage_rows[i].is) != stage_rows[i].is ||
+           (is & stage_rows[i].is_not) != 0)
+        i++;
+    return i;
+}
+
+/* What entry_waits is to say of it; *taken as there. */
+static bool stage_waits(char desired, char observed, unsigned is,
+                        enum entry_action action, bool *taken)
+{
+    bool nothing = desired == 'N' || (desired == 'F' && (is & HELD));
+
+    *taken = false;
+    if (nothing)
+        return action == ENTRY_REMOVE || (is & IN_FLIGHT);
+    if (desired != 'S' || (observed == 'P' && (is & SAME)))
+        return false;
+    *taken = observed == 'P' && action == ENTRY_KEEP && !(is & IN_FLIGHT);
+    return true;
+}
+
+/* Every combination of facts: the table says what is done.  What waits is
+ * what the table has not settled, and what is taken waits for others. */
+static void entry_table(void)
+{
+    static const char desired[] = "NSKF", observed[] = "UAP";
+    static struct stage t;
+    size_t used[LENGTH(stage_rows)] = { 0 };
+    size_t d, o, owner, have, spelled, row;
+    struct err why;
+    unsigned facts;
+    bool taken, is_taken;
+
+    for (d = 0; d < 4; d++)
+     for (o = 0; o < 3; o++)
+      for (owner = 0; owner < OWNERS; owner++)
+       for (have = 0; have < HAVES; have++)
+        for (spelled = 0; spelled < SPELLINGS; spelled++)
+         for (facts = 0; facts < FACTS; facts++) {
+            unsigned is = stage_derive(owner, have, spelled, facts);
+            enum entry_action action;
+
+            row = stage_find(desired[d], observed[o], is);
+            used[row]++;
+            stage_set(&t, desired[d], observed[o], owner, have, spelled,
+                      facts);
+            action = entry_decide(&t.es, &t.e);
+            if (action != stage_rows[row].action)
+                want(false, __LINE__, "%c %c owner %zu have %zu spelled %zu "
+                     "facts 0x%x: action %d, not that of row %zu",
+                     desired[d], observed[o], owner, have, spelled, facts,
+                     (int)action, row);
+            if ((facts & (LIST_READ | AT_THIS_EPOCH)) != 0)
+                continue;
+            if (entry_waits(&t.es, &t.e, &why, &taken) != stage_waits(
+                    desired[d], observed[o], is, action, &is_taken) ||
+                taken != is_taken)
+                want(false, __LINE__, "%c %c owner %zu have %zu spelled %zu "
+                     "facts 0x%x waits: %d", desired[d], observed[o], owner,
+                     have, spelled, facts, taken);
+         }
+    for (row = 0; row < LENGTH(used); row++)
+        want(used[row] > 0, __LINE__, "row %zu is never used", row);
+}
+
+/* What is said of an entry that waits, and whether it is logged at once; - if
+ * it does not wait.  The second claim: r is of another container that runs, s
+ * of one that has stopped, t of the same container. */
+static void entry_waiting(void)
+{
+    static const struct {
+        char desired, observed;
+        size_t owner;
+        unsigned facts;
+        char second;
+        const char *retry;      /* why the last try has failed */
+        bool taken;
+        const char *why;
+    } row[] = {
+        { 'S', 'A', 0, 0, 0, NULL, false,
+          "cccccccccccc K to be registered: not tried yet" },
+        { 'S', 'A', 0, 0, 0, "HTTP 500", false,
+          "cccccccccccc K to be registered: HTTP 500" },
+        { 'S', 'A', 0, IN_FLIGHT, 0, NULL, false,
+          "cccccccccccc K to be registered: under way" },
+        { 'S', 'U', 0, 0, 0, NULL, false,
+          "cccccccccccc K to be registered: not tried yet" },
+        { 'N', 'P', OWNER_OURS, 0, 0, NULL, false,
+          "cccccccccccc K to be deregistered: not tried yet" },
+        { 'N', 'P', OWNER_OURS, ORPHAN, 0, NULL, false, "-" },
+        { 'N', 'P', OWNER_OTHER, 0, 0, NULL, false, "-" },
+        { 'S', 'P', OWNER_OURS, 0, 0, NULL, false, "-" },
+        { 'K', 'A', 0, 0, 0, NULL, false, "-" },
+        { 'S', 'P', OWNER_OTHER, 0, 0, NULL, true,
+          "aaaaaaaaaaaa: the ID \"K\" belongs to somebody else (-cleanup "
+          "would take it): left alone" },
+        { 'S', 'P', OWNER_OTHER, HELD, 0, NULL, true,
+          "aaaaaaaaaaaa: the ID \"K\" has been taken by another registrator: "
+          "left alone" },
+        { 'S', 'P', OWNER_OURS, 0, 'r', NULL, true,
+          "bbbbbbbbbbbb: the ID \"K\" is already used by container "
+          "aaaaaaaaaaaa: not registered as long as that one has it" },
+        { 'K', 'P', OWNER_OURS, 0, 'r', NULL, true,
+          "bbbbbbbbbbbb: the ID \"K\" is already used by container "
+          "aaaaaaaaaaaa: not registered as long as that one has it" },
+        { 'S', 'P', OWNER_OURS, 0, 's', NULL, false, "-" },
+        { 'S', 'P', OWNER_OURS, 0, 't', NULL, false, "-" },
+        { 'S', 'A', 0, 0, 't', NULL, false,
+          "cccccccccccc K to be registered: not tried yet" },
+    };
+    static struct stage t;
+    struct err why;
+    bool taken;
+    size_t i;
+
+    for (i = 0; i < LENGTH(row); i++) {
+        char *retry = row[i].retry == NULL ? NULL
+                                           : str_dup(str_of(row[i].retry));
+
+        stage_set(&t, row[i].desired, row[i].observed, row[i].owner,
+                  HAVE_SAME, SPELLED_SAME, row[i].facts);
+        memcpy(t.e.container, "cccccccccccc", 13);
+        t.e.node.retry.why = retry;
+        t.second = t.s;
+        t.second.set = row[i].second == 't' ? &t.set : &t.other;
+        t.other.running = row[i].second == 'r';
+        memcpy(t.other.container, "bbbbbbbbbbbb", 13);
+        list_init(&t.second.claim);
+        if (row[i].second != 0)
+            list_insert(&t.e.claims, &t.second.claim);
+        if (!entry_waits(&t.es, &t.e, &why, &taken))
+            err_set(&why, "-");
+        SAME(str_of(why.text), str_of(row[i].why), "waits");
+        ROW(taken == row[i].taken, row[i].why);
+        free(retry);
+    }
+}
+
+/* ---- The core with a registry and an engine that are hand-made ---- */
+
+/* The program between two peers that nobody connects to: both sides are
+ * ready, and one empty list of each has been read. */
+struct world {
+    struct app app;
+    struct consul consul;
+    uint64_t now;
+};
+
+static void world_open(struct world *w)
+{
+    struct containers *cs = &w->app.containers;
+    struct entries *es = &w->app.entries;
+
+    memset(w, 0, sizeof *w);
+    w->app.reg.kind = &consul_kind;
+    w->app.reg.own = &w->consul;
+    w->app.reg.owner = 0xa00000001;
+    conn_init(&w->app.reg.peer, "consul", 4);
+    conn_set_address(&w->app.reg.peer, STR(""), STR("c"), 1);
+    conn_init(&cs->engine, "docker", 8);
+    conn_set_address(&cs->engine, STR(""), STR("d"), 1);
+    es->hostname = cs->cfg.hostname = STR("h");
+    cs->cfg.host = STR("10.0.0.9");
+    entries_init(es, &w->app.reg);
+    containers_init(cs, es);
+    cs->addresses = 1;
+    cs->side.now = es->side.now = 1000000;
+    cs->side.state = es->side.state = SIDE_READY;
+    cs->side.listed = es->side.listed = true;
+    cs->side.whole = es->side.whole = true;
+    cs->side.epoch = es->side.epoch = 1;
+}
+
+static void world_close(struct world *w)
+{
+    struct containers *cs = &w->app.containers;
+    struct entries *es = &w->app.entries;
+    struct container *c, *next;
+    struct reg_entry *e, *after;
+
+    conn_reset(&w->app.reg.peer);
+    conn_reset(&cs->engine);
+    for (c = index_next(&cs->side.index, NULL); c != NULL; c = next) {
+        next = index_next(&cs->side.index, c);
+        container_forget(cs, c);
+    }
+    for (e = index_next(&es->side.index, NULL); e != NULL; e = after) {
+        after = index_next(&es->side.index, e);
+        entry_free(es, e);
+    }
+    WANT(cs->side.index.tree == NULL && es->side.index.tree == NULL);
+    WANT(list_empty(&cs->sharing) && list_empty(&cs->unsettled));
+    json_free(&cs->side.json);
+    json_free(&es->side.json);
+    buf_free(&cs->side.split.element);
+    buf_free(&es->side.split.element);
+    buf_free(&cs->engine.host_header);
+    buf_free(&w->app.reg.peer.host_header);
+    buf_free(&es->others);
+    buf_free(&es->others_next);
+    buf_free(&cs->prefix);
+    buf_free(&cs->networks);
+}
+
+/* A set of one service with the ID "K", of the container of that letter. */
+static struct svc_set *world_set(char letter, bool running)
+{
+    struct buf env = { .max = 0 };
+    struct derived d;
+
+    buf_lit(&env, "SERVICE_ID=K");
+    d = derive("80=80", &env);
+    memset(d.set->container, letter, 12);
+    d.set->running = running;
+    docker_free(d.c);
+    arena_free(&d.notes.arena);
+    buf_free(&env);
+    return d.set;
+}
+
+/* Services that want one ID, by the letters of their containers: A claims it
+ * for A, which runs; .A for A, which has stopped; aA: the first set of A has
+ * stopped, kA: is kept; -A: the first set of A is released, xA: the last set.  The
+ * order then, a small letter for one that has stopped, with a dash if it is
+ * only kept. */
+static void entry_claims(void)
+{
+    static const char *const row[][2] = {
+        { "", "" }, { "A", "A" }, { "AB", "AB" }, { "ABC", "ABC" },
+        { "AB-A", "B" }, { "A-A", "" }, { "AB-AA", "BA" },
+        { "ABaA", "Ba" }, { "ABaB", "Ab" }, { "ABaAaB", "ab" },
+        { "ABaBaA", "ab" }, { "ABCaA", "BCa" },
+        { ".AB", "Ba" }, { ".A.B", "ab" }, { ".AB.C", "Bac" },
+        { "ABkA", "Ba-" },
+        /* a second set of a container: as it is renamed, or starts again */
+        { "ABA", "AAB" }, { "ABAkA", "ABa-" }, { "ABAkA-A", "AB" },
+        { "ABaAA", "BAa" }, { "ABaAA-A", "BA" }, { "AaAA-A", "A" },
+        { "ABAxA", "AB" }, { ".ABA", "BAa" },
+    };
+    static struct world w;
+    struct entries *es = &w.app.entries;
+    struct buf got = { .max = 0 };
+    struct svc_set *set[16];
+    size_t i, k, n, at;
+
+    quiet(true);
+    for (i = 0; i < LENGTH(row); i++) {
+        const char *z = row[i][0];
+        struct svc_notes notes = { .n = 0 };
+        struct reg_entry *e;
+        struct link *l;
+
+        world_open(&w);
+        for (k = n = 0; z[k] != '\0'; k++) {
+            char how = strchr(".ak-x", z[k]) != NULL ? z[k++] : 'c';
+
+            if (how == 'c' || how == '.') {
+                set[n] = world_set(z[k], how == 'c');
+                CHECK(entries_claim(es, set[n++], &notes));
+                continue;
+            }
+            for (at = 0; *set[at]->container != z[k];)
+                at++;
+            at = how == 'x' ? n - 1 : at;
+            if (how == 'a' || how == 'k') {
+                entries_demote(es, set[at], how == 'k');
+                continue;
+            }
+            entries_release(es, set[at]);
+            memmove(&set[at], &set[at + 1], (--n - at) * sizeof *set);
+        }
+        got.n = 0;
+        e = index_find(&es->side.index, STR("k"));
+        for (l = e == NULL ? NULL : e->claims.next;
+             l != NULL && l != &e->claims; l = l->next) {
+            const struct service *s = LIST_OF(struct service, claim, l);
+
+            buf_byte(&got, s->set->running ? *s->set->container
+                           : str_lower(*s->set->container));
+            buf_lit(&got, s->kept ? "-" : "");
+        }
+        SAME(buf_str(&got), str_of(row[i][1]), z);
+        ROW(e == NULL ? *row[i][1] == '\0'
+            : *e->container == *entry_desired(e)->set->container, z);
+        while (n > 0)
+            entries_release(es, set[--n]);
+        world_close(&w);
+    }
+    quiet(false);
+    buf_free(&got);
+}
+
 #ifndef UNIT_MAIN               /* tests/fuzz.c has another use for it */
 #define UNIT_MAIN main
 #endif
@@ -5438,6 +5856,8 @@ int UNIT_MAIN(int argc, char **argv)
         { "reg marks", reg_marks }, { "reg rows", reg_rows },
         { "reg secrets", reg_secrets }, { "reg tokens", reg_tokens },
         { "reg limits", reg_limits },
+        { "entry table", entry_table }, { "entry waiting", entry_waiting },
+        { "entry claims", entry_claims },
     };
     size_t i;
     int failed = 0, k;
