@@ -1973,57 +1973,66 @@ static struct str box_word(const char *text, const char *usual)
     return str_of(text == NULL ? usual : text);
 }
 
-/* The container itself, by way of the engine's JSON. */
-static struct docker_container *box_open(const struct box *x)
+/* What the engine's inspect says of it. */
+static struct str box_text(struct buf *b, const struct box *x)
 {
-    struct json j = { .n = 0 };
-    struct buf b = { .max = 0 }, id = { .max = 0 };
+    struct buf id = { .max = 0 };
     struct str nets = box_word(x->networks, "bridge=172.17.0.2");
-    struct docker_container *c;
-    struct err e;
     bool first = true;
-    size_t i;
 
-    buf_lit(&b, "{\"Id\":");
-    buf_json(&b, quoted(&id, "@"));
-    buf_lit(&b, ",\"Name\":\"/");
-    buf_add(&b, box_word(x->name, "c"));
-    buf_lit(&b, "\",\"Image\":\"sha256:c0ffee0123\",\"State\":{\"Running\":");
-    buf_lit(&b, x->ended ? "false" : "true");
-    buf_fmt(&b, ",\"ExitCode\":%u},\"Config\":{\"Image\":", x->exit_code);
-    buf_json(&b, box_word(x->image, "web"));
-    buf_lit(&b, ",\"ExposedPorts\":");
-    box_ports(&b, box_word(x->exposed, ""), false);
-    buf_lit(&b, ",\"Env\":");
-    box_vars(&b, box_word(x->env, ""), false);
-    buf_lit(&b, ",\"Labels\":");
-    box_vars(&b, box_word(x->labels, ""), true);
-    buf_lit(&b, "},\"HostConfig\":{\"NetworkMode\":");
-    buf_json(&b, box_word(x->mode, "bridge"));
-    buf_lit(&b, "},\"NetworkSettings\":{\"Ports\":");
-    box_ports(&b, box_word(x->ports, ""), true);
-    buf_lit(&b, ",\"Networks\":{");
+    b->n = 0;
+    buf_lit(b, "{\"Id\":");
+    buf_json(b, quoted(&id, "@"));
+    buf_lit(b, ",\"Name\":\"/");
+    buf_add(b, box_word(x->name, "c"));
+    buf_lit(b, "\",\"Image\":\"sha256:c0ffee0123\",\"State\":{\"Running\":");
+    buf_lit(b, x->ended ? "false" : "true");
+    buf_fmt(b, ",\"ExitCode\":%u},\"Config\":{\"Image\":", x->exit_code);
+    buf_json(b, box_word(x->image, "web"));
+    buf_lit(b, ",\"ExposedPorts\":");
+    box_ports(b, box_word(x->exposed, ""), false);
+    buf_lit(b, ",\"Env\":");
+    box_vars(b, box_word(x->env, ""), false);
+    buf_lit(b, ",\"Labels\":");
+    box_vars(b, box_word(x->labels, ""), true);
+    buf_lit(b, "},\"HostConfig\":{\"NetworkMode\":");
+    buf_json(b, box_word(x->mode, "bridge"));
+    buf_lit(b, "},\"NetworkSettings\":{\"Ports\":");
+    box_ports(b, box_word(x->ports, ""), true);
+    buf_lit(b, ",\"Networks\":{");
     while (nets.n > 0) {
         struct str net = str_cut(&nets, ' '), name = str_cut(&net, '=');
 
-        buf_lit(&b, first ? "" : ",");
+        buf_lit(b, first ? "" : ",");
         first = false;
-        buf_json(&b, name);
-        buf_lit(&b, ":{\"IPAddress\":");
-        buf_json(&b, str_upto(net, str_index(net, '!')));
-        buf_lit(&b, ",\"NetworkID\":\"id-of-");
-        buf_add(&b, name);
-        buf_lit(&b, str_suffix(net, STR("!")) ? "!\"}" : "\"}");
+        buf_json(b, name);
+        buf_lit(b, ":{\"IPAddress\":");
+        buf_json(b, str_upto(net, str_index(net, '!')));
+        buf_lit(b, ",\"NetworkID\":\"id-of-");
+        buf_add(b, name);
+        buf_lit(b, str_suffix(net, STR("!")) ? "!\"}" : "\"}");
     }
-    buf_lit(&b, "}}}");
-    CHECK(json_parse(&j, edge(buf_str(&b)), &e) == 0);
+    buf_lit(b, "}}}");
+    buf_free(&id);
+    return buf_str(b);
+}
+
+/* The container itself, by way of that. */
+static struct docker_container *box_open(const struct box *x)
+{
+    struct json j = { .n = 0 };
+    struct buf b = { .max = 0 };
+    struct docker_container *c;
+    struct err e;
+    size_t i;
+
+    CHECK(json_parse(&j, edge(box_text(&b, x)), &e) == 0);
     c = docker_inspect(&j);
     CHECK(c != NULL);
     for (i = 0; i < c->networks; i++)
         c->network[i].routable = str_suffix(c->network[i].id, STR("!"));
     json_free(&j);
     buf_free(&b);
-    buf_free(&id);
     return c;
 }
 
@@ -5647,7 +5656,7 @@ static void entry_waiting(void)
 struct world {
     struct app app;
     struct consul consul;
-    uint64_t now;
+    struct buf sent;            /* what the registry got */
 };
 
 static void world_open(struct world *w)
@@ -5694,6 +5703,7 @@ static void world_close(struct world *w)
     }
     WANT(cs->side.index.tree == NULL && es->side.index.tree == NULL);
     WANT(list_empty(&cs->sharing) && list_empty(&cs->unsettled));
+    retry_reset(&cs->side.retry);
     json_free(&cs->side.json);
     json_free(&es->side.json);
     buf_free(&cs->side.split.element);
@@ -5704,6 +5714,7 @@ static void world_close(struct world *w)
     buf_free(&es->others_next);
     buf_free(&cs->prefix);
     buf_free(&cs->networks);
+    buf_free(&w->sent);
 }
 
 /* A set of one service with the ID "K", of the container of that letter. */
@@ -5794,6 +5805,431 @@ static void entry_claims(void)
     buf_free(&got);
 }
 
+/* ---- The core: containers ---- */
+
+static struct container *world_container(const struct world *w)
+{
+    return index_next(&w->app.containers.side.index, NULL);
+}
+
+/* An event of the container: its action, and its exit code or none. */
+static void world_event(struct world *w, enum docker_action action,
+                        unsigned code)
+{
+    struct buf id = { .max = 0 };
+    struct docker_event ev = { .action = action, .exit_code = code };
+
+    ev.id = quoted(&id, "@");
+    containers_event(&w->app.containers, &ev);
+    buf_free(&id);
+}
+
+/* A list of the engine, whole or not, with that row of the container; NULL:
+ * it has none. */
+static void world_list(struct world *w, const char *row, bool whole)
+{
+    struct side *side = &w->app.containers.side;
+    struct json j = { .n = 0 };
+    struct buf text = { .max = 0 };
+    struct err e;
+
+    side->epoch++;
+    side->whole = whole;
+    if (row != NULL) {
+        CHECK(json_parse(&j, edge(quoted(&text, row)), &e) == 0);
+        WANT(containers_row(side, &j));
+    }
+    containers_listed(side);
+    json_free(&j);
+    buf_free(&text);
+}
+
+/* The engine answers what was asked first. */
+static void world_answer(struct world *w, const struct box *box,
+                         unsigned status)
+{
+    struct buf b = { .max = 0 }, id = { .max = 0 };
+
+    if (box != NULL)
+        (void)box_text(&b, box);
+    else if (status == 404)
+        buf_fmt(&b, "No such container: %.*s", PUT(quoted(&id, "@")));
+    (void)peer_answers(&w->app.containers.engine, status, buf_str(&b));
+    buf_free(&b);
+    buf_free(&id);
+}
+
+/* The registry takes all that is to be written, and former services go. */
+static void world_settle(struct world *w)
+{
+    struct containers *cs = &w->app.containers;
+    struct endpoint *p = &w->app.reg.peer;
+    struct link *l, *next;
+    struct str line;
+    bool more;
+
+    do {
+        for (l = cs->unsettled.next; l != &cs->unsettled; l = next) {
+            next = l->next;
+            container_settle(cs, LIST_OF(struct container, unsettled, l));
+        }
+        entries_write(&w->app.entries);
+        more = !list_empty(&p->waiting);
+        while (!list_empty(&p->waiting)) {
+            line = buf_str(&LIST_OF(struct request, link, p->waiting.next)
+                               ->bytes);
+            buf_lit(&w->sent, str_find(line, STR("/deregister/")) < line.n
+                              ? "-" : "+");
+            (void)peer_answers(p, 200, STR(""));
+        }
+    } while (more);
+}
+
+/* What happens to the container, by a letter:
+ *
+ *     events    C start and the like, N network, G destroyed, D died, with no
+ *               code in the event, or with 0, 1 or 9 for 137
+ *     lists     u it is up, a healthy one, e it has exited with 1, z with 0,
+ *               v no row of it, p the same, but the list is not whole
+ *     asks      i it is inspected, if it is its turn
+ *     answers   r it runs, R it does, and has another port, x it has ended
+ *               with 0, f with 1, m there is none, 5 HTTP 500, ! nothing
+ *     besides   S the registry has taken all, P all is known: a prune, T a
+ *               minute passes, d the engine is lost */
+static void world_step(struct world *w, char step)
+{
+    static const struct box run = { .ports = "80=80" },
+        moved = { .ports = "81=81" },
+        well = { .exposed = "80", .ended = true },
+        failed = { .exposed = "80", .ended = true, .exit_code = 1 };
+    struct containers *cs = &w->app.containers;
+    struct err e = { "lost" };
+
+    switch (step) {
+    case 'C': world_event(w, DOCKER_CHANGED, 0); break;
+    case 'N': world_event(w, DOCKER_NETWORK, 0); break;
+    case 'G': world_event(w, DOCKER_GONE, 0); break;
+    case 'D': world_event(w, DOCKER_DIED, DOCKER_NO_CODE); break;
+    case '0': world_event(w, DOCKER_DIED, 0); break;
+    case '1': world_event(w, DOCKER_DIED, 1); break;
+    case '9': world_event(w, DOCKER_DIED, 137); break;
+    case 'u': world_list(w, "{'Id':'@','Status':'Up 1 s'}", true); break;
+    case 'a': world_list(w, "{'Id':'@','Status':'Up 1 s (healthy)'}", true);
+        break;
+    case 'e': world_list(w, "{'Id':'@','Status':'Exited (1) 2 s'}", true);
+        break;
+    case 'z': world_list(w, "{'Id':'@','Status':'Exited (0) 2 s'}", true);
+        break;
+    case 'v': world_list(w, NULL, true); break;
+    case 'p': world_list(w, NULL, false); break;
+    case 'i': containers_inspect(cs); break;
+    case 'r': world_answer(w, &run, 200); break;
+    case 'R': world_answer(w, &moved, 200); break;
+    case 'x': world_answer(w, &well, 200); break;
+    case 'f': world_answer(w, &failed, 200); break;
+    case 'm': world_answer(w, NULL, 404); break;
+    case '5': world_answer(w, NULL, 500); break;
+    case '!': world_answer(w, NULL, 0); break;
+    case 'S': world_settle(w); break;
+    case 'P': containers_prune(cs); break;
+    case 'T': cs->side.now += PAUSE_CALL_MS;
+        queue_tick(&cs->side.queue, cs->side.now); break;
+    case 'd': side_down(&cs->side, &e); break;
+    default: CHECK(step == ' ');
+    }
+}
+
+/* How the container stands: - if it is not known; else the letter of what is
+ * asked (Idle, Asked, Dirty, Stale, Forgotten); q if it is to be inspected, l
+ * if later; its services: s it has some, h they give way to others since it
+ * does not run, k they are only kept; + former ones; v it has vanished; ? it
+ * has not been inspected yet. */
+static void world_tell(const struct world *w, struct buf *b)
+{
+    static const char asked[] = "IADSF";
+    const struct containers *cs = &w->app.containers;
+    const struct container *c = world_container(w);
+    const struct svc_set *set = c == NULL ? NULL : c->set;
+
+    if (c == NULL) {
+        buf_byte(b, '-');
+        return;
+    }
+    buf_byte(b, asked[c->asked]);
+    if (!list_empty(&c->node.queue))
+        buf_byte(b, queue_first(&cs->side.queue) == c ? 'q' : 'l');
+    if (set != NULL && set->n > 0)
+        buf_byte(b, set->service->kept ? 'k' : set->running ? 's' : 'h');
+    buf_lit(b, c->former != NULL ? "+" : "");
+    buf_lit(b, c->vanished ? "v" : "");
+    buf_lit(b, c->inspected ? "" : "?");
+    WANT((c->former != NULL) == !list_empty(&c->unsettled));
+    WANT(c->asked == CONTAINER_IDLE || list_empty(&c->node.queue));
+    WANT(c->asked != CONTAINER_FORGOTTEN || (set == NULL && !c->former));
+    WANT(cs->side.index.n == 1);
+}
+
+/* The world in which the letters of that script have happened. */
+static void world_play(struct world *w, bool on_success, const char *script)
+{
+    world_open(w);
+    w->app.containers.on_success = on_success;
+    for (; *script != '\0'; script++)
+        world_step(w, *script);
+}
+
+/* Adds how the container stands after each of the letters, had it been the
+ * next one of the script. */
+static void world_try(struct buf *b, bool on_success, const char *script,
+                      const char *next)
+{
+    static struct world w;
+
+    for (b->n = 0; *next != '\0'; next++) {
+        world_play(&w, on_success, script);
+        world_step(&w, *next);
+        buf_lit(b, b->n > 0 ? " " : "");
+        world_tell(&w, b);
+        world_close(&w);
+    }
+}
+
+/* Each state of a container, as a script leads to it, times all that can
+ * happen to it; answers only where one is waited for. */
+static void container_table(void)
+{
+    static const char *const letters[] = { "CNGD019", "uaezvp", "iSPTd",
+                                           "rRxfm5!" };
+    static const struct {
+        const char *script;
+        bool on_success;
+        const char *out[4];     /* after an event, a list, ..., an answer */
+    } row[] = {
+        { "", false, { "Iq? - - - - - -", "Iq? Iq? - - - -", "- - - - -" } },
+        { "", true, { "Iq? - - - - - -", "Iq? Iq? Iq? - - -" } },
+        { "C", false, { "Iq? Iq? - Iq? Iq? Iq? Iq?",
+          "Iq? Iq? Iq? Iq? Iq? Iq?", "A? Iq? Iq? Iq? -" } },
+        { "C", true, { "Iq? Iq? - Iq? Iq? Iq? Iq?" } },
+        { "Ci", false, { "D? D? F? S? S? S? S?", "D? D? D? D? D? A?",
+          "A? A? A? A? -", "Is Is - - - Il? Il?" } },
+        { "Ci", true, { "D? D? F? S? S? S? S?", "D? D? D? D? D? A?",
+          "A? A? A? A? -", "Is Is - Ik - Il? Il?" } },
+        { "Cir", false, { "Iqs Iqs - Iq Iq Iq Iq", "Iqs Iqs Iqs Iqs Iqs Is",
+          "Is Is Is Is Is" } },
+        { "Cir", true, { "Iqs Iqs - Iqh Iq Iqh Iq",
+          "Iqs Iqs Iqs Iqs Iqs Is", "Is Is Is Is Is" } },
+        { "CiruCir", false, { "Iqs+ Iqs+ - Iq Iq Iq Iq",
+          "Is+ Iqs+ Iqs+ Iqs+ Iqs+ Is+", "Is+ Is Is+ Is+ Is+" } },
+        { "CirC", false, { "Iqs Iqs - Iq Iq Iq Iq",
+          "Iqs Iqs Iqs Iqs Iqs Iqs", "As Iqs Iqs Iqs Iqs" } },
+        { "CirCi", false, { "Ds Ds F S S S S", "Ds Ds Ds Ds Ds As",
+          "As As As As Iqs", "Is+ Is+ - - Ikv Ils Ils" } },
+        { "CirCi", true, { "Ds Ds F Sh S Sh S", "Ds Ds Ds Ds Ds As",
+          "As As As As Iqs", "Is+ Is+ - Ih+ Ikv Ils Ils" } },
+        { "CirCiC", false, { "Ds Ds F S S S S", "Ds Ds Ds Ds Ds Ds",
+          "Ds Ds Ds Ds Iqs", "Iqs+ Iqs+ Iq Iq Iqs Iqs Iqs" } },
+        { "CirCiC", true, { "Ds Ds F Sh S Sh S", "Ds Ds Ds Ds Ds Ds",
+          "Ds Ds Ds Ds Iqs", "Iqs+ Iqs+ Iq Iqh+ Iqs Iqs Iqs" } },
+        { "CirCi9", false, { "S S F S S S S", "S S S S S S", "S S S S Iq",
+          "Iq Iq Iq Iq Iq Iq Iq" } },
+        { "CirCi1", true, { "Sh Sh F Sh S Sh S", "Sh Sh Sh Sh Sh Sh",
+          "Sh Sh Sh Sh Iqh", "Iqh Iqh Iqh Iqh Iqh Iqh Iqh" } },
+        { "CirCiG", false, { "F F F F F F F", "F F F F F F", "F F F F -",
+          "- - - - - - -" } },
+        { "CirCiG", true, { "F F F F F F F", "F F F F F F", "F F F F -",
+          "- - - - - - -" } },
+        { "Ci5", false, { "Iq? Iq? - Iq? Iq? Iq? Iq?",
+          "Iq? Iq? Iq? Iq? Iq? Il?", "Il? Il? Il? Iq? -" } },
+        { "CirCi5", false, { "Iqs Iqs - Iq Iq Iq Iq",
+          "Iqs Iqs Iqs Iqs Iqs Ils", "Ils Ils Ils Iqs Ils" } },
+        { "CirCi5", true, { "Iqs Iqs - Iqh Iq Iqh Iq",
+          "Iqs Iqs Iqs Iqs Iqs Ils", "Ils Ils Ils Iqs Ils" } },
+        { "CirCim", false, { "Iqkv Iqkv - Iqv Iqv Iqv Iqv",
+          "Iqkv Iqkv Iqkv Iqkv Ikv Ikv", "Ikv Ikv - Ikv Ikv" } },
+        { "CirCim", true, { "Iqkv Iqkv - Iqkv Iqv Iqkv Iqv",
+          "Iqkv Iqkv Iqkv Iqkv Ikv Ikv", "Ikv Ikv - Ikv Ikv" } },
+        { "CirSCiR", false, { "Iqs+ Iqs+ - Iq Iq Iq Iq",
+          "Iqs+ Iqs+ Iqs+ Iqs+ Iqs+ Is+", "Is+ Is Is+ Is+ Is+" } },
+        { "CirSCiR", true, { "Iqs+ Iqs+ - Iqh+ Iq Iqh+ Iq",
+          "Iqs+ Iqs+ Iqs+ Iqs+ Iqs+ Is+", "Is+ Is Is+ Is+ Is+" } },
+        { "CirSCif", true, { "Iqh Iqh - Iqh Iq Iqh Iq",
+          "Iqh Iqh Iqh Iqh Iqh Ih", "Ih Ih Ih Ih Ih" } },
+    };
+    struct buf got = { .max = 0 };
+    size_t i, k;
+
+    quiet(true);
+    for (i = 0; i < LENGTH(row); i++)
+        for (k = 0; k < LENGTH(letters); k++) {
+            if (row[i].out[k] == NULL)
+                continue;
+            world_try(&got, row[i].on_success, row[i].script, letters[k]);
+            want(str_eq(buf_str(&got), str_of(row[i].out[k])), __LINE__,
+                 "%s%s, then one of %s: %.*s, not %s", row[i].script,
+                 row[i].on_success ? ", on-success" : "", letters[k],
+                 PUT(buf_str(&got)), row[i].out[k]);
+        }
+    quiet(false);
+    buf_free(&got);
+}
+
+/* Longer lives: how the container stands, and what the registry has got then:
+ * + for a registration, - for a removal. */
+static void container_lives(void)
+{
+    static const char *const row[][3] = {
+        { "starts", "CirS", "Is +" }, { "in the first list", "uirS", "Is +" },
+        { "seen by both", "CuiruS", "Is +" },
+        { "ends", "CirSDSix", "- +-" }, { "ends early", "CDiS", "A? " },
+        { "ends before the answer", "CiDriS", "A? " },
+        { "runs again before the answer", "CiDCrirS", "Is +" },
+        { "gone before the answer", "CiGrS", "- " },
+        { "nothing changed", "CirSCirSCirS", "Is +" },
+        { "another port", "CirSCiRS", "Is ++-" },
+        { "another port, inspect fails", "CirSCi5SCiRS", "Is ++-" },
+        { "two changes at once", "CirSCiRCirS", "Is +" },
+        { "vanished", "CirSCimS", "Ikv +" },
+        { "vanished, for good", "CirSCimPS", "- +-" },
+        { "vanished, and back", "CirSCimuirS", "Is +" },
+        { "not in the list", "CirSuvimPS", "- +-" },
+        { "not in half a list", "CirSuirSpPS", "Is +" },
+        { "a failed inspect", "CirSCi5PS", "Ils +" },
+        { "... and again", "CirSCi5Ti!Tir", "Is +" },
+        { "the engine is lost", "CirSCid", "Iqs +" },
+        { "lost before the first answer", "Cid", "- " },
+    };
+    static struct world w;
+    struct buf got = { .max = 0 };
+    size_t i;
+
+    quiet(true);
+    for (i = 0; i < LENGTH(row); i++) {
+        got.n = 0;
+        world_play(&w, false, row[i][1]);
+        world_tell(&w, &got);
+        buf_fmt(&got, " %.*s", PUT(buf_str(&w.sent)));
+        SAME(buf_str(&got), str_of(row[i][2]), row[i][0]);
+        world_close(&w);
+    }
+    quiet(false);
+    buf_free(&got);
+}
+
+/* Whether all that the engine has is known, so that entries may be removed for
+ * want of a container: not before each has been inspected once. */
+static void container_known(void)
+{
+    static const struct {
+        const char *script;
+        bool known;
+    } row[] = {
+        { "", true }, { "C", false }, { "Ci", false }, { "Cir", true },
+        { "CirC", false }, { "CirCi", false }, { "CirCiC", false },
+        { "CirCi9", false }, { "CirCiG", false }, { "CirCiGr", true },
+        { "Ci5", false }, { "Ci5Tir", true }, { "CirCi5", true },
+        { "CirCim", true }, { "Cirp", false }, { "Cird", false },
+        { "Ci5p", false },
+    };
+    static struct world w;
+    size_t i;
+
+    quiet(true);
+    for (i = 0; i < LENGTH(row); i++) {
+        world_play(&w, false, row[i].script);
+        ROW(containers_all_known(&w.app.containers) == row[i].known,
+            row[i].script);
+        world_close(&w);
+    }
+    quiet(false);
+}
+
+/* The engine answers with a container of the ID of 64 times that letter. */
+static void world_answer_as(struct world *w, const struct box *box, char id)
+{
+    struct buf b = { .max = 0 };
+
+    (void)box_text(&b, box);
+    memset(b.p + strlen("{'Id':'"), id, 64);
+    WANT(peer_answers(&w->app.containers.engine, 200, buf_str(&b)));
+    buf_free(&b);
+}
+
+/* The letter of the container that the engine is asked for next, 0 for @; a
+ * full stop: none. */
+static char world_asked(const struct world *w)
+{
+    const struct link *waiting = &w->app.containers.engine.waiting;
+    const struct request *r = LIST_OF(struct request, link, waiting->next);
+    struct str path = STR("GET /containers/");
+
+    if (list_empty(waiting))
+        return '.';
+    WANT(str_prefix(buf_str(&r->bytes), path));
+    return r->bytes.p[path.n];
+}
+
+/* A container that shares the network of another one, b: that one is asked
+ * for, and whatever happens to it, this one is looked at again. */
+static void container_sharing(void)
+{
+    static const char b_id[] = "bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb"
+                               "bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb";
+    static const enum docker_action action[] = {
+        DOCKER_CHANGED, DOCKER_DIED, DOCKER_GONE
+    };
+    static const struct box b = { .ports = "80=8080" };
+    static struct world w;
+    struct containers *cs = &w.app.containers;
+    struct docker_event ev = { .exit_code = 0 };
+    struct box box = { .exposed = "80", .networks = "" };
+    struct buf mode = { .max = 0 };
+    struct container *c;
+    size_t i;
+
+    buf_fmt(&mode, "container:%s", b_id);
+    buf_byte(&mode, '\0');
+    box.mode = mode.p;
+    ev.id = STR(b_id);
+    quiet(true);
+    world_play(&w, false, "Ci");
+    WANT(world_asked(&w) == '0');
+    world_answer(&w, &box, 200);
+    WANT(world_asked(&w) == 'b');
+    world_answer_as(&w, &b, 'b');
+    c = world_container(&w);
+    WANT(world_asked(&w) == '.' && cs->side.index.n == 1);
+    WANT(c->set != NULL && c->set->n == 1 && c->set->service->port == 8080);
+    for (i = 0; i < LENGTH(action); i++) {
+        struct container *other = container_get(cs, STR(b_id));
+
+        CHECK(other->asked == CONTAINER_IDLE && list_empty(&c->node.queue));
+        ev.action = action[i];
+        containers_event(cs, &ev);
+        want(!list_empty(&c->node.queue), __LINE__, "event %zu", i);
+        list_remove(&c->node.queue);
+        if (action[i] != DOCKER_GONE)
+            list_remove(&other->node.queue);
+    }
+    WANT(cs->side.index.n == 1);
+    world_step(&w, 'C');                /* and now that one is gone */
+    world_step(&w, 'i');
+    world_answer(&w, &box, 200);
+    WANT(world_asked(&w) == 'b');
+    WANT(peer_answers(&cs->engine, 404, STR("No such container: bbbbbbbb"
+                      "bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb"
+                      "bbbb")));
+    WANT(c->set != NULL && c->set->n == 0 && c->former == NULL);
+    world_step(&w, 'C');                /* one that shares itself: an end */
+    world_step(&w, 'i');
+    world_answer(&w, &box, 200);
+    for (i = 0; i < 20 && world_asked(&w) != '.'; i++)
+        world_answer_as(&w, &box, 'b');
+    WANT(i == 5);
+    world_close(&w);
+    quiet(false);
+    buf_free(&mode);
+}
+
 #ifndef UNIT_MAIN               /* tests/fuzz.c has another use for it */
 #define UNIT_MAIN main
 #endif
@@ -5858,6 +6294,10 @@ int UNIT_MAIN(int argc, char **argv)
         { "reg limits", reg_limits },
         { "entry table", entry_table }, { "entry waiting", entry_waiting },
         { "entry claims", entry_claims },
+        { "container table", container_table },
+        { "container lives", container_lives },
+        { "container known", container_known },
+        { "container sharing", container_sharing },
     };
     size_t i;
     int failed = 0, k;
