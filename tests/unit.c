@@ -3617,9 +3617,9 @@ static void tale_tick(struct tale *t, uint64_t ms, const char *row)
 /* The peer answers o: 200 and two rows, p: one row that is bad and a good one,
  * c: a list that is cut, g: no list, N: 500, 0: 404, a: "ask again"; !: not at
  * all, and ~: it cannot be reached.  A dot is a tick; m: in a millisecond, s:
- * in a second, T: in 20.  r asks for a list, R for one in five seconds; x: none
- * is possible now, or is again; D: the peer is lost.  ? tells how it stands:
- * the state, (l)isted, (e)ver, (p)artial, (r)eading, (i)dle. */
+ * in a second, T: in 20.  r asks for a list, R for one in five seconds; x: no
+ * list is possible now, or it is again; D: the peer is lost.  ? tells how it
+ * stands: the state, (l)isted, (e)ver, (p)artial, (r)eading, (i)dle. */
 static void tale_step(struct tale *t, char step, const char *row)
 {
     static const struct {
@@ -5735,9 +5735,8 @@ static struct svc_set *world_set(char letter, bool running)
 
 /* Services that want one ID, by the letters of their containers: A claims it
  * for A, which runs; .A for A, which has stopped; aA: the first set of A has
- * stopped, kA: is kept; -A: the first set of A is released, xA: the last set.  The
- * order then, a small letter for one that has stopped, with a dash if it is
- * only kept. */
+ * stopped, kA: and is only kept; -A: it is released; xA: the last set is.
+ * Then their order: a small letter has stopped, with a dash it is kept. */
 static void entry_claims(void)
 {
     static const char *const row[][2] = {
