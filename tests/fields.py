@@ -3,13 +3,13 @@
 
     python3 tests/fields.py [FILE]
 
-Each of them is something that a reader must keep in mind.  design.md allows 90; version 8.0.0 had 137, counted on
-the same ground: connections, sides, containers, entries.  What hangs in these and was not counted then is counted
-apart, with a limit of its own, so that nothing can hide there.
+Each of them is something that a reader must keep in mind.  design.md allows 90; version 8.0.0 had 137, counted
+on the same ground: connections, sides, containers, entries.  What hangs in these and was not counted then is
+counted apart, with a limit of its own, so that nothing can hide there.
 
-Every struct that can be reached from ROOTS must be in one of the tables here.  A field counts unless it is listed
-as fixed; a struct that has a line of its own is not counted again where it is a member (a side has two retries:
-their fields count once).  A name in a table that the program does not have is an error.
+Every struct that can be reached from ROOTS must be in one of the tables here.  A field counts unless it is
+listed as fixed; a struct that has a line of its own is not counted again where it is a member (a side has two
+retries: their fields count once).  A name in a table that the program does not have is an error.
 """
 import re
 import sys
