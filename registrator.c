@@ -46,11 +46,11 @@
  * memory.  After start, by seccomp (not with -confine=false), only these
  * system calls do anything:
  *
- *     bind brk clock_gettime close connect exit_group fcntl getdents64
- *     getrandom getsockname getsockopt ioctl madvise mmap mprotect munmap
- *     open poll read recvfrom recvmsg restart_syscall rt_sigprocmask
- *     rt_sigreturn sendmsg sendto setitimer setsockopt socket stat tkill
- *     uname write writev
+ *     bind brk clock_gettime close connect exit_group fcntl getrandom
+ *     getsockname getsockopt ioctl madvise mmap mprotect munmap open poll
+ *     read recvfrom recvmsg restart_syscall rt_sigprocmask rt_sigreturn
+ *     sendmsg sendto setitimer setsockopt socket stat tkill uname write
+ *     writev
  *     arm64: newfstatat openat ppoll
  *     arm: clock_gettime32 clock_gettime64 fcntl64 mmap2 sigreturn stat64
  *     statx
@@ -170,8 +170,10 @@ enum {
     TURNS = 16,                 /* in a queue; log2 of SERVICES_MAX, and 2 */
     SERVICES_MAX = 10 * 1000,   /* of one container */
     SERVICES_SIZE = 16 * 1024 * 1024, /* of one container, in bytes */
-    SERVICE_NAME_MAX = 255,     /* bytes of a service's name */
+    SERVICE_NAME_MAX = 255,     /* bytes of a service's name; its address */
     SERVICE_ID_MAX = 1024,      /* of its ID, which is part of a path */
+    SERVICE_ATTR_MAX = 128 * 1024, /* of an attribute; of longer arguments,
+                                   Linux starts no script */
     SERVICE_TAGS_MAX = 16 * 1024, /* of its tags */
     NOTES_MAX = 100,            /* log lines about a container at a time */
     CONNECT_MS = MS(5000),      /* to one address */
@@ -471,13 +473,13 @@ static struct str str_after(struct str s, char c)
     return str_from(s, at);
 }
 
-/* Where needle, which is not empty, first stands in s, or s.n. */
+/* Where needle first stands in s, or s.n. */
 static size_t str_find(struct str s, struct str needle)
 {
-    size_t at = str_index(s, *needle.p);
+    size_t at = 0;
 
     while (at < s.n && !str_prefix(str_from(s, at), needle))
-        at += 1 + str_index(str_from(s, at + 1), *needle.p);
+        at++;
     return at;
 }
 
@@ -818,7 +820,7 @@ static void buf_json(struct buf *b, struct str s)
         c = str_rune(&s);
         if (c == '"' || c == '\\')
             buf_byte(b, '\\');
-        if (c < 0x20 || c == 0x7f)
+        if (c < 0x20 || (c >= 0x7f && c < 0xa0))
             buf_fmt(b, "\\u%04x", c);
         else
             buf_rune(b, c);
@@ -1463,7 +1465,7 @@ static void url_base64(struct buf *b, struct str s)
  * Calls: str_ buf_ err_.
  * Kernel: socket connect read poll open close pipe fcntl sigaction
  * clock_gettime getaddrinfo getifaddrs gethostname getsockopt setsockopt
- * stat getentropy isatty setrlimit syscall getpid.
+ * stat getentropy isatty setrlimit syscall getpid alarm.
  */
 
 int getentropy(void *, size_t);         /* _XOPEN_SOURCE hides it */
@@ -1485,20 +1487,26 @@ static uint64_t os_now(void)
 }
 
 /* The signals that have come, and the pipe that ends os_wait for them.  As
- * process 1, where no signal has a default action, these four still work. */
+ * process 1, where no signal has a default action, they still work. */
 static volatile sig_atomic_t os_stop, os_resync, os_summary;
 static int os_pipe[2] = { -1, -1 };
 
+/* SIGALRM ends what SIGTERM has not: a name server that is silent keeps
+ * getaddrinfo for longer than 5 s. */
 static void os_signal(int number)
 {
     int saved = errno;
 
-    if (number == SIGHUP)
+    if (number == SIGALRM)
+        _exit(EXIT_SUCCESS);
+    if (number == SIGHUP) {
         os_resync = 1;
-    else if (number == SIGUSR1)
+    } else if (number == SIGUSR1) {
         os_summary = 1;
-    else
+    } else {
         os_stop = 1;
+        (void)alarm(5);
+    }
     (void)!write(os_pipe[1], "", 1);    /* full: os_wait ends all the same */
     errno = saved;
 }
@@ -1513,7 +1521,7 @@ static bool os_nonblock(int fd)
 
 static int os_signals(struct err *e)
 {
-    static const int number[] = { SIGTERM, SIGINT, SIGHUP, SIGUSR1 };
+    static const int number[] = { SIGTERM, SIGINT, SIGHUP, SIGUSR1, SIGALRM };
     struct sigaction sa = { .sa_handler = os_signal };
     size_t i;
 
@@ -1877,8 +1885,8 @@ static const uint16_t os_calls[] = {
     SYS_bind, SYS_brk, SYS_close, SYS_connect, SYS_exit_group, SYS_getrandom,
     SYS_getsockname, SYS_getsockopt, SYS_madvise, SYS_munmap, SYS_read,
     SYS_recvfrom, SYS_recvmsg, SYS_restart_syscall, SYS_rt_sigprocmask,
-    SYS_rt_sigreturn, SYS_sendmsg, SYS_sendto, SYS_setsockopt, SYS_uname,
-    SYS_write, SYS_writev,      /* recvmsg, sendmsg: musl 1.2.4 and later */
+    SYS_rt_sigreturn, SYS_sendmsg, SYS_sendto, SYS_setitimer, SYS_setsockopt,
+    SYS_uname, SYS_write, SYS_writev,   /* recvmsg, sendmsg: musl 1.2.4 and later */
 #if defined __x86_64__
     SYS_clock_gettime, SYS_poll, SYS_stat,
 #elif defined __aarch64__
@@ -2011,7 +2019,7 @@ static void os_protect_memory(void)
  * no more is linked, since each curve, cipher or hash that no Docker or Consul
  * insists on would be 3 to 8 kB.  No verified name, no connection.
  *
- * Calls: str_ buf_ mem_ err_ os_.
+ * Calls: str_ buf_ mem_ arena_ err_ os_ ip_.
  */
 
 enum {
@@ -3622,7 +3630,7 @@ static void conn_ready(struct endpoint *p, const struct pollfd *fd,
 struct retry {
     unsigned tries;             /* that failed, in a row */
     uint64_t due;               /* not before */
-    uint64_t said;              /* the reasons that have been logged, as bits */
+    uint64_t said;              /* which reasons have been logged, as bits */
     char *why;                  /* the last reason; NULL: none */
 };
 
@@ -4525,7 +4533,6 @@ static bool docker_is_podman(const struct json *j)
 
 struct svc_attr {
     struct str key, value;
-    bool *said;         /* a warning about it is among the notes */
 };
 
 /* What registries compare of an entry: digests, each of what it names. */
@@ -4568,18 +4575,21 @@ struct svc_set {
     bool running;               /* a container that has stopped gives way */
 };
 
-/* Something to be logged about a container. */
+/* Something to be logged about a container.  Of the warnings of one format the
+ * first has the text; the others are counted. */
 struct svc_note {
     struct svc_note *next;
     enum log_level level;
     bool ignored;       /* the reason why a port has no service */
+    const char *format;
     struct str text;
+    size_t others;
 };
 
 struct svc_notes {
     struct arena arena;
     struct svc_note *first, *last;
-    size_t n;                   /* all, also those past NOTES_MAX */
+    size_t n;                   /* all but warnings, also past NOTES_MAX */
 };
 
 /* What of the command line and the registry matters to services. */
@@ -4595,7 +4605,7 @@ struct svc_config {
     bool no_host;               /* none is known that others could use */
 };
 
-/* Adds a note, up to NOTES_MAX for a container. */
+/* Adds a note: of one format one warning, of the others up to NOTES_MAX. */
 PRINTF(4, 5)
 static void svc_note(struct svc_notes *notes, enum log_level level,
                      bool ignored, const char *format, ...)
@@ -4604,7 +4614,13 @@ static void svc_note(struct svc_notes *notes, enum log_level level,
     struct buf text = { .max = ERR_MAX };
     va_list args;
 
-    if (notes->n++ >= NOTES_MAX)
+    for (note = notes->first; level == LOG_WARN && note != NULL;
+         note = note->next)
+        if (note->format == format) {
+            note->others++;
+            return;
+        }
+    if (level != LOG_WARN && notes->n++ >= NOTES_MAX)
         return;
     va_start(args, format);
     buf_vfmt(&text, format, args);
@@ -4613,6 +4629,8 @@ static void svc_note(struct svc_notes *notes, enum log_level level,
     note->next = NULL;
     note->level = level;
     note->ignored = ignored;
+    note->format = format;
+    note->others = 0;
     note->text = buf_done(&text, &notes->arena);
     if (notes->last != NULL)
         notes->last->next = note;
@@ -4693,8 +4711,6 @@ static void svc_add_meta(struct svc_job *job, struct docker_var v)
         m.attr.key = rest;
     }
     m.attr.value = str_copy(job->a, v.value);
-    m.attr.said = arena_alloc(job->a, sizeof *m.attr.said);
-    *m.attr.said = false;
     job->meta[job->metas++] = m;
 }
 
@@ -4772,6 +4788,10 @@ static void svc_read_metas(struct svc_job *job, struct service *s,
             k->tags = a->value;
         } else if (str_eq(a->key, STR("ignore"))) {
             k->ignore = a->value.n > 0;
+        } else if (a->value.n > SERVICE_ATTR_MAX) {
+            svc_note(job->notes, LOG_WARN, false, "port %u: attribute \"%.*s\" "
+                     "has more than %d bytes and is not used", s->exposed,
+                     PUT(str_first(a->key, 140)), SERVICE_ATTR_MAX);
         } else {
             s->attr[s->attrs++] = *a;
         }
@@ -4882,24 +4902,32 @@ static struct str svc_default_name(const struct docker_container *c)
 }
 
 /* "web" and, if the container has several ports, "web-8080"; a name that is
- * given for this very port stays as it is. */
+ * given for this very port stays as it is.  One that is too long gives way to
+ * the next: SERVICE_NAME, the default, the container's, its ID. */
 static struct str svc_name(const struct svc_job *job, const struct service *s,
                            const struct svc_keys *k)
 {
-    struct str name = k->name;
+    const struct str names[] = { k->name, job->name, job->c->name,
+                                 str_first(job->c->id, 12) };
+    struct str name = STR("");
+    size_t i;
 
-    if (name.n > SERVICE_NAME_MAX) {
-        svc_note(job->notes, LOG_WARN, false, "port %u: SERVICE_NAME has more "
-                 "than %d bytes and is not used", s->exposed,
-                 SERVICE_NAME_MAX);
-        name.n = 0;
+    for (i = 0; i < LENGTH(names); i++) {
+        bool whole = !job->several || (i == 0 && k->name_of_port);
+
+        if (names[i].n == 0)
+            continue;
+        if (names[i].n <= SERVICE_NAME_MAX) {
+            name = whole ? str_copy(job->a, names[i])
+                   : str_fmt(job->a, "%.*s-%u", PUT(names[i]), s->exposed);
+            if (name.n <= SERVICE_NAME_MAX)
+                break;
+        }
+        svc_note(job->notes, LOG_WARN, false, "port %u: the name %.*s... has "
+                 "more than %d bytes and is not used", s->exposed,
+                 PUT(str_first(names[i], 40)), SERVICE_NAME_MAX);
     }
-    if (name.n > 0 && k->name_of_port)
-        return name;
-    if (name.n == 0)
-        name = job->name;
-    return job->several ? str_fmt(job->a, "%.*s-%u", PUT(name), s->exposed)
-                        : str_copy(job->a, name);
+    return name;
 }
 
 static bool svc_id_char(char c)
@@ -5201,6 +5229,12 @@ static struct svc_set *svc_derive(const struct svc_config *cfg,
     job.own = svc_own_address(shared != NULL ? shared : c, false);
     job.routable = svc_own_address(c, true);
     job.label_ip = str_upto(ip, str_index(ip, '/'));
+    if (job.label_ip.n > SERVICE_NAME_MAX) {
+        svc_note(notes, LOG_WARN, false, "the address in %.*s has more than "
+                 "%d bytes and is not used", PUT(cfg->ip_label),
+                 SERVICE_NAME_MAX);
+        job.label_ip.n = 0;
+    }
     job.name = svc_default_name(c);
     job.id = str_fmt(&scratch, "%.*s:%.*s", PUT(cfg->hostname), PUT(c->name));
     for (i = 0; i < c->ports; i++) {
@@ -5819,6 +5853,7 @@ static const char *consul_meta_error(struct str key, struct str value,
 static void consul_meta(struct buf *b, const struct service *s,
                         struct svc_notes *notes)
 {
+    struct buf left = { .max = ERR_MAX };
     size_t i, n = 0;
 
     for (i = 0; i < s->attrs; i++) {
@@ -5828,12 +5863,15 @@ static void consul_meta(struct buf *b, const struct service *s,
         if (why == NULL) {
             consul_member(b, a->key, a->value);
             n++;
-        } else if (notes != NULL && !*a->said) {
-            *a->said = true;
-            svc_note(notes, LOG_WARN, false, "attribute \"%.*s\" left out: "
-                     "%s", PUT(str_first(a->key, 140)), why);
+        } else {
+            buf_fmt(&left, "%s\"%.*s\" (%s)", left.n > 0 ? ", " : "",
+                    PUT(str_first(a->key, 140)), why);
         }
     }
+    if (notes != NULL && left.n > 0)
+        svc_note(notes, LOG_WARN, false, "port %u: left out of the attributes: "
+                 "%.*s", s->exposed, PUT(left));
+    buf_free(&left);
 }
 
 /* A registration: PUT /v1/agent/service/register. */
@@ -5942,7 +5980,8 @@ static bool consul_item(const struct registry *r, const struct json *j,
 
 /* The service `consul` of a server is in its catalog, not in its list. */
 static const struct reg_kind consul_kind = {
-    .name = "consul", .caseless = true, .reserved = "consul", .list_depth = 1, .list_open = '{',
+    .name = "consul", .caseless = true, .reserved = "consul",
+    .list_depth = 1, .list_open = '{',
     .setup = consul_open, .hello = consul_hello, .on_hello = consul_on_hello,
     .key = consul_key, .value = consul_value, .write = consul_write,
     .verdict = consul_verdict, .list = consul_list, .item = consul_item
@@ -6121,8 +6160,8 @@ static const struct reg_scheme reg_schemes[] = {
  * entries to be looked at: what is done to an entry follows from what is known
  * of it, by the one table at entry_decide.
  *
- * Calls: str_ buf_ mem_ arena_ list_ err_ log_ json_ conn_ retry_ index_
- * queue_ side_ relist_ svc_ reg_.
+ * Calls: str_ buf_ mem_ arena_ list_ err_ log_ conn_ retry_ index_ queue_
+ * side_ svc_ reg_.
  */
 
 /* An entry: one that is claimed, or ours to remove, or both.
@@ -6325,7 +6364,7 @@ static bool entry_waits(const struct entries *es, const struct reg_entry *e,
         *taken = true;
         err_set(why, "%s: the ID \"%.*s\" is already used by container %s: "
                      "not registered as long as that one has it",
-                other->set->container, PUT(other->id), s->set->container);
+                other->set->container, PUT(str_first(other->id, 200)), s->set->container);
     } else if (s != NULL ? s->kept || entry_in_sync(es, e)
                          : action != ENTRY_REMOVE && e->write == NULL) {
         return false;
@@ -6333,7 +6372,7 @@ static bool entry_waits(const struct entries *es, const struct reg_entry *e,
                e->write == NULL) {
         *taken = true;
         err_set(why, "%s: the ID \"%.*s\" %s: left alone", s->set->container,
-                PUT(s->id), e->held ? "has been taken by another registrator"
+                PUT(str_first(s->id, 200)), e->held ? "has been taken by another registrator"
                 : "belongs to somebody else (-cleanup would take it)");
     } else {
         err_set(why, "%s%s%.*s to be %s: %s", e->container,
@@ -6814,8 +6853,8 @@ static void entries_listed(struct side *side)
     es->prune_due = true;
 }
 
-/* Begins a list when our marks can be told from others, which entries_set_owner
- * sees to. */
+/* Begins a list when our marks can be told from those of others, which
+ * entries_set_owner sees to. */
 static struct request *entries_list(struct side *side, unsigned *depth,
                                     char *open)
 {
@@ -6984,7 +7023,7 @@ static void entries_init(struct entries *es, struct registry *reg)
  * services from then on.  Nothing is removed because of an answer that failed.
  *
  * Calls: str_ buf_ mem_ arena_ list_ err_ log_ json_ os_ conn_ retry_ index_
- * queue_ side_ relist_ docker_ svc_ entries_.
+ * queue_ side_ docker_ svc_ entries_.
  */
 
 /* A container that the engine has told of.
@@ -7142,18 +7181,24 @@ static void container_tell(struct containers *cs, struct container *c,
     struct registry *reg = cs->entries->reg;
     const struct svc_note *note;
     struct str id = str_upto(c->node.key, 12);
+    struct buf text = { 0 };
     uint64_t digest = str_hash(0, STR(""));
 
     for (note = notes->first; note != NULL; note = note->next)
-        digest = str_hash(digest, note->text);
+        digest = str_hash(digest, note->text) + note->others;
     note = digest != c->said ? notes->first : NULL;
     for (; note != NULL; note = note->next) {
+        text.n = 0;
+        buf_add(&text, note->text);
+        if (note->others > 0)
+            buf_fmt(&text, " (and %zu more like this)", note->others);
         log_at(note->level, note->ignored ? "ignored: %.*s %.*s"
                                           : "%.*s: %.*s",
-               PUT(id), PUT(note->text));
+               PUT(id), PUT(text));
         if (note->ignored && reg->kind->ignored != NULL)
-            reg->kind->ignored(reg, id, note->text);
+            reg->kind->ignored(reg, id, buf_str(&text));
     }
+    buf_free(&text);
     if (digest != c->said && notes->n > NOTES_MAX)
         log_at(LOG_INFO, "%.*s: and %zu more of these", PUT(id),
                notes->n - NOTES_MAX);
@@ -7529,7 +7574,8 @@ static int containers_on_events(struct request *r, struct str piece,
             return err_set(e, "these are no events");
         if (found == SPLIT_LARGE)
             relist(&cs->side, cs->side.now);        /* whatever it was */
-        else if (json_parse(&cs->side.json, buf_str(&cs->events.element), e) != 0)
+        else if (json_parse(&cs->side.json, buf_str(&cs->events.element),
+                            e) != 0)
             return -1;
         else if (docker_event(&cs->side.json, &ev))
             containers_event(cs, &ev);
@@ -7738,6 +7784,12 @@ static const struct side_kind containers_side = {
     containers_list, containers_row, containers_listed, NULL
 };
 
+/* The time in ms milliseconds; 0 ms: never. */
+static uint64_t containers_after(const struct containers *cs, uint64_t ms)
+{
+    return ms > 0 ? cs->side.now + ms : UINT64_MAX;
+}
+
 /* Compares engine and registry; with `all`, every container is inspected,
  * whatever the list shows of it. */
 static void containers_resync(struct containers *cs, bool all)
@@ -7747,7 +7799,7 @@ static void containers_resync(struct containers *cs, bool all)
     cs->address_due = cs->side.now;
     relist(&cs->side, cs->side.now);
     relist(&cs->entries->side, cs->side.now);
-    cs->resync_due = cs->resync_ms > 0 ? cs->side.now + cs->resync_ms : UINT64_MAX;
+    cs->resync_due = containers_after(cs, cs->resync_ms);
 }
 
 /* ---- Time ---- */
@@ -7760,7 +7812,8 @@ static bool containers_all_known(const struct containers *cs)
 
     if (!side_idle(&cs->side) || !cs->side.whole)
         return false;
-    for (l = cs->side.queue.later.next; l != &cs->side.queue.later; l = l->next)
+    for (l = cs->side.queue.later.next; l != &cs->side.queue.later;
+         l = l->next)
         if (!LIST_OF(struct container, node.queue, l)->inspected)
             return false;
     return true;
@@ -7817,7 +7870,8 @@ static void containers_set_addresses(struct containers *cs)
             cs->interface = found;
         }
         cfg->ip_unknown = cs->interface.n == 0;
-        cs->address_due = cfg->ip_unknown ? cs->side.now + ADDRESS_MS : UINT64_MAX;
+        cs->address_due = containers_after(cs,
+                                           cfg->ip_unknown ? ADDRESS_MS : 0);
         if (cfg->ip_unknown && !unknown)
             log_at(LOG_WARN, "-ip %.*s: there is no interface of this name, "
                              "or it has no address: waiting for it",
@@ -7905,8 +7959,7 @@ static void containers_init(struct containers *cs, struct entries *es)
     list_init(&cs->unsettled);
     list_init(&cs->sharing);
     cs->side.now = os_now();
-    cs->resync_due = cs->resync_ms > 0 ? cs->side.now + cs->resync_ms
-                                       : UINT64_MAX;
+    cs->resync_due = containers_after(cs, cs->resync_ms);
 }
 
 /* ==== 15. Program ====================================== opt_ app_ ====

@@ -24,7 +24,7 @@ registrator has been told so far (class Life).  Wrong is
   - a write of what no container ever was, of a container that is known to be dead, in the place of a
     container that has the ID and runs, or, of an agent without faults, of what it has already.
 
-What is told and what is sent cross on the way: MARGIN_S, and what was in flight, is forgiven.
+What is told and what is sent cross on the way: MARGIN_S is forgiven, and more on a busy machine.
 
 A trace repeats as far as processes can: what is drawn by lot comes from the seed, and an operation means
 the same whatever became of those before it (so any of them can be left out).  What varies from run to run
@@ -33,6 +33,7 @@ registrator's own jitter, and how busy this machine is.
 """
 import argparse
 import asyncio
+import collections
 import copy
 import hashlib
 import itertools
@@ -133,6 +134,10 @@ class Host:
 
     def short(self, container_id):
         return next(("c%d" % c.number for c in self.containers.values() if c.id == container_id), container_id[:12])
+
+    def shown(self, container_id):
+        c = self.by_id(container_id)
+        return "%s (%s %d)" % (self.short(container_id), c.status, c.code) if c else "one that is gone"
 
     def by_id(self, container_id):
         return next((c for c in self.containers.values() if c.id == container_id), None)
@@ -251,7 +256,8 @@ class Host:
 
 # ==== What registrator knows, and what it may do ================================================
 
-Claim = namedtuple("Claim", "service container running since")      # since: without interruption
+Claim = namedtuple("Claim", "service container running since ran")
+# since: without interruption; ran: the same, while it runs
 Known = namedtuple("Known", "told made ids runs")   # an inspect: when it was answered, as of when, what it says
 Foreign = namedtuple("Foreign", "row check marked placed tolerant")
 # an entry of somebody else's; tolerant: ours was changed into it, and either may be right
@@ -265,6 +271,7 @@ class Life:
         self.born = self.awake = self.now()
         self.known = {}         # container: the last inspect
         self.dead = {}          # container: when that was told
+        self.lost = {}          # container: when it was told that it may have no services
         self.released = {}      # ID: (when, by which container, that runs on), told since it was written
         self.listed = self.seen = None      # (told, made) of the last good list of containers, of entries
         self.partly = False     # a list of entries had rows that cannot be read
@@ -278,7 +285,7 @@ class Life:
 
     def past(self, when):
         """What was told then has been understood."""
-        return self.now() - max(when, self.awake) > MARGIN_S
+        return self.now() - max(when, self.awake) > MARGIN_S + 4 * self.r.model.lag()
 
     # -- what it is told
 
@@ -287,6 +294,7 @@ class Life:
 
     def lose(self, container):
         known = self.known.pop(container, None)
+        self.lost[container] = self.now()
         for service_id in known.ids if known else ():
             self.release(service_id, container, False)
 
@@ -317,8 +325,8 @@ class Life:
 
     # -- what it writes
 
-    def knows(self, claim):
-        """Whether it has learnt of the claim, and nothing since says otherwise."""
+    def knows(self, claim, now=False):
+        """Whether it has learnt of the claim, and nothing since says otherwise; now: however short ago."""
         known = self.known.get(claim.container)
         if known is None or claim.service.id not in known.ids or known.made < claim.since:
             return False
@@ -327,14 +335,19 @@ class Life:
             x = self.known.get(mode[len("container:"):])
             if x is None or not x.runs:
                 return False
-        wrote = self.wrote.get(claim.service.id)
-        return self.past(known.told) or (wrote is not None and wrote[0] > known.told and wrote[1] == "register")
+        return now or self.past(known.told)
 
     def has_seen(self, placed):
         """Whether it has been shown an entry that is there since then."""
         if self.seen is None:
             return placed < self.born and not self.partly
-        return placed < self.seen[1] and (placed < self.born or self.past(self.seen[0]))
+        crossed = 0.05 + 4 * self.r.model.lag()     # a list is not asked about a write that ends meanwhile
+        return placed < self.seen[1] and (placed < self.born or (
+            placed + crossed < self.seen[1] and self.past(self.seen[0])))
+
+    def had(self, service_id):
+        """Whether it was ours, as far as it knows."""
+        return service_id in self.tried or service_id in self.wrote or self.r.store.before.get(service_id) is self.r
 
     def judge_drop(self, service_id):
         """Why this must not be removed, or None."""
@@ -343,15 +356,15 @@ class Life:
             return None
         if service_id in store.foreign:
             f, rivals = store.foreign[service_id], r.rivals(service_id)
-            if f.tolerant or (r.options.cleanup and not f.marked and not rivals
-                              and oracle.is_usual(service_id, r.options.hostname)):
+            cleans = r.options.cleanup and oracle.is_usual(service_id, r.options.hostname)
+            if f.tolerant or (cleans and not f.marked and not any(map(self.knows, rivals))):
                 return None
-            if self.has_seen(f.placed) or service_id not in self.wrote:
+            if self.has_seen(f.placed) or not (cleans or self.had(service_id)):
                 return "removes an entry of somebody else's"
             return None
         writer, when = store.writer[service_id]
         if writer is not r:
-            if self.has_seen(when) or service_id not in self.wrote:
+            if self.has_seen(when) or not self.had(service_id):
                 return "removes an entry of the other registrator's"
             return None
         return None if self.leaving else self.judge_removal(service_id)
@@ -376,8 +389,8 @@ class Life:
         """The new name first."""
         when, container, runs = self.released.get(service_id, (0, None, False))
         known = self.known.get(container)
-        if not runs or known is None or not known.runs:
-            return None
+        if not runs or known is None or not known.runs or self.r.model.lag() > 0.03:
+            return None         # or it is too close to tell
         port = re.search("(:[0-9]+(:udp)?)?$", service_id)[0]
         claims = [claim for claim in self.r.claims.values() if claim.container == container and claim.running]
         new = [claim.service.id for claim in claims if claim.service.id.endswith(port) and claim.since > self.born
@@ -404,7 +417,7 @@ class Life:
         if any(o.owner == mark[:16] for o in r.host.registrators if o is not r):
             return "has the mark of the other registrator"
         if not authors and i not in r.shared_ids:
-            return "registers what no container ever was"
+            return "registers what no container ever was, %s," % text
         if i in store.foreign:
             why = self.judge_over(service, store.foreign[i], any(authors.values()))
             if why:
@@ -430,7 +443,8 @@ class Life:
             and f.row["Address"] == service.address
         if f.tolerant or r.options.cleanup:
             return None
-        if f.marked and wrote and wrote[1] == "register" and wrote[0] < f.placed and self.has_seen(f.placed):
+        if f.marked and wrote and wrote[1] == "register" and wrote[0] < f.placed and self.has_seen(f.placed) \
+                and all(claim.since < wrote[0] for claim in r.rivals(service.id)):
             return "takes back what is contested"
         if not allowed and self.has_seen(f.placed):
             return "writes over an entry of somebody else's"
@@ -439,9 +453,11 @@ class Life:
     def judge_place(self, i, authors):
         """Who has the ID and runs keeps it."""
         owner, when = self.has.get(fold(i), (None, 0))
-        for claim in self.r.rivals(i):
-            if claim.container == owner and claim.running and claim.since <= when and self.knows(claim) \
-                    and authors and owner not in authors:
+        claims = self.r.rivals(i)
+        for claim in claims:
+            if claim.container == owner and claim.running and claim.since <= when and self.knows(claim, True) \
+                    and self.lost.get(owner, 0) < when and owner not in authors and any(other.container in authors for other in claims) \
+                    and all(other.ran > when for other in claims if other.container in authors):
                 return "gives the place of %s to another" % self.r.host.short(owner)
         return None
 
@@ -685,11 +701,20 @@ class Store:
         self.services, self.checks, self.sent = {}, {}, {}
         self.foreign = {}       # ID: Foreign
         self.writer = {}        # ID: (registrator, when it was registered)
+        self.before = {}        # ID: whose it was before it was another's
         self.author = {}        # ID: the container it was registered for
 
     def forget(self, i):
-        for table in (self.services, self.checks, self.sent, self.foreign, self.writer, self.author):
+        for table in (self.services, self.checks, self.sent, self.foreign, self.writer, self.author, self.before):
             table.pop(i, None)
+
+    def set_writer(self, i, registrator, now):
+        """It is that registrator's from now on, or somebody else's (None)."""
+        writer = self.writer.pop(i, (None, 0))[0]
+        if writer not in (None, registrator):
+            self.before[i] = writer
+        if registrator:
+            self.writer[i] = registrator, now
 
     def is_of_others(self, i, registrator):
         return i in self.foreign or (i in self.writer and self.writer[i][0] is not registrator)
@@ -764,7 +789,7 @@ class Agent(Front, Consul):
             return              # that one has written it again
         store.foreign.pop(i, None)
         super().put(service, replace)
-        store.writer[i] = self.r, self.r.model.now()
+        store.set_writer(i, self.r, self.r.model.now())
         self.r.owner = mark[:16]
         if life:
             life.did("register", i, oracle.fingerprint(read))
@@ -840,7 +865,7 @@ class Registrator(World):
     async def begin(self):
         self.life = Life(self)
         await self.spawn("-hostname", self.options.hostname, *self.args, self.uri,
-                         ASAN_OPTIONS="quarantine_size_mb=4")
+                         ASAN_OPTIONS="quarantine_size_mb=4:detect_leaks=0")
         self.say("runs")
         self.model.watches.append(asyncio.ensure_future(self.watch(self.proc)))
 
@@ -883,19 +908,20 @@ class Registrator(World):
         """Something has changed."""
         now, claims = self.model.now(), {}
         for c in host.containers.values():
+            if oracle.shares_mode(c.mode):
+                self.shared_ids |= oracle.possible_ids(c.box, self.options)
             for s in self.services_of(c):
                 old = self.claims.get((c.id, s.id))
-                claims[c.id, s.id] = Claim(s, c.id, c.runs, old.since if old else now)
+                claims[c.id, s.id] = Claim(s, c.id, c.runs, old.since if old else now,
+                                           old.ran if old and old.running else now)
                 self.history[oracle.fingerprint(s)][c.id] = s.usual
-                if oracle.shares_mode(c.mode):
-                    self.shared_ids.add(s.id)
         self.claims = claims
 
-    def may_be_kept(self):
-        """All IDs that a container may have had which failed: whoever has not seen it run cannot know better."""
-        failed = [c for c in self.host.containers.values() if not c.runs and keeps(c.code)]
-        return {i for c in failed if self.options.on_success
-                for i in oracle.possible_ids(c.box, self.options)}
+    def may_have_had(self, i):
+        """The containers that have failed and may have had this ID: who has not seen them run cannot know better."""
+        return [c.id for c in self.host.containers.values()
+                if self.options.on_success and not c.runs and keeps(c.code)
+                and fold(i) in map(fold, oracle.possible_ids(c.box, self.options))]
 
     def rivals(self, i):
         """All claims of the ID, however it is spelt."""
@@ -1191,11 +1217,9 @@ class Writer:
     def cut(self):
         self.add("cut", self.who(), self.pick("engine", "consul"))
 
-    def besieged(self, siege):
+    def besieged(self):
         """What is done while a fault stays: nothing that it could stand in the way of."""
         ops, self.ops, self.now = self.ops, [], 100
-        if siege == "an inspect hangs":
-            self.add("noise", self.some(True), "update")
         self.now += self.pick(0, 0, 1500)       # a call that hangs is given up
         for _ in range(3):
             number = self.new(self.fresh("late"), start=False)
@@ -1268,7 +1292,7 @@ def write_script(seed):
     if chance(0.3):
         siege = pick(*[s for s in SIEGES if s != "no marks" or not (two or options.cleanup)])
         modes.append(siege)
-        besieged = w.besieged(siege)
+        besieged = w.besieged()
     hup = resync == 60 or (resync == 0 and (two or (agent and not w.mild)))
     return Script(seed, modes, rows, resync, hup, lossy, pick("1.10", "1.10", "29"), not agent, w.ops, siege, besieged)
 
@@ -1286,6 +1310,7 @@ class Model:
         self.failure = None
         self.pending = 0        # deeds put off
         self.tasks, self.watches = [], []
+        self.lags = collections.deque([0], 200)
         self.store = Store()
         self.agent_is_calm = script.agent_is_calm
         self.registrators = []
@@ -1297,6 +1322,16 @@ class Model:
 
     def now(self):
         return asyncio.get_running_loop().time()
+
+    async def tick(self):
+        """How late this process has been of late: so late may be all others, too."""
+        while True:
+            began = self.now()
+            await asyncio.sleep(0.01)
+            self.lags.append(self.now() - began - 0.01)
+
+    def lag(self):
+        return max(self.lags)
 
     def say(self, text):
         if self.at_rest and text.endswith(("engine list", "consul agent/services")):
@@ -1324,6 +1359,7 @@ class Model:
 
     async def run(self):
         self.began = self.now()
+        self.watches.append(asyncio.ensure_future(self.tick()))
         try:
             for r in self.registrators:
                 await r.open()
@@ -1478,7 +1514,7 @@ class Model:
 
     def is_of_others(self, i, tolerant=False):
         row = self.store.services[i]
-        self.store.writer.pop(i, None)
+        self.store.set_writer(i, None, self.now())
         self.store.author.pop(i, None)
         self.store.foreign[i] = Foreign(copy.deepcopy(row), copy.deepcopy(self.store.checks.get(i)),
                                         bool(row["Meta"]), self.now(), tolerant)
@@ -1491,9 +1527,12 @@ class Model:
                 store.forget(i)
             return
         ours = i in store.writer
+        writer = store.writer.get(i)
         if i not in store.services and any(fold(i) == fold(other) for other in store.services):
             return              # there they are one: nobody tells what this means
         store.forget(i)
+        if writer:
+            store.writer[i] = writer
         Consul.put(self.registrators[0].consul, {"ID": i, **row})
         self.is_of_others(i, tolerant=ours and not row["Meta"])
 
@@ -1503,7 +1542,7 @@ class Model:
         if r.owner and not any(fold(i) == fold(other) for other in self.store.services):
             Consul.put(r.consul, {"ID": i, "Name": "ghost", "Port": 1, "Address": "10.7.7.7",
                                   "Meta": {"registrator": r.owner + "-" + "7" * 24}})
-            self.store.writer[i] = r, self.now()
+            self.store.set_writer(i, r, self.now())
 
     # -- registrator
 
@@ -1549,10 +1588,16 @@ class Model:
         for r in self.registrators:
             for peer in (r.engine, r.consul):
                 peer.behave()
-            if self.script.hup:
-                await self.do_signal(r.number, "SIGHUP")
+        if self.script.hup:
+            await self.hang_up()
         self.say("== all behave")
         self.at_rest = 1
+
+    async def hang_up(self):
+        """In the place of a resync, when they have been told all."""
+        await asyncio.sleep(MARGIN_S + 4 * self.lag())
+        for r in self.registrators:
+            await self.do_signal(r.number, "SIGHUP")
 
     async def come_right(self):
         end = self.now() + LIMIT_S
@@ -1605,7 +1650,9 @@ class Model:
         self.at_rest = 0
         self.agent_is_calm = False
         began = self.now()
-        running = sorted(c.id for c in self.host.containers.values() if c.runs)
+        touched = {op[2] for op in self.script.besieged}
+        quiet = [c for c in self.host.containers.values() if c.runs and c.number not in touched]
+        stuck = quiet[0].id if quiet else "none"
         for r in self.registrators:
             e, a = r.engine, r.consul
             peer, glob, answer = {
@@ -1614,9 +1661,13 @@ class Model:
                 "agent rows": (a, "GET /v1/agent/services", lambda q, a=a: a.odd_rows(q, 2)),
                 "no marks": (a, "GET /v1/agent/services", lambda q, a=a: a.without_marks(q)),
                 "networks fail": (e, "GET /networks*", (403, "no")),
-                "an inspect hangs": (e, "GET /containers/%s/json" % (running or ["none"])[0], hang)}[kind]
+                "an inspect hangs": (e, "GET /containers/%s/json" % stuck, hang)}[kind]
             peer.on(glob, answer)
+        if kind == "an inspect hangs" and quiet:
+            self.host.emit("update", quiet[0])
         await self.do(self.script.besieged)
+        if self.script.hup:
+            await self.hang_up()
         await self.come_right()
         self.say("== over, after %.1f s" % (self.now() - began))
         for r in self.registrators:
@@ -1642,8 +1693,11 @@ class Model:
         for r in self.registrators:
             foreign = {i: self.store.services[i] for i in self.store.foreign}
             await r.has_spoken()
+            began = self.now()
             await r.end(signal.SIGTERM)
             self.check()
+            if self.now() - began > 3 / self.haste:
+                continue        # it has no more than 4.5 s for that; this machine was busy
             own = [i for i, (writer, _) in self.store.writer.items() if writer is r]
             if "-on-exit" in r.args and own:
                 raise Failure("still there after -on-exit deregister: %s" % " ".join(own))
@@ -1672,6 +1726,8 @@ class Model:
             if must and not rows[i] and not any(refused(claim.service) for claim in must):
                 lines.append("missing: " + must[0].service.id)
             if len(rows[i]) > 1:
+                if len({store.writer[row][0] for row in rows[i] if row in store.writer}) > 1:
+                    continue    # two registrators at once: each leaves it to the other
                 lines.append("two in one place: " + " ".join(rows[i]))
             for row in rows[i]:
                 lines += self.foreign_row(row, claims[i]) if row in store.foreign else self.our_row(row, claims[i])
@@ -1681,17 +1737,33 @@ class Model:
         """What is wrong with an entry that registrator wrote."""
         service, mark = oracle.read_entry(self.store.services[i], self.store.checks.get(i))
         writer, want = self.store.writer[i][0], []
+        if self.may_stay(writer, i):
+            return []
         for r, claim in claims:
-            if claim.service.id != i or r is not writer:
+            if claim.service.id != i or r is not writer or not claim.running:
                 continue
-            if not claim.running or refused(claim.service):
+            if refused(claim.service):
                 return []       # it may be as it was
             want.append(oracle.fingerprint(claim.service))
-        if not want and not any(i in r.may_be_kept() for r in self.registrators if r is writer):
-            return ["too much: %s %s" % (i, oracle.fingerprint(service))]
-        if want and oracle.fingerprint(service) not in want:
+            if any(other is not r for other, _ in claims):     # whose check may stay, if both write at once
+                want += [oracle.fingerprint(claim.service._replace(check=rival.service.check))
+                         for other, rival in claims if other is not r and not claim.service.check]
+        if not want:
+            return ["too much: %s, of %s; may be kept for %s: %s" % (
+                i, self.host.shown(self.store.author.get(i)),
+                " ".join(map(self.host.shown, writer.may_have_had(i))) or "nobody", oracle.fingerprint(service))]
+        if oracle.fingerprint(service) not in want:
             return ["differs: %s" % one for one in want] + ["     is: " + oracle.fingerprint(service)]
         return [] if mark[:16] == writer.owner else ["the mark of %s is %s" % (i, mark)]
+
+    def may_stay(self, r, i):
+        """Whether a container that has failed may keep it, and none that runs wants it: one that has been registered
+        for another container since registrator began is known to be none of its."""
+        claims = r.rivals(i)
+        known = r.life.wrote.get(i, (0, None))[1] == "register"
+        failed = r.may_have_had(i)
+        return not any(claim.running for claim in claims) and bool(failed) and (
+            not known or self.store.author.get(i) in (None, *failed))
 
     def foreign_row(self, i, claims):
         """The same of an entry of somebody else's: is it still there though it is ours to take?"""
@@ -1729,8 +1801,15 @@ async def play(binary, script, haste, tmp):
     except Exception as e:      # a mistake of the test is a failure too
         failure = Failure("%s: %s" % (type(e).__name__, e), *traceback.format_exc().splitlines())
     logs = ["r%d log: %s" % (r.number, repr(line[:400])[1:-1])
-            for r in model.registrators if r.runs for line in r.log.split("\n")[-400:] if line]
+            for r in model.registrators if r.runs for line in last_words(r.log)]
     return failure, model.trace, logs
+
+
+def last_words(log):
+    """Its last lines, or what a sanitizer has to say."""
+    lines = log.splitlines()
+    found = [n for n, line in enumerate(lines) if re.search("ERROR: .*Sanitizer|runtime error:", line)]
+    return lines[found[0]:][:60] if found else lines[-30:]
 
 
 def run_script(binary, script, haste):
@@ -1761,7 +1840,7 @@ def shrink(binary, script, haste, tries=3):
         for _ in range(tries):
             failure = run_script(binary, script._replace(ops=ops), haste)[0]
             if failure is not None:
-                return re.sub(":.*", "", str(failure))
+                return re.sub("[:,].*", "", " ".join([str(failure), *failure.details[:1]]))
         return None
 
     ops, size = script.ops, len(script.ops) // 2
@@ -1769,8 +1848,8 @@ def shrink(binary, script, haste, tries=3):
     while why and size > 0:
         at = 0
         while at < len(ops):
-            fewer = ops[:at] + ops[at + size:]
-            if reason(fewer) == why:
+            fewer = ops[:at] + [op for op in ops[at:at + size] if op[1] == "begin"] + ops[at + size:]
+            if fewer != ops and reason(fewer) == why:
                 ops = fewer
                 print("# %d operations: %s" % (len(ops), why), flush=True)
             else:

@@ -28,6 +28,7 @@ import threading
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from shlex import quote
 from urllib.parse import unquote
 
 import peers
@@ -134,7 +135,7 @@ class World(peers.World):
         """The program is run by this shell script, as "$BINARY" "$@"."""
         path = self.path("script")
         with open(path, "w") as f:
-            f.write("#!/bin/sh\nBINARY='%s'\n%s\n" % (self.binary, text))
+            f.write("#!/bin/sh\nBINARY=%s\n%s\n" % (quote(self.binary), text))
         os.chmod(path, 0o755)
         self.binary = path
 
@@ -1370,8 +1371,8 @@ async def _(w):
     dumb = net.socket(("127.0.0.1", 53), kind=socket.SOCK_DGRAM)
     with open(w.path("resolv.conf"), "w") as f:
         f.write("nameserver 127.0.0.1\n")
-    w.script("exec unshare -m sh -e -c 'mount --bind %s /etc/resolv.conf; exec nsenter --net=%s \"$@\"' sh "
-             '"$BINARY" "$@"' % (w.path("resolv.conf"), net.path))
+    w.script("""exec unshare -m sh -e -c 'mount --bind "$1" /etc/resolv.conf; shift; exec "$@"' sh %s """
+             """nsenter --net=%s "$BINARY" "$@" """ % (quote(w.path("resolv.conf")), net.path))
     w.has(a())
     await w.run("-on-exit", "deregister", uri="consul://agent.test")
     await asyncio.sleep(1)
@@ -1386,8 +1387,8 @@ async def odd_machine(name, w):
     """The name of this machine has to pass the test of an ID, as -hostname has."""
     with open(w.path("name"), "wb") as f:
         f.write(name)
-    w.script("exec unshare -u sh -e -c 'cat %s >/proc/sys/kernel/hostname; exec \"$@\"' sh \"$BINARY\" \"$@\""
-             % w.path("name"))
+    w.script("""exec unshare -u sh -e -c 'cat "$1" >/proc/sys/kernel/hostname; shift; exec "$@"' sh %s """
+             """"$BINARY" "$@" """ % quote(w.path("name")))
     await w.spawn("-once", "-ip", "10.0.0.1", "print:")
     equal("exit status", await w.exit(), 1)
     demand("host name" in w.log or "-hostname" in w.log, "does not say what is wrong", w.log)

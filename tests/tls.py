@@ -810,14 +810,17 @@ async def _(w):
     await w.until_services("h:a:80")
 
 
+LONG = {"SERVICE_CHECK_SCRIPT": "x" * 100000}
+LONG_CHECK = {"Check": {"Args": ["/bin/sh", "-c", "x" * 100000], "Interval": "10s"}}
+
+
 @scripted("accepted: long registrations, and a server that reads slowly")
 async def _(w):
     front = before_consul(w, Server("ip"))
     w.fronts.append(Dribble(front.port, 8192, 0.001))
-    tags = {"SERVICE_TAGS": "x" * 100000}
-    w.has(*(a("c%d" % i, 9000 + i, labels=tags) for i in range(20)))
+    w.has(*(a("c%d" % i, 9000 + i, labels=LONG) for i in range(20)))
     await w.run(uri="consul-tls://127.0.0.1:%d" % w.fronts[-1].port, CONSUL_CACERT=pem("ca"))
-    await w.until_services(**{"c%d" % i: {"Tags": ["x" * 100000]} for i in range(20)})
+    await w.until_services(**{"c%d" % i: LONG_CHECK for i in range(20)})
     w.proc.send_signal(signal.SIGHUP)
     await w.quiet()
 
@@ -864,11 +867,11 @@ async def _(w):
 async def _(w):
     """10 MB of requests over a few connections: what was sent is not kept."""
     front = before_consul(w, Server("ip"))
-    c = a(labels={"SERVICE_TAGS": "x" * 100000})
+    c = a(labels=LONG)
     w.has(c)
     await w.run(uri="consul-tls://127.0.0.1:%d" % front.port, CONSUL_CACERT=pem("ca"))
     for number in range(110):
-        await w.until_services(**{"a": {"Tags": ["x" * 100000]}})
+        await w.until_services(a=LONG_CHECK)
         w.engine.die(c)
         await w.until_services()
         w.engine.start(c)
