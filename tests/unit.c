@@ -2568,8 +2568,8 @@ static void svc_limits(void)
         WANT(over ? s->tags == 1 : s->tags == 2 && s->tag[1].n == 1);
         (void)notes_text(&notes, &d.notes);
         SAME(buf_str(&notes), over
-             ? STR("1port 80: the name nnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnn"
-                   "... has more than 255 bytes and is not used\n"
+             ? STR("1port 80: the name nnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnn"
+                   "n... has more than 255 bytes and is not used\n"
                    "1port 80: SERVICE_ID \"iiiiiiiiiiiiiiiiiiiiiiiiiiiii"
                    "iiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiii"
                    "iiiiiiiiiiiiii\" cannot be used (1 to 1024 characters of "
