@@ -3645,7 +3645,8 @@ static void tale_tick(struct tale *t, uint64_t ms, const char *row)
  * all, and ~: it cannot be reached.  A dot is a tick; m: in a millisecond, s:
  * in a second, T: in 20.  r asks for a list, R for one in five seconds; x: no
  * list is possible now, or it is again; D: the peer is lost.  ? tells how it
- * stands: the state, (l)isted, (e)ver, (p)artial, (r)eading, (i)dle. */
+ * stands: the state, (l)isted, (e)ver, (p)artial, (r)eading, (i)dle, and how
+ * often in a row the session has failed. */
 static void tale_step(struct tale *t, char step, const char *row)
 {
     static const struct {
@@ -3677,10 +3678,11 @@ static void tale_step(struct tale *t, char step, const char *row)
     if (step == 'D')
         side_down(s, &e);
     if (step == '?')
-        buf_fmt(&t->said, " %.*s%s%s%s%s%s", 1, &state[s->state],
+        buf_fmt(&t->said, " %.*s%s%s%s%s%s%.*s", 1, &state[s->state],
                 s->listed ? "l" : "", s->ever ? "e" : "",
                 s->partial ? "p" : "", s->reading ? "r" : "",
-                side_idle(s) ? "i" : "");
+                side_idle(s) ? "i" : "", s->retry.tries > 0,
+                &"0123456789"[s->retry.tries % 10]);
 }
 
 static void side_arrows(void)
@@ -3693,7 +3695,7 @@ static void side_arrows(void)
           "Rlei" },
         { "a question at a time", "....?", "h0 A" },
         { "asked again", ".a.o.a.o.", "h0 h0 h1 h1 ready list" },
-        { "of no use", ".N?.m", "h0 down D" },
+        { "of no use", ".N?.m", "h0 down D1" },
         { "of no use, then again", ".NT", "h0 down h0" },
         { "the second answer is of no use", ".o.NT", "h0 h1 down h0" },
         { "no answer", ".!T", "h0 down h0" },
@@ -3708,7 +3710,7 @@ static void side_arrows(void)
         { "a row is bad", UP "p?", UP_SAYS " row row in-part Rlepi" },
         { "... and then good", UP "prso?", UP_SAYS " row row in-part list"
           READ " Rlei" },
-        { "the list finds nobody", UP "~?T", UP_SAYS " down D h0" },
+        { "the list finds nobody", UP "~?T", UP_SAYS " down D1 h0" },
         { "nobody asks", UP "oTTT", UP_SAYS READ },
         { "a second between lists", UP "or.m.ms", UP_SAYS READ " list" },
         { "whoever asks", UP "orrrs", UP_SAYS READ " list" },
@@ -3719,10 +3721,13 @@ static void side_arrows(void)
           " down h0 h1 ready list" },
         { "asked for while it is lost", UP "oDrT", UP_SAYS READ " down h0" },
         { "none is possible", "x" UP "?x.r.", "h0 h1 ready R list" },
-        { "lost while it is asked", ".D?T", "h0 down D h0" },
+        { "lost while it is asked", ".D?T", "h0 down D1 h0" },
         { "lost while a list is read", UP "D?To.o.", UP_SAYS
-          " down D h0 h1 ready list" },
-        { "lost again", UP "oDD?", UP_SAYS READ " down De" },
+          " down D1 h0 h1 ready list" },
+        { "lost again", UP "oDD?", UP_SAYS READ " down De1" },
+        { "lost again and again", ".NTo.NTo.o.~?To.o.o?D?", "h0 down h0 h1 "
+          "down h0 h1 ready list down D3 h0 h1 ready list" READ " Rlei down "
+          "De1" },
         { "back", UP "oDTo.o.o?", UP_SAYS READ " down h0 h1 ready list" READ
           " Rlei" },
     };
@@ -5127,6 +5132,8 @@ static void reg_marks(void)
     static const char *const none[] = { "", "-", "x",
         "fedcba9876543210", "fedcba98765432100123456789abcdef89abcdef",
         "fedcba9876543210_0123456789abcdef89abcdef",
+        "fedcba987654321-0123456789abcdef89abcdef",
+        "fedcba98765432100-0123456789abcdef89abcdef",
         "fedcba987654321-00123456789abcdef89abcdef",
         "fedcba98765432100-123456789abcdef89abcdef",
         "fedcba9876543210-0123456789abcdef89abcde",
