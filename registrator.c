@@ -50,17 +50,17 @@
  *     getsockname getsockopt ioctl madvise mmap mprotect munmap open poll
  *     read recvfrom recvmsg restart_syscall rt_sigprocmask rt_sigreturn
  *     sendmsg sendto setitimer setsockopt socket stat tkill uname write
- *     writev
  *     arm64: newfstatat openat ppoll
  *     arm: clock_gettime32 clock_gettime64 fcntl64 mmap2 sigreturn stat64
  *     statx
  *
  * and of these open only to read, mmap and mprotect without execution, tkill
- * for itself alone (abort), ioctl to find the number of an interface, socket
- * for unix, IPv4 and IPv6, and with -ip for netlink.  Before, it also calls
+ * for itself alone (abort), ioctl to find the number of an interface, fcntl
+ * for flags and locks, socket for unix, IPv4 and IPv6, and with -ip for
+ * netlink.  Before, it also calls
  *
- *     arch_prctl execve fstat getpid openat pipe prctl prlimit64
- *     rt_sigaction set_tid_address
+ *     arch_prctl execve getpid pipe prctl prlimit64 rt_sigaction
+ *     set_tid_address
  *
  * The rules that comments cite:
  *
@@ -175,6 +175,8 @@ enum {
     SERVICE_ATTR_MAX = 128 * 1024, /* of an attribute; of longer arguments,
                                    Linux starts no script */
     SERVICE_TAGS_MAX = 16 * 1024, /* of its tags */
+    OTHERS_SIZE = 8 * 1024 * 1024, /* what is kept of others' entries: of
+                                   170,000 */
     NOTES_MAX = 100,            /* log lines about a container at a time */
     CONNECT_MS = MS(5000),      /* to one address */
     CALL_MS = MS(10 * 1000),    /* an answer, or the next part of it */
@@ -1284,6 +1286,8 @@ struct splitter {
     bool begun;         /* that bracket has been seen */
     bool quoted;        /* in a string */
     bool escaped;       /* there, behind a backslash */
+    size_t names;       /* strings at the depth of the objects, less those
+                           objects that must have one */
     struct buf element;
 };
 
@@ -1299,7 +1303,7 @@ static void json_split_start(struct splitter *s, unsigned at, char open)
 /* Whether all of a list has been seen.  A stream never ends so. */
 static bool json_split_done(const struct splitter *s)
 {
-    return s->begun && s->depth == 0;
+    return s->begun && s->depth == 0 && s->names == 0;
 }
 
 /* Goes past one byte.  False: it cannot stand there. */
@@ -1312,10 +1316,12 @@ static bool json_split_byte(struct splitter *s, char c)
         s->escaped = c == '\\' && !s->escaped;
     } else if (c == '"' && !outside) {
         s->quoted = true;
+        s->names += between;
     } else if (c == '{' || c == '[') {
         if ((outside && (c != s->open || (s->begun && s->at > 0))) ||
             (s->depth == s->at && c != '{'))
             return false;
+        s->names -= s->depth == s->at && !outside && s->open == '{';
         s->begun = true;
         s->depth++;
     } else if (!outside && (c == '}' || c == ']')) {
@@ -1465,7 +1471,7 @@ static void url_base64(struct buf *b, struct str s)
  * Calls: str_ buf_ err_.
  * Kernel: socket connect read poll open close pipe fcntl sigaction
  * clock_gettime getaddrinfo getifaddrs gethostname getsockopt setsockopt
- * stat getentropy isatty setrlimit syscall getpid alarm.
+ * stat getentropy isatty getrlimit setrlimit syscall getpid alarm.
  */
 
 int getentropy(void *, size_t);         /* _XOPEN_SOURCE hides it */
@@ -1504,8 +1510,9 @@ static void os_signal(int number)
     } else if (number == SIGUSR1) {
         os_summary = 1;
     } else {
+        if (!os_stop)
+            (void)alarm(5);
         os_stop = 1;
-        (void)alarm(5);
     }
     (void)!write(os_pipe[1], "", 1);    /* full: os_wait ends all the same */
     errno = saved;
@@ -1886,7 +1893,7 @@ static const uint16_t os_calls[] = {
     SYS_getsockname, SYS_getsockopt, SYS_madvise, SYS_munmap, SYS_read,
     SYS_recvfrom, SYS_recvmsg, SYS_restart_syscall, SYS_rt_sigprocmask,
     SYS_rt_sigreturn, SYS_sendmsg, SYS_sendto, SYS_setitimer, SYS_setsockopt,
-    SYS_uname, SYS_write, SYS_writev,   /* recvmsg, sendmsg: musl 1.2.4 and later */
+    SYS_uname, SYS_write,       /* recvmsg, sendmsg: musl 1.2.4 and later */
 #if defined __x86_64__
     SYS_clock_gettime, SYS_poll, SYS_stat,
 #elif defined __aarch64__
@@ -1993,6 +2000,20 @@ static int os_sandbox(bool interface, struct err *e)
     return err_set(e, "seccomp: not in a build for this system and C library");
 }
 #endif
+
+/* Whether as many descriptors may be open as all connections need, and what
+ * start and a name server take beside them. */
+static int os_descriptors(struct err *e)
+{
+    const rlim_t needed = 2 * CONNS_MAX + 12;
+    struct rlimit limit;
+
+    if (getrlimit(RLIMIT_NOFILE, &limit) == 0 && limit.rlim_cur < needed)
+        return err_set(e, "ulimit -n: %u descriptors are too few, %u are "
+                          "needed", (unsigned)limit.rlim_cur,
+                       (unsigned)needed);
+    return 0;
+}
 
 /* Keeps secrets in memory: no core file, no reading by other processes of the
  * same user.  Best effort; failure is harmless. */
@@ -3909,11 +3930,14 @@ static int side_on_rows(struct request *r, struct str piece, struct err *e)
     struct side *s = r->context;
     enum split found;
 
-    while ((found = json_split(&s->split, &piece)) != SPLIT_MORE)
-        if (found != SPLIT_ELEMENT ||
+    while ((found = json_split(&s->split, &piece)) != SPLIT_MORE) {
+        if (found == SPLIT_ODD)
+            return err_set(e, "this is not a list");
+        if (found == SPLIT_LARGE ||
             json_parse(&s->json, buf_str(&s->split.element), e) != 0 ||
             !s->kind->row(s, &s->json))
             s->whole = false;
+    }
     return 0;
 }
 
@@ -4789,8 +4813,8 @@ static void svc_read_metas(struct svc_job *job, struct service *s,
         } else if (str_eq(a->key, STR("ignore"))) {
             k->ignore = a->value.n > 0;
         } else if (a->value.n > SERVICE_ATTR_MAX) {
-            svc_note(job->notes, LOG_WARN, false, "port %u: attribute \"%.*s\" "
-                     "has more than %d bytes and is not used", s->exposed,
+            svc_note(job->notes, LOG_WARN, false, "port %u: attribute "
+                     "\"%.*s\" has more than %d bytes and is not used", s->exposed,
                      PUT(str_first(a->key, 140)), SERVICE_ATTR_MAX);
         } else {
             s->attr[s->attrs++] = *a;
@@ -5495,9 +5519,6 @@ static int consul_open_tls(struct registry *r, struct err *e)
     struct str name = env_get("CONSUL_TLS_SERVER_NAME");
     bool on = true;
 
-    if (env_get("CONSUL_CAPATH").n > 0)
-        return err_set(e, "CONSUL_CAPATH is not supported: name a file of CAs "
-                          "in CONSUL_CACERT instead");
     if (verify.n > 0 && !str_bool(verify, &on))
         return err_set(e, "CONSUL_HTTP_SSL_VERIFY is true or false, not "
                           "\"%.*s\"", PUT(verify));
@@ -5583,6 +5604,9 @@ static int consul_open(struct registry *r, const struct reg_scheme *scheme,
     struct url u = *uri;
     bool tls = scheme->tls;
 
+    if (env_get("CONSUL_CAPATH").n > 0)
+        return err_set(e, "CONSUL_CAPATH is not supported: name a file of CAs "
+                          "in CONSUL_CACERT instead");
     r->own = mem_zero(sizeof(struct consul));
     conn_init(&r->peer, "consul", 4);
     if (scheme->port == 0) {
@@ -5869,8 +5893,8 @@ static void consul_meta(struct buf *b, const struct service *s,
         }
     }
     if (notes != NULL && left.n > 0)
-        svc_note(notes, LOG_WARN, false, "port %u: left out of the attributes: "
-                 "%.*s", s->exposed, PUT(left));
+        svc_note(notes, LOG_WARN, false, "port %u: left out of the "
+                 "attributes: %.*s", s->exposed, PUT(left));
     buf_free(&left);
 }
 
@@ -6220,6 +6244,7 @@ struct entries {
                                    entries: struct other, by key; */
     struct buf others_next;     /* and the list that is being read */
     bool cleanup;               /* -cleanup */
+    uint64_t owner_of_8;        /* what version 8 had as OWNER in our marks */
     struct str hostname;
     uint64_t order;             /* of the last claim */
     uint64_t renew_due;         /* -ttl: when all is written anew */
@@ -6364,7 +6389,8 @@ static bool entry_waits(const struct entries *es, const struct reg_entry *e,
         *taken = true;
         err_set(why, "%s: the ID \"%.*s\" is already used by container %s: "
                      "not registered as long as that one has it",
-                other->set->container, PUT(str_first(other->id, 200)), s->set->container);
+                other->set->container, PUT(str_first(other->id, 200)),
+                s->set->container);
     } else if (s != NULL ? s->kept || entry_in_sync(es, e)
                          : action != ENTRY_REMOVE && e->write == NULL) {
         return false;
@@ -6372,7 +6398,8 @@ static bool entry_waits(const struct entries *es, const struct reg_entry *e,
                e->write == NULL) {
         *taken = true;
         err_set(why, "%s: the ID \"%.*s\" %s: left alone", s->set->container,
-                PUT(str_first(s->id, 200)), e->held ? "has been taken by another registrator"
+                PUT(str_first(s->id, 200)),
+                e->held ? "has been taken by another registrator"
                 : "belongs to somebody else (-cleanup would take it)");
     } else {
         err_set(why, "%s%s%.*s to be %s: %s", e->container,
@@ -6782,6 +6809,10 @@ static bool entries_row(struct side *side, const struct json *j)
     struct buf folded = { 0 };
     struct reg_entry *e = NULL;
 
+    if (item.owner == es->owner_of_8) {
+        item.owner = es->reg->owner;
+        item.have.content = 0;          /* so that it gets our mark */
+    }
     if (item.owner == 0 && es->cleanup &&
         reg_is_default_id(item.id, es->hostname))
         item.owner = es->reg->owner;
@@ -6866,6 +6897,7 @@ static struct request *entries_list(struct side *side, unsigned *depth,
     *depth = kind->list_depth;
     *open = kind->list_open;
     buf_free(&es->others_next);
+    es->others_next.max = OTHERS_SIZE;
     return kind->list(es->reg);
 }
 
@@ -7078,7 +7110,8 @@ struct containers {
     struct str ip;              /* -ip */
     bool ip_is_interface;
     uint64_t resync_ms;         /* 0: never */
-    uint64_t options;           /* digest of those that OWNER covers */
+    uint64_t options;           /* digest of those that OWNER covers, but for
+                                   -explicit */
 };
 
 /* The questions about a container, one after another: itself, its networks,
@@ -7643,8 +7676,9 @@ static void containers_set_owner(struct containers *cs)
                          "are marked as this host's");
         id = cs->cfg.hostname;
     }
+    cs->entries->owner_of_8 = str_hash(cs->options, id);
     entries_set_owner(cs->entries, str_hash(1, id) << 32 |
-                                   (cs->options & 0xffffffff));
+                      ((cs->options + cs->cfg.only_named) & 0xffffffff));
     arena_free(&scratch);
 }
 
@@ -7819,6 +7853,13 @@ static bool containers_all_known(const struct containers *cs)
     return true;
 }
 
+/* Whether all is known that services depend on, so that nothing is missing for
+ * that reason. */
+static bool containers_certain(const struct containers *cs)
+{
+    return containers_all_known(cs) && !cs->cfg.ip_unknown;
+}
+
 /* Lets go what no container explains: the services of containers that have
  * vanished, and entries of ours that were never claimed. */
 static void containers_prune(struct containers *cs)
@@ -7839,9 +7880,12 @@ static void containers_tell(struct containers *cs)
     struct entries *es = cs->entries;
     size_t waiting, n = entries_count(es, &waiting, false);
 
-    if (waiting > 0)
+    if (waiting > 0 || !containers_certain(cs))
         log_at(LOG_WARN, "not in sync: %zu of %zu services of %zu containers "
-                         "wait", waiting, n, cs->side.index.n);
+                         "wait%s", waiting, n, cs->side.index.n,
+               containers_certain(cs) ? "" : cs->cfg.ip_unknown
+               ? ", and the address of -ip is not known"
+               : ", and not all containers are known");
     else
         log_at(LOG_INFO, "in sync: %zu services of %zu containers, %u "
                          "written, %u removed", n, cs->side.index.n,
@@ -7903,11 +7947,10 @@ static void containers_tick(struct containers *cs, uint64_t now)
         next = l->next;
         container_settle(cs, LIST_OF(struct container, unsettled, l));
     }
-    if (!containers_all_known(cs) || !es->side.listed || es->side.reading)
-        return;
-    if (es->prune_due)
+    if (es->prune_due && es->side.listed && !es->side.reading &&
+        containers_all_known(cs))
         containers_prune(cs);
-    if (!es->told && side_idle(&es->side))
+    if (!es->told && side_idle(&cs->side) && side_idle(&es->side))
         containers_tell(cs);
 }
 
@@ -7996,7 +8039,7 @@ struct opt {
 
 static const struct opt opt_table[] = {
     { "cleanup", OPT_BOOL, FLAG(cleanup), 0, 0, "",
-      "also remove entries of this host that no container explains" },
+      "take over what has our IDs, and remove this host's leftovers" },
     { "confine", OPT_BOOL, FLAG(confine), 0, 0, "",
       "sandbox itself after start, by seccomp (default: true)" },
     { "deregister", OPT_TEXT, FLAG(deregister), 0, 0, " always|on-success",
@@ -8243,8 +8286,7 @@ static int app_check(struct app *app, struct err *e)
         return err_set(e, "-retry-interval must be greater than 0");
     if (f->once && !f->attempts_given)
         f->retry_attempts = 0;
-    cs->options = str_hash(str_hash(f->internal + 2u * f->only_named, f->ip),
-                           f->hostname);
+    cs->options = str_hash(str_hash(f->internal, f->ip), f->hostname);
     cs->on_success = f->on_success;
     cs->resync_ms = MS((uint64_t)f->resync * 1000);
     cs->cfg.only_named = f->only_named;
@@ -8514,7 +8556,7 @@ static int app_code(const struct app *app)
     size_t waiting;
 
     (void)entries_count(&app->entries, &waiting, false);
-    return waiting > 0 || !app->containers.side.whole ||
+    return waiting > 0 || !containers_certain(&app->containers) ||
            !list_empty(&app->containers.side.queue.later);
 }
 
@@ -8588,7 +8630,7 @@ int main(int argc, char **argv)
     struct err e;
     int code;
 
-    if (os_signals(&e) != 0) {
+    if (os_descriptors(&e) != 0 || os_signals(&e) != 0) {
         log_at(LOG_ERROR, "%s", e.text);
         return 1;
     }
