@@ -257,15 +257,10 @@ struct arena {
     bool full;
 };
 
-union align {
-    void *p;
-    uint64_t u;
-};
-
 struct chunk {
     struct chunk *before;
     size_t used, room;          /* bytes of data[] */
-    union align data[];
+    uint64_t data[];            /* nothing has to be aligned to more */
 };
 
 static void *arena_alloc(struct arena *a, size_t n)
@@ -276,8 +271,7 @@ static void *arena_alloc(struct arena *a, size_t n)
     CHECK(n <= TEXT_MAX);
     a->used += n;
     a->full = a->full || (a->limit > 0 && a->used > a->limit);
-    n = (n + sizeof(union align) - 1) / sizeof(union align) *
-        sizeof(union align);
+    n = (n + sizeof *c->data - 1) / sizeof *c->data * sizeof *c->data;
     if (c == NULL || c->room - c->used < n) {
         room = c == NULL ? 128 : c->room < 65536 ? c->room * 2 : c->room;
         room = room < n ? n : room;
@@ -382,6 +376,12 @@ static bool str_blank(char c)
     return c == ' ' || c == '\t' || c == '\n' || c == '\r';
 }
 
+/* A printable character of ASCII. */
+static bool str_ascii(char c)
+{
+    return (unsigned char)c >= 0x20 && (unsigned char)c < 0x7f;
+}
+
 /* Not a blank, not a control character. */
 static bool str_graph(char c)
 {
@@ -403,23 +403,14 @@ static bool str_all(struct str s, bool (*is)(char))
     return str_span(s, is) == s.n;
 }
 
-/* Without regard to the case of ASCII letters. */
-static int str_casecmp(struct str a, struct str b)
-{
-    size_t i;
-
-    for (i = 0; i < a.n && i < b.n; i++) {
-        int d = str_lower(a.p[i]) - str_lower(b.p[i]);
-
-        if (d != 0)
-            return d;
-    }
-    return (a.n > b.n) - (a.n < b.n);
-}
-
+/* As str_eq, without regard to the case of ASCII letters. */
 static bool str_caseeq(struct str a, struct str b)
 {
-    return a.n == b.n && str_casecmp(a, b) == 0;
+    size_t i = 0;
+
+    while (a.n == b.n && i < a.n && str_lower(a.p[i]) == str_lower(b.p[i]))
+        i++;
+    return a.n == b.n && i == a.n;
 }
 
 /* Where c first stands in s, or s.n. */
@@ -540,26 +531,21 @@ static uint64_t str_hash(uint64_t h, struct str s)
  * well-formed UTF-8 (Unicode 15, table 3-7) is U+FFFD by itself, as in Go. */
 static uint32_t str_rune(struct str *s)
 {
+    static const uint32_t least[] = { 0, 0x80, 0x800, 0x10000 };
     const unsigned char *p = (const unsigned char *)s->p;
-    unsigned more = p[0] < 0x80 ? 0 : p[0] < 0xe0 ? 1 : p[0] < 0xf0 ? 2 : 3;
-    uint32_t c = p[0];
+    unsigned more = p[0] < 0xc0 ? 0 : p[0] < 0xe0 ? 1 : p[0] < 0xf0 ? 2 : 3;
+    bool ok = p[0] < 0x80 || (p[0] >= 0xc0 && p[0] < 0xf8 && s->n > more);
+    uint32_t c = more > 0 ? p[0] & 0x3fu >> more : p[0];
     unsigned i;
 
-    if (more > 0) {
-        static const unsigned char low[] = { 0, 0, 0xa0, 0x90 };
-        bool ok = p[0] >= 0xc2 && p[0] <= 0xf4 && s->n > more;
-
-        c &= 0x3fu >> more;
-        for (i = 1; ok && i <= more; i++) {
-            ok = (p[i] & 0xc0) == 0x80;
-            c = c << 6 | (p[i] & 0x3f);
-        }
-        ok = ok && !((p[0] == 0xe0 || p[0] == 0xf0) && p[1] < low[more]) &&
-             !(p[0] == 0xed && p[1] > 0x9f) && !(p[0] == 0xf4 && p[1] > 0x8f);
-        if (!ok) {
-            more = 0;
-            c = 0xfffd;
-        }
+    for (i = 1; ok && i <= more; i++) {
+        ok = (p[i] & 0xc0) == 0x80;
+        c = c << 6 | (p[i] & 0x3f);
+    }
+    if (!ok || c < least[more] || (c >= 0xd800 && c <= 0xdfff) ||
+        c > 0x10ffff) {
+        more = 0;
+        c = 0xfffd;
     }
     *s = str_from(*s, more + 1);
     return c;
@@ -673,6 +659,7 @@ static void buf_number(struct buf *b, uint64_t v, unsigned base, size_t least)
     size_t at = sizeof digits;
     struct str s;
 
+    CHECK(least <= sizeof digits);
     do
         digits[--at] = "0123456789abcdef"[v % base];
     while ((v /= base) > 0 || sizeof digits - at < least);
@@ -782,8 +769,7 @@ static void buf_skip(struct buf *b, size_t n)
 /* Whether c stands for itself in a JSON string and is one byte of UTF-8. */
 static bool buf_json_plain(char c)
 {
-    return (unsigned char)c >= 0x20 && (unsigned char)c < 0x7f && c != '"' &&
-           c != '\\';
+    return str_ascii(c) && c != '"' && c != '\\';
 }
 
 /* s as a JSON string (RFC 8259 section 7).  What is not UTF-8 becomes
@@ -1048,11 +1034,9 @@ static size_t json_string(struct str s)
 /* Where the digits that stand at i end; 0 if there are none. */
 static size_t json_digits(struct str s, size_t i)
 {
-    size_t from = i;
+    size_t n = i < s.n ? str_span(str_from(s, i), str_digit) : 0;
 
-    while (i < s.n && str_digit(s.p[i]))
-        i++;
-    return i > from ? i : 0;
+    return n > 0 ? i + n : 0;
 }
 
 /* The length of the number at s.p, or 0: RFC 8259 section 6. */
@@ -1080,17 +1064,16 @@ static size_t json_scalar(struct json *j, size_t at)
     static const char *const word[] = { "null", "true", "false" };
     struct str s = str_from(j->text, at);
     bool string = *s.p == '"';
+    enum json_type type = string ? JSON_STRING : JSON_NUMBER;
     size_t n = string ? json_string(s) : json_number(s), i;
 
-    if (n > 0 && string)
-        json_add(j, JSON_STRING, at + 1, n - 2);
-    else if (n > 0)
-        json_add(j, JSON_NUMBER, at, n);
     for (i = 0; n == 0 && i < LENGTH(word); i++)
         if (str_prefix(s, str_of(word[i]))) {
+            type = i == 0 ? JSON_NULL : JSON_BOOL;
             n = strlen(word[i]);
-            json_add(j, i == 0 ? JSON_NULL : JSON_BOOL, at, n);
         }
+    if (n > 0)
+        json_add(j, type, string ? at + 1 : at, string ? n - 2 : n);
     return n;
 }
 
@@ -1775,8 +1758,8 @@ static void ip_format(struct buf *b, const unsigned char *ip, size_t n)
         }
 }
 
-/* Adds the IP address of a socket address.  False: it has none. */
-static bool ip_of_socket(const struct sockaddr *sa, struct buf *b)
+/* Adds the IP address of a socket address, if it has one. */
+static void ip_of_socket(const struct sockaddr *sa, struct buf *b)
 {
     const void *p = sa;
     const struct sockaddr_in *v4 = p;
@@ -1786,7 +1769,6 @@ static bool ip_of_socket(const struct sockaddr *sa, struct buf *b)
         ip_format(b, (const unsigned char *)&v4->sin_addr, 4);
     else if (sa->sa_family == AF_INET6)
         ip_format(b, (const unsigned char *)&v6->sin6_addr, 16);
-    return sa->sa_family == AF_INET || sa->sa_family == AF_INET6;
 }
 
 /* Whether an address cannot be reached from other hosts. */
@@ -1813,7 +1795,8 @@ static bool os_interface(struct str name, struct buf *b)
                           !str_has(buf_str(b), ':'))))
             continue;
         b->n = 0;
-        if (ip_of_socket(sa, b) && str_prefix(buf_str(b), STR("fe80:")))
+        ip_of_socket(sa, b);
+        if (str_prefix(buf_str(b), STR("fe80:")))
             b->n = 0;
     }
     freeifaddrs(list);
@@ -2992,19 +2975,6 @@ static bool http_value_char(char c)
     return c == '\t' || buf_header_char(c);
 }
 
-/* What Connection says (RFC 9112 9.3). */
-static void http_connection(struct http *h, struct str list)
-{
-    while (list.n > 0) {
-        struct str word = str_trim(str_cut(&list, ','));
-
-        if (str_caseeq(word, STR("close")))
-            h->close = true;
-        else if (str_caseeq(word, STR("keep-alive")) && h->http10)
-            h->close = false;
-    }
-}
-
 /* One header line: those that this program uses. */
 static int http_field(struct http *h, struct str line, struct err *e)
 {
@@ -3025,8 +2995,15 @@ static int http_field(struct http *h, struct str line, struct err *e)
         if (!str_caseeq(value, STR("chunked")) || h->chunked || h->http10)
             return err_set(e, "Transfer-Encoding: %.*s", PUT(value));
         h->chunked = true;
-    } else if (str_caseeq(name, STR("Connection"))) {
-        http_connection(h, value);
+    } else if (str_caseeq(name, STR("Connection"))) {   /* RFC 9112 9.3 */
+        while (value.n > 0) {
+            struct str word = str_trim(str_cut(&value, ','));
+
+            if (str_caseeq(word, STR("close")))
+                h->close = true;
+            else if (str_caseeq(word, STR("keep-alive")) && h->http10)
+                h->close = false;
+        }
     } else if (str_caseeq(name, STR("Retry-After"))) {
         if (str_u64(value, 3600, &v))   /* a date is ignored */
             h->retry_after = (unsigned)v;
@@ -4284,8 +4261,9 @@ static bool docker_event(const struct json *j, struct docker_event *ev)
         { "destroy", DOCKER_GONE }, { "remove", DOCKER_GONE },
         { "connect", DOCKER_NETWORK }, { "disconnect", DOCKER_NETWORK },
     };
-    size_t actor = json_get(j, JSON_ROOT, "Actor"), container, i;
+    size_t actor = json_get(j, JSON_ROOT, "Actor"), i;
     size_t attributes = json_get(j, actor, "Attributes");
+    size_t container = json_get(j, attributes, "container");
     struct str type = json_get_raw(j, JSON_ROOT, "Type");
     struct str action = json_get_raw(j, JSON_ROOT, "Action");
     struct str code = json_get_raw(j, attributes, "exitCode");
@@ -4293,6 +4271,8 @@ static bool docker_event(const struct json *j, struct docker_event *ev)
 
     if (action.n == 0)
         action = json_get_raw(j, JSON_ROOT, "status");
+    if (type.n == 0)
+        type = STR("container");
     ev->action = DOCKER_OTHER;
     for (i = 0; i < LENGTH(known); i++)
         if (str_eq(action, str_of(known[i].name)))
@@ -4303,14 +4283,11 @@ static bool docker_event(const struct json *j, struct docker_event *ev)
     ev->id = json_get_raw(j, actor, "ID");
     if (ev->id.n == 0)
         ev->id = json_get_raw(j, JSON_ROOT, "id");
-    if (ev->action == DOCKER_NETWORK) {
-        container = json_get(j, attributes, "container");
-        if (container != 0)     /* else Podman's */
-            ev->id = json_raw(j, container);
-        return str_eq(type, STR("network")) && docker_id(ev->id);
-    }
+    if (ev->action == DOCKER_NETWORK && container != 0) /* else Podman's */
+        ev->id = json_raw(j, container);
     return ev->action != DOCKER_OTHER && docker_id(ev->id) &&
-           (type.n == 0 || str_eq(type, STR("container")));
+           str_eq(type, ev->action == DOCKER_NETWORK ? STR("network")
+                                                     : STR("container"));
 }
 
 /* A row of GET /containers/json. */
@@ -4417,27 +4394,8 @@ static bool docker_port_key(struct str s, struct docker_port *p)
 
     while (s.n > 0 && i < LENGTH(proto) && !str_caseeq(s, str_of(proto[i])))
         i++;
-    memset(p, 0, sizeof *p);
-    p->host_ip = STR("");
     p->proto = (enum docker_proto)i;
     return i < LENGTH(proto) && str_port(number, &p->number);
-}
-
-/* Of several bindings the first counts, an IPv4 one before an IPv6 one. */
-static void docker_bindings(struct docker_container *c, const struct json *j,
-                            size_t list, struct docker_port *p)
-{
-    size_t i;
-
-    for (i = 0; json_next(j, list, &i);) {
-        struct str ip = json_get_str(j, i, "HostIp", &c->arena);
-        bool better = p->host_port == 0 ||
-                      (str_has(p->host_ip, ':') && !str_has(ip, ':'));
-
-        if (better &&
-            str_port(json_get_raw(j, i, "HostPort"), &p->host_port))
-            p->host_ip = ip;
-    }
 }
 
 /* By number, tcp first: the order of docker_container.port. */
@@ -4458,22 +4416,30 @@ static const struct docker_port *docker_find_port(
         : bsearch(p, c->port, c->ports, sizeof *p, docker_port_cmp);
 }
 
-/* Adds the ports that are the names of object t. */
+/* Adds the ports that are the names of object t.  Of several bindings the
+ * first counts, an IPv4 one before an IPv6 one. */
 static void docker_add_ports(struct docker_container *c, const struct json *j,
                              size_t t, bool listed)
 {
-    struct docker_port p;
-    size_t i;
+    size_t i, k;
 
-    for (i = 0; json_next(j, t, &i);)
-        if (json_type(j, t) == JSON_OBJECT &&
-            docker_port_key(json_raw(j, i), &p)) {
-            p.listed = listed;
-            p.exposed = !listed;
-            if (listed)
-                docker_bindings(c, j, i + 1, &p);
-            c->port[c->ports++] = p;
+    for (i = 0; json_type(j, t) == JSON_OBJECT && json_next(j, t, &i);) {
+        struct docker_port p = { .listed = listed, .exposed = !listed,
+                                 .host_ip = STR_INIT("") };
+
+        if (!docker_port_key(json_raw(j, i), &p))
+            continue;
+        for (k = 0; listed && json_next(j, i + 1, &k);) {
+            struct str ip = json_get_str(j, k, "HostIp", &c->arena);
+            bool better = p.host_port == 0 ||
+                          (str_has(p.host_ip, ':') && !str_has(ip, ':'));
+
+            if (better &&
+                str_port(json_get_raw(j, k, "HostPort"), &p.host_port))
+                p.host_ip = ip;
         }
+        c->port[c->ports++] = p;
+    }
 }
 
 static size_t docker_count(const struct json *j, size_t t)
@@ -4848,6 +4814,8 @@ struct svc_meta {
     struct svc_attr attr;
     unsigned port;      /* the one that it is for; 0: all */
     size_t order;       /* of two with one key, the later one counts */
+    struct str *tag;    /* of svc_split_tags: those of this list and of -tags, */
+    size_t tags;        /* and a last one for UDP; NULL: not split yet */
 };
 
 /* What goes into the services of one container. */
@@ -4867,8 +4835,7 @@ struct svc_job {
     struct str label_ip;        /* ... of -useIpFromLabel */
     struct str name;            /* of services without a SERVICE_NAME */
     struct str id;              /* how default IDs begin */
-    struct str tags_of;         /* the list of tags that was split last, */
-    const struct service *tags_in;      /* and who has them */
+    struct svc_meta no_tags;    /* stands for a missing SERVICE_TAGS */
     void *by_id;                /* of tsearch: the services so far */
     struct arena *a;            /* of the set */
     struct svc_notes *notes;
@@ -4948,8 +4915,9 @@ static struct str svc_attr(const struct service *s, const char *key)
 
 /* Everything but the attributes that a service takes from its metadata. */
 struct svc_keys {
-    struct str name, tags;
+    struct str name;
     struct str id;              /* .p NULL: none was given */
+    struct svc_meta *tags;
     bool name_of_port;          /* it was given for this very port */
     bool ignore;
 };
@@ -4959,7 +4927,7 @@ struct svc_keys {
 static void svc_read_metas(struct svc_job *job, struct service *s,
                            struct svc_keys *k)
 {
-    const struct svc_meta *meta = job->meta;
+    struct svc_meta *meta = job->meta, *m;
     size_t general = 0, own, end;
 
     while (job->at_meta < job->metas && meta[job->at_meta].port < s->exposed)
@@ -4968,26 +4936,27 @@ static void svc_read_metas(struct svc_job *job, struct service *s,
     while (end < job->metas && meta[end].port == s->exposed)
         end++;
     memset(k, 0, sizeof *k);
+    k->tags = &job->no_tags;
     s->attr = arena_alloc(job->a, (job->general + end - own) *
                                   sizeof *s->attr);
     while (general < job->general || own < end) {
         int d = general == job->general ? 1 : own == end ? -1
                 : str_cmp(meta[general].attr.key, meta[own].attr.key);
-        const struct svc_attr *a = &meta[d < 0 ? general : own].attr;
 
+        m = &meta[d < 0 ? general : own];
         general += d <= 0;
         own += d >= 0;
-        if (str_eq(a->key, STR("name"))) {
-            k->name = a->value;
-            k->name_of_port = d >= 0;
-        } else if (str_eq(a->key, STR("id"))) {
-            k->id = a->value;
-        } else if (str_eq(a->key, STR("tags"))) {
-            k->tags = a->value;
-        } else if (str_eq(a->key, STR("ignore"))) {
-            k->ignore = a->value.n > 0;
+        if (str_eq(m->attr.key, STR("name"))) {
+            k->name = m->attr.value;
+            k->name_of_port = m->port > 0;
+        } else if (str_eq(m->attr.key, STR("id"))) {
+            k->id = m->attr.value;
+        } else if (str_eq(m->attr.key, STR("tags"))) {
+            k->tags = m;
+        } else if (str_eq(m->attr.key, STR("ignore"))) {
+            k->ignore = m->attr.value.n > 0;
         } else {
-            s->attr[s->attrs++] = *a;
+            s->attr[s->attrs++] = m->attr;
         }
     }
 }
@@ -5012,21 +4981,16 @@ static bool svc_next_tag(struct str *list, struct buf *tag)
     return tag->n > 0;
 }
 
-/* The tags of the container, of the command line, and of UDP, without those
- * that would be too much.  Ports with the same list share the result. */
-static void svc_tags(struct svc_job *job, struct service *s, struct str own)
+/* Splits a list of tags, once for all ports that have it: sets m->tag to those
+ * of the container, of the command line, and of UDP, without those that would
+ * be too much. */
+static void svc_split_tags(struct svc_job *job, struct svc_meta *m)
 {
-    struct str list[] = { own, job->cfg->tags }, udp = STR("udp"), copy;
-    const struct service *same = job->tags_in;
+    struct str list[] = { m->attr.value, job->cfg->tags };
+    struct str udp = STR("udp"), copy;
     struct buf tags = { 0 }, tag = { 0 };
     size_t room = SERVICE_TAGS_MAX, lost = 0, i;
 
-    if (same != NULL && same->udp == s->udp && job->tags_of.p == own.p &&
-        job->tags_of.n == own.n) {
-        s->tag = same->tag;
-        s->tags = same->tags;
-        return;
-    }
     for (i = 0; i < LENGTH(list); i++)
         while (svc_next_tag(&list[i], &tag)) {
             if (tag.n > room) {
@@ -5037,32 +5001,14 @@ static void svc_tags(struct svc_job *job, struct service *s, struct str own)
             copy = str_copy(job->a, buf_str(&tag));
             buf_add(&tags, BYTES(copy));
         }
-    if (s->udp)
-        buf_add(&tags, BYTES(udp));
-    s->tags = tags.n / sizeof *s->tag;
-    s->tag = arena_alloc(job->a, tags.n);
-    if (tags.n > 0)
-        memcpy(s->tag, tags.p, tags.n);
+    buf_add(&tags, BYTES(udp));
+    m->tags = tags.n / sizeof *m->tag;
+    m->tag = memcpy(arena_alloc(job->a, tags.n), tags.p, tags.n);
     buf_free(&tags);
     buf_free(&tag);
-    job->tags_of = own;
-    job->tags_in = s;
     if (lost > 0)
-        svc_note(job->notes, LOG_WARN, false, "port %u: more than %d bytes of "
-                 "tags: %zu of them are left out", s->exposed,
-                 SERVICE_TAGS_MAX, lost);
-}
-
-/* An image that is given by nothing but its ID, whole or the beginning; six
- * digits are too many to be a name by chance. */
-static bool svc_is_image_id(const struct docker_container *c)
-{
-    struct str s = c->image;
-
-    return str_prefix(s, STR("sha256:")) ||
-           (str_all(s, str_hexdigit) &&
-            (s.n == 64 || s.n == 12 ||
-             (s.n >= 6 && str_prefix(c->digest, s))));
+        svc_note(job->notes, LOG_WARN, false, "more than %d bytes of tags: "
+                 "%zu of them are left out", SERVICE_TAGS_MAX, lost);
 }
 
 /* The value of the container's label of that name; empty: it has none, or the
@@ -5077,12 +5023,17 @@ static struct str svc_label(const struct docker_container *c, struct str name)
     return STR("");
 }
 
-/* The name of a service without a SERVICE_NAME. */
+/* The name of a service without a SERVICE_NAME: the last part of the image's,
+ * unless that is an ID, whole or the beginning; six digits are too many to be
+ * a name by chance. */
 static struct str svc_default_name(const struct docker_container *c)
 {
     struct str s = c->image, service;
+    bool id = str_all(s, str_hexdigit) &&
+              (s.n == 64 || s.n == 12 ||
+               (s.n >= 6 && str_prefix(c->digest, s)));
 
-    if (!svc_is_image_id(c)) {
+    if (!id && !str_prefix(s, STR("sha256:"))) {
         s = str_cut(&s, '@');
         while (s.n > 1 && s.p[s.n - 1] == '/')
             s.n--;
@@ -5116,11 +5067,6 @@ static struct str svc_name(const struct svc_job *job, const struct service *s,
                         : str_copy(job->a, name);
 }
 
-static bool svc_id_char(char c)
-{
-    return (unsigned char)c >= 0x20 && (unsigned char)c < 0x7f;
-}
-
 /* Whether Consul can deregister the ID, which it takes from a path: it answers
  * 301 if // or a . or .. part is in it, and 400 to many characters beyond
  * ASCII, however they are escaped (seen in 1.8.7). */
@@ -5128,7 +5074,7 @@ static bool svc_id_ok(struct str id)
 {
     struct str rest = id, part;
 
-    if (id.n == 0 || id.n > SERVICE_ID_MAX || !str_all(id, svc_id_char))
+    if (id.n == 0 || id.n > SERVICE_ID_MAX || !str_all(id, str_ascii))
         return false;
     while (rest.n > 0) {
         part = str_cut(&rest, '/');
@@ -5164,15 +5110,13 @@ static bool svc_set_id(const struct svc_job *job, struct service *s,
     return ok || svc_id_ok(id);
 }
 
-/* As Consul's catalog compares IDs: without regard to case.  Digests decide
- * first, since thousands of long IDs may begin alike. */
+/* By the digests of IDs in lower case, since Consul's catalog compares them
+ * without regard to it.  Two that are one by chance get different IDs. */
 static int svc_id_cmp(const void *a, const void *b)
 {
     const struct service *p = a, *q = b;
 
-    if (p->id_digest != q->id_digest)
-        return p->id_digest < q->id_digest ? -1 : 1;
-    return str_casecmp(p->id, q->id);
+    return p->id_digest < q->id_digest ? -1 : p->id_digest > q->id_digest;
 }
 
 /* No two services of a container have the same ID: the later one gets its
@@ -5353,7 +5297,10 @@ static bool svc_make(struct svc_job *job, const struct docker_port *p,
         svc_note(notes, LOG_WARN, true, "port %u: no usable ID", p->number);
         return false;
     }
-    svc_tags(job, s, k.tags);
+    if (k.tags->tag == NULL)
+        svc_split_tags(job, k.tags);
+    s->tag = k.tags->tag;
+    s->tags = k.tags->tags - !s->udp;
     return true;
 }
 
@@ -6205,7 +6152,7 @@ static struct request *print_hello(struct registry *r, unsigned step)
     os_hostname(&name);
     if (os_resolve(buf_str(&name), 1, address, ADDRS_MAX, &n, &e) == 0)
         for (i = 0; i < n && r->host.n == 0; i++) {
-            (void)ip_of_socket((const void *)&address[i].sa, &r->host);
+            ip_of_socket((const void *)&address[i].sa, &r->host);
             if (ip_is_local(buf_str(&r->host)))
                 r->host.n = 0;
         }

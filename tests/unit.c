@@ -366,7 +366,7 @@ static void text_arena(void)
     for (i = 0; i < MANY; i++) {
         n = i * i % 777;
         p[i] = arena_alloc(&a, n);
-        WANT((uintptr_t)p[i] % sizeof(union align) == 0);
+        WANT((uintptr_t)p[i] % sizeof(uint64_t) == 0);
         memset(p[i], (int)(i % 251), n);
     }
     memset(arena_alloc(&a, 1000000), 1, 1000000);
@@ -2397,6 +2397,14 @@ static void svc_metadata(void)
           .out = ONE " {80_=x}" },
         { .why = "not all digits", ENV("SERVICE_80X_A=x"),
           .out = ONE " {80x_a=x}" },
+        { .why = "tags of several ports, tcp and udp", .box = { .ports =
+          "1=1 1/udp=1 2=2 3=3 3/udp=3 4=4", .image = "w",
+          .env = "SERVICE_TAGS=a|SERVICE_2_TAGS=b|SERVICE_3_TAGS=" },
+          .cfg = { .tags = S("x") },
+          .out = "h:c:1 w-1 10.0.0.9:1 [a,x] | "
+          "h:c:1:udp w-1 10.0.0.9:1 [a,x,udp] | h:c:2 w-2 10.0.0.9:2 [b,x] | "
+          "h:c:3 w-3 10.0.0.9:3 [x] | h:c:3:udp w-3 10.0.0.9:3 [x,udp] | "
+          "h:c:4 w-4 10.0.0.9:4 [a,x]" },
         { .why = "the later variable", ENV("SERVICE_A=1|SERVICE_a=2"),
           .out = ONE " {a=2}" },
         { .why = "label over environment", .box = { .ports = "80=1",
@@ -2561,9 +2569,9 @@ static void svc_limits(void)
                    "iiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiii"
                    "iiiiiiiiiiiiii\" cannot be used (1 to 1024 characters of "
                    "ASCII, no leading /, no //, no . or .. part): the ID is "
-                   "h:c:80\n1port 80: more than 16384 bytes of tags: 2 of "
+                   "h:c:80\n1more than 16384 bytes of tags: 2 of "
                    "them are left out\n")
-             : STR("1port 80: more than 16384 bytes of tags: 1 of them are "
+             : STR("1more than 16384 bytes of tags: 1 of them are "
                    "left out\n"), "notes");
         underive(&d);
     }
