@@ -446,10 +446,10 @@ static struct str str_after(struct str s, char c)
     return str_from(s, at);
 }
 
-/* Where needle, which is not empty, first stands in s, or s.n. */
+/* Where needle first stands in s, or s.n. */
 static size_t str_find(struct str s, struct str needle)
 {
-    size_t at = str_index(s, *needle.p);
+    size_t at = needle.n > 0 ? str_index(s, *needle.p) : 0;
 
     while (at < s.n && !str_prefix(str_from(s, at), needle))
         at += 1 + str_index(str_from(s, at + 1), *needle.p);

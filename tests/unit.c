@@ -183,6 +183,8 @@ static void text_pieces(void)
         SAME(str_cut(&s, ':'), str_of(row[i].head), row[i].text);
         SAME(s, str_of(row[i].rest), row[i].text);
     }
+    WANT(str_find(STR("abc"), STR("")) == 0 && str_find(STR("a"), none) == 0);
+    WANT(str_find(none, STR("")) == 0 && str_find(none, none) == 0);
     WANT(str_find(STR("a"), STR("aa")) == 1);
     SAME(str_trim(edge(STR(" \t\r\n a b \r\n"))), STR("a b"), "trim");
     SAME(str_trim(edge(STR(" \n "))), STR(""), "trim");
