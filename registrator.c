@@ -4835,7 +4835,7 @@ struct svc_job {
     struct str label_ip;        /* ... of -useIpFromLabel */
     struct str name;            /* of services without a SERVICE_NAME */
     struct str id;              /* how default IDs begin */
-    struct svc_meta no_tags;    /* stands for a missing SERVICE_TAGS */
+    struct svc_meta none;       /* stands for a variable that is missing */
     void *by_id;                /* of tsearch: the services so far */
     struct arena *a;            /* of the set */
     struct svc_notes *notes;
@@ -4915,10 +4915,7 @@ static struct str svc_attr(const struct service *s, const char *key)
 
 /* Everything but the attributes that a service takes from its metadata. */
 struct svc_keys {
-    struct str name;
-    struct str id;              /* .p NULL: none was given */
-    struct svc_meta *tags;
-    bool name_of_port;          /* it was given for this very port */
+    struct svc_meta *name, *id, *tags;
     bool ignore;
 };
 
@@ -4935,8 +4932,8 @@ static void svc_read_metas(struct svc_job *job, struct service *s,
     own = end = job->at_meta;
     while (end < job->metas && meta[end].port == s->exposed)
         end++;
-    memset(k, 0, sizeof *k);
-    k->tags = &job->no_tags;
+    k->name = k->id = k->tags = &job->none;
+    k->ignore = false;
     s->attr = arena_alloc(job->a, (job->general + end - own) *
                                   sizeof *s->attr);
     while (general < job->general || own < end) {
@@ -4946,19 +4943,27 @@ static void svc_read_metas(struct svc_job *job, struct service *s,
         m = &meta[d < 0 ? general : own];
         general += d <= 0;
         own += d >= 0;
-        if (str_eq(m->attr.key, STR("name"))) {
-            k->name = m->attr.value;
-            k->name_of_port = m->port > 0;
-        } else if (str_eq(m->attr.key, STR("id"))) {
-            k->id = m->attr.value;
-        } else if (str_eq(m->attr.key, STR("tags"))) {
+        if (str_eq(m->attr.key, STR("name")))
+            k->name = m;
+        else if (str_eq(m->attr.key, STR("id")))
+            k->id = m;
+        else if (str_eq(m->attr.key, STR("tags")))
             k->tags = m;
-        } else if (str_eq(m->attr.key, STR("ignore"))) {
+        else if (str_eq(m->attr.key, STR("ignore")))
             k->ignore = m->attr.value.n > 0;
-        } else {
+        else
             s->attr[s->attrs++] = m->attr;
-        }
     }
+}
+
+/* Whether this is the first warning about a variable, which may be that of
+ * many ports. */
+static bool svc_is_news(const struct svc_attr *a)
+{
+    bool news = !*a->said;
+
+    *a->said = true;
+    return news;
 }
 
 /* ---- Tags, names, IDs ---- */
@@ -5049,17 +5054,17 @@ static struct str svc_default_name(const struct docker_container *c)
 /* "web" and, if the container has several ports, "web-8080"; a name that is
  * given for this very port stays as it is. */
 static struct str svc_name(const struct svc_job *job, const struct service *s,
-                           const struct svc_keys *k)
+                           const struct svc_meta *given)
 {
-    struct str name = k->name;
+    struct str name = given->attr.value;
 
     if (name.n > SERVICE_NAME_MAX) {
-        svc_note(job->notes, LOG_WARN, false, "port %u: SERVICE_NAME has more "
-                 "than %d bytes and is not used", s->exposed,
-                 SERVICE_NAME_MAX);
+        if (svc_is_news(&given->attr))
+            svc_note(job->notes, LOG_WARN, false, "SERVICE_NAME has more than "
+                     "%d bytes and is not used", SERVICE_NAME_MAX);
         name.n = 0;
     }
-    if (name.n > 0 && k->name_of_port)
+    if (name.n > 0 && given->port > 0)
         return name;
     if (name.n == 0)
         name = job->name;
@@ -5095,18 +5100,18 @@ static struct str svc_port_id(const struct svc_job *job, struct str base,
 /* Sets the ID: SERVICE_ID if that can be used, else the default one.  False:
  * that cannot be used either. */
 static bool svc_set_id(const struct svc_job *job, struct service *s,
-                       struct str given)
+                       const struct svc_meta *given)
 {
-    struct str id = svc_port_id(job, job->id, s);
-    bool ok = given.p != NULL && svc_id_ok(given);
+    struct str id = svc_port_id(job, job->id, s), wanted = given->attr.value;
+    bool ok = svc_id_ok(wanted);
 
-    s->id = ok ? given : id;
+    s->id = ok ? wanted : id;
     s->default_id = str_eq(s->id, id);
-    if (given.p != NULL && !ok)
-        svc_note(job->notes, LOG_WARN, false, "port %u: SERVICE_ID \"%.*s\" "
-                 "cannot be used (1 to %d characters of ASCII, no leading /, "
-                 "no //, no . or .. part): the ID is %.*s", s->exposed,
-                 PUT(str_first(given, 100)), SERVICE_ID_MAX, PUT(id));
+    if (!ok && given != &job->none && svc_is_news(&given->attr))
+        svc_note(job->notes, LOG_WARN, false, "SERVICE_ID \"%.*s\" cannot be "
+                 "used (1 to %d characters of ASCII, no leading /, no //, no "
+                 ". or .. part)", PUT(str_first(wanted, 100)),
+                 SERVICE_ID_MAX);
     return ok || svc_id_ok(id);
 }
 
@@ -5281,7 +5286,7 @@ static bool svc_make(struct svc_job *job, const struct docker_port *p,
     s->udp = p->proto == DOCKER_UDP;
     s->kept = at->port == 0;            /* where it was is not known */
     svc_read_metas(job, s, &k);
-    if (k.ignore || (job->cfg->only_named && k.name.n == 0)) {
+    if (k.ignore || (job->cfg->only_named && k.name->attr.value.n == 0)) {
         svc_note(notes, LOG_INFO, true, "service on port %u: %s", p->number,
                  k.ignore ? "SERVICE_IGNORE is set"
                           : "no SERVICE_NAME (-explicit)");
@@ -5292,7 +5297,7 @@ static bool svc_make(struct svc_job *job, const struct docker_port *p,
                  "known, give it with -ip", p->number);
         return false;
     }
-    s->name = svc_name(job, s, &k);
+    s->name = svc_name(job, s, k.name);
     if (!svc_set_id(job, s, k.id) || !svc_unique_id(job, s)) {
         svc_note(notes, LOG_WARN, true, "port %u: no usable ID", p->number);
         return false;
