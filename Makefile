@@ -100,6 +100,19 @@ fuzz:
 		echo "ok fuzz $$name"; \
 	done
 
+# Random life against random faults, seed after seed until it is told to stop.
+MODEL_SEEDS = $$(date +%s)-
+MODEL_JOBS = 8
+model:
+	@$(MAKE) -s CC=cc bearssl
+	@dir=$$(mktemp -d) && trap 'rm -rf "$$dir"' EXIT && \
+	cc -std=c99 -g -O1 -fsanitize=address,undefined \
+		-fno-sanitize-recover=all -DHASTE=10 -fno-pie -no-pie \
+		-isystem $(BEARSSL)/inc -o "$$dir/registrator" \
+		registrator.c $(BEARSSL)/build-cc/libbearssl.a && \
+	python3 tests/model.py "$$dir/registrator" -j $(MODEL_JOBS) \
+		--seeds $(MODEL_SEEDS)
+
 # What takes longer than ./test.sh should: everything once more under
 # sanitizers, with reads and writes of one byte, the unit tests in valgrind.
 torture:
@@ -124,4 +137,4 @@ install: $(BIN)
 clean:
 	rm -rf registrator registrator-a* $(BEARSSL)/build-*
 
-.PHONY: all bearssl test demo fuzz torture soak bench size install clean
+.PHONY: all bearssl test demo fuzz model torture soak bench size install clean

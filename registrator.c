@@ -1,8 +1,8 @@
 /* registrator - keeps a service registry in step with a Docker engine.
  *
  * It watches one engine and sees to it that every container port that others
- * can reach is a service in Consul, with the right address, and that nothing
- * else is.  README.md tells how to use it; this comment, what it can do.
+ * can reach is a service in Consul, with the right address.  README.md tells
+ * how to use it; this comment, what it can do.
  *
  *     cc -Os -o registrator registrator.c -lbearssl
  *
@@ -10,15 +10,13 @@
  *
  * To the engine it sends these requests and no others, all GET:
  *
- *     /version                  its API version, and whether it is Podman
- *     /info                     the same, and its ID: the marks are made of it
+ *     /version, /info           which engine it is; marks are made of its ID
  *     /events                   once a session, read for as long as it lasts
  *     /containers/json[?all=1]  at start and at each resync; all of Podman
  *     /containers/ID/json       of a container that may have changed
- *     /networks/ID              of a container with ports that Docker does
- *                               not publish (Podman: any): macvlan, ipvlan?
+ *     /networks                 for a port that is exposed but not published
  *
- * To Consul's agent, with ns= and partition= where the environment says so:
+ * To Consul's agent, with ns= and partition= if the environment names them:
  *
  *     GET /v1/status/leader     at the beginning of a session, then
  *     GET /v1/agent/self        this host's address (Member.Addr)
@@ -26,69 +24,83 @@
  *     PUT /v1/agent/service/register[?replace-existing-checks=true]
  *     PUT /v1/agent/service/deregister/ID
  *
- * Both sides over HTTP/1.1, on at most CONNS_MAX connections each, kept open,
- * in TLS 1.2 where the address says so.
+ * Both sides over HTTP/1.1, on at most CONNS_MAX connections each, in TLS 1.2
+ * if the address says so.
  *
- * An entry that it has written carries the Meta "registrator", the mark
- * OWNER-CONTENT (section 12): whose it is, and what was written.  It removes
- * what it wrote, what carries its mark and is explained by no container, and
- * with -cleanup what has no mark and an ID like one of its own.
- *
- * It reads: the files that the environment names: a token, certificates and
- * keys; with TLS and no CA named, the system's bundle of them (section 7);
- * what the C library needs to look up names (/etc/resolv.conf, /etc/hosts)
- * and the time zone.
- * Its environment (section 14): DOCKER_HOST, DOCKER_TLS_VERIFY,
- * DOCKER_CERT_PATH, HOME (for ~/.docker), CONSUL_HTTP_ADDR,
- * CONSUL_HTTP_TOKEN, CONSUL_HTTP_TOKEN_FILE, CONSUL_HTTP_AUTH,
- * CONSUL_HTTP_SSL, CONSUL_HTTP_SSL_VERIFY, CONSUL_CACERT, CONSUL_CAPATH,
+ * Its files: those that the environment names (a token, certificates, keys);
+ * with TLS and no CA named, the system's bundle of CAs; what the C library
+ * reads to look up names (/etc/resolv.conf, /etc/hosts).
+ * Its environment: DOCKER_HOST, DOCKER_TLS_VERIFY, DOCKER_CERT_PATH, HOME (for
+ * ~/.docker), CONSUL_HTTP_ADDR, CONSUL_HTTP_TOKEN, CONSUL_HTTP_TOKEN_FILE,
+ * CONSUL_HTTP_AUTH, CONSUL_HTTP_SSL, CONSUL_HTTP_SSL_VERIFY, CONSUL_CACERT,
  * CONSUL_CLIENT_CERT, CONSUL_CLIENT_KEY, CONSUL_TLSCERT, CONSUL_TLSKEY,
- * CONSUL_TLS_SERVER_NAME, CONSUL_NAMESPACE, CONSUL_PARTITION, and TZ.
- * Its signals: SIGTERM and SIGINT end it, SIGHUP compares everything now,
- * SIGUSR1 logs a summary; SIGPIPE is ignored.
- * It writes the log to stderr and, for print:, changes to stdout.
+ * CONSUL_TLS_SERVER_NAME, CONSUL_NAMESPACE, CONSUL_PARTITION; CONSUL_CAPATH is
+ * refused.
+ * Its signals: SIGTERM and SIGINT end it within 5 s, SIGHUP compares
+ * everything now, SIGUSR1 logs a summary; SIGPIPE is ignored.
+ * It writes the log to stderr and, for print:, changes to stdout.  It opens no
+ * listening socket, writes no file, starts no program, keeps nothing that it
+ * could not ask for again, and logs no secret.
  *
- * It opens no listening socket, writes no file, starts no program, keeps
- * nothing that it could not ask for again, and logs no secret.
- *
- * It leaves no core, and its memory is not to be read by others of its user.
- * Once started it gives up for good what it does not need (os_confine; not
- * with -confine=false).  By Landlock: files are read only in the directories
- * of those above; none is written, made or run anywhere; no TCP port is bound;
- * no signal reaches others.  By seccomp: only these system calls do anything,
+ * It leaves no core file, and other processes of its user cannot read its
+ * memory.  After start, by seccomp (not with -confine=false), only these
+ * system calls do anything:
  *
  *     bind brk clock_gettime close connect exit_group fcntl getrandom
  *     getsockname getsockopt ioctl madvise mmap mprotect munmap open poll
  *     read recvfrom recvmsg restart_syscall rt_sigprocmask rt_sigreturn
- *     sendmsg sendto setsockopt socket stat tkill uname write writev
+ *     sendmsg sendto setitimer setsockopt socket stat tkill uname write
+ *     writev
  *     arm64: newfstatat openat ppoll
  *     arm: clock_gettime32 clock_gettime64 fcntl64 mmap2 sigreturn stat64
  *     statx
  *
  * and of these open only to read, mmap and mprotect without execution, tkill
- * for itself alone (abort), socket for unix, IPv4 and IPv6; netlink sockets
- * and ioctl (getifaddrs) only with -ip.  To get there it also calls
+ * for itself alone (abort), ioctl to find the number of an interface, socket
+ * for unix, IPv4 and IPv6, and with -ip for netlink.  Before, it also calls
  *
- *     arch_prctl execve fstat getpid landlock_add_rule
- *     landlock_create_ruleset landlock_restrict_self openat pipe prctl
- *     prlimit64 readlinkat rt_sigaction set_tid_address
+ *     arch_prctl execve fstat getpid openat pipe prctl prlimit64
+ *     rt_sigaction set_tid_address
+ *
+ * The rules that comments cite:
+ *
+ * Ports.  A port is reached at its binding if it is published; under its own
+ * number in host mode; at the container's address on macvlan and ipvlan, and
+ * with -internal; in the network of container X at X's binding, else at X's
+ * address.  Any other port is no service.
+ *
+ * Address.  The first of: the label that -useIpFromLabel names; the
+ * container's address where the port is reached there; -ip; the host address
+ * of the binding, unless that is any; the host's address as the registry
+ * knows it.
+ *
+ * Owner.  An entry that it writes carries the mark OWNER-CONTENT.  OWNER is 32
+ * bits of the engine's ID and 32 of the options that make other services of
+ * the same containers (-internal, -explicit, -ip, -hostname).  It removes what
+ * carries its OWNER and what it has written in this run and nobody marked
+ * since; with -cleanup also what has no mark and a default ID of this host.  A
+ * service is written over an entry that it may remove, that has its engine's
+ * half of OWNER, whose ID is the default one of this very service, that has no
+ * mark and the same name, address and port, and over any with -cleanup; but
+ * not over one that another registrator has taken in this run.
  *
  * The sections, each of which uses only what stands above it:
  *
  *     1 Base         the platform, limits, CHECK
- *     2 Text         slices, buffers, memory, lists
+ *     2 Text         slices, buffers, memory, lists; three encoders
  *     3 Log          the one sink
  *     4 JSON         tokens; a splitter for streams and lists
  *     5 URL          where a peer is
- *     6 System       sockets, clock, signals, names
+ *     6 System       sockets, clock, signals, files, seccomp
  *     7 TLS          BearSSL as steps, certificates, keys
  *     8 HTTP         a response, however it is split
- *     9 Connections  requests over a few of them, none of which waits
- *    10 Docker       what the engine says
+ *     9 Connections  one request each; sessions, lists, retries
+ *    10 Docker       what the engine answers
  *    11 Services     a container in, its services out: most of the rules
- *    12 Registries   Consul, print
- *    13 Bridge       wanted against present
- *    14 Program      options, environment, main
+ *    12 Registries   rows: Consul, print
+ *    13 Entries      desired against observed
+ *    14 Containers   what is desired
+ *    15 Program      options, the loop, exit codes
  */
 
 /* ==== 1. Base ==============================================================
@@ -158,8 +170,10 @@ enum {
     TURNS = 16,                 /* in a queue; log2 of SERVICES_MAX, and 2 */
     SERVICES_MAX = 10 * 1000,   /* of one container */
     SERVICES_SIZE = 16 * 1024 * 1024, /* of one container, in bytes */
-    SERVICE_NAME_MAX = 255,     /* bytes of a service's name */
+    SERVICE_NAME_MAX = 255,     /* bytes of a service's name; its address */
     SERVICE_ID_MAX = 1024,      /* of its ID, which is part of a path */
+    SERVICE_ATTR_MAX = 128 * 1024, /* of an attribute; of longer arguments,
+                                   Linux starts no script */
     SERVICE_TAGS_MAX = 16 * 1024, /* of its tags */
     NOTES_MAX = 100,            /* log lines about a container at a time */
     CONNECT_MS = MS(5000),      /* to one address */
@@ -167,7 +181,6 @@ enum {
     ANSWER_MS = MS(60 * 1000),  /* a whole answer, however slowly it comes */
     SUBSCRIBE_MS = MS(500),     /* Docker 1.7 sends no head of /events */
     RELIST_MIN_MS = MS(1000),   /* from one list of a peer to the next */
-    IDLE_CLOSE_MS = MS(10 * 1000), /* ... if it closes idle connections */
     IN_DOUBT_MS = MS(1000),     /* a hung peer may still execute a call that
                                    timed out: when that is looked at */
     PAUSE_MIN_MS = MS(100),     /* after the loss of a peer */
@@ -227,18 +240,23 @@ struct str {
 #define BYTES(x) ((struct str){ (const char *)&(x), sizeof(x) })
 #define PUT(s) (int)(s).n, (s).p        /* for "%.*s" */
 
-/* Never NULL.  Without memory there is nothing to be done but to start again,
- * which loses nothing: the engine and the registry know it all. */
+/* Without memory there is nothing to be done but to start again, which loses
+ * nothing: the engine and the registry know it all. */
+static void mem_none(void)
+{
+    static const char why[] = "registrator: out of memory\n";
+
+    (void)write(STDERR_FILENO, why, sizeof why - 1);
+    _exit(1);
+}
+
+/* Never NULL. */
 static void *mem_new(size_t n)
 {
     void *p = n > TEXT_MAX ? NULL : malloc(n ? n : 1);
 
-    if (p == NULL) {
-        static const char why[] = "registrator: out of memory\n";
-
-        (void)write(STDERR_FILENO, why, sizeof why - 1);
-        _exit(1);
-    }
+    if (p == NULL)
+        mem_none();
     return p;
 }
 
@@ -788,7 +806,7 @@ static void buf_json(struct buf *b, struct str s)
         c = str_rune(&s);
         if (c == '"' || c == '\\')
             buf_byte(b, '\\');
-        if (c < 0x20 || c == 0x7f)
+        if (c < 0x20 || (c >= 0x7f && c < 0xa0))
             buf_fmt(b, "\\u%04x", c);
         else
             buf_rune(b, c);
@@ -1430,7 +1448,7 @@ static void url_base64(struct buf *b, struct str s)
  * Calls: str_ buf_ err_.
  * Kernel: socket connect read poll open close pipe fcntl sigaction
  * clock_gettime getaddrinfo getifaddrs gethostname getsockopt setsockopt
- * stat getentropy isatty setrlimit syscall getpid.
+ * stat getentropy isatty setrlimit syscall getpid alarm.
  */
 
 int getentropy(void *, size_t);         /* _XOPEN_SOURCE hides it */
@@ -1452,20 +1470,26 @@ static uint64_t os_now(void)
 }
 
 /* The signals that have come, and the pipe that ends os_wait for them.  As
- * process 1, where no signal has a default action, these four still work. */
+ * process 1, where no signal has a default action, they still work. */
 static volatile sig_atomic_t os_stop, os_resync, os_summary;
 static int os_pipe[2] = { -1, -1 };
 
+/* SIGALRM ends what SIGTERM has not: a name server that is silent keeps
+ * getaddrinfo for longer than 5 s. */
 static void os_signal(int number)
 {
     int saved = errno;
 
-    if (number == SIGHUP)
+    if (number == SIGALRM)
+        _exit(EXIT_SUCCESS);
+    if (number == SIGHUP) {
         os_resync = 1;
-    else if (number == SIGUSR1)
+    } else if (number == SIGUSR1) {
         os_summary = 1;
-    else
+    } else {
         os_stop = 1;
+        (void)alarm(5);
+    }
     (void)!write(os_pipe[1], "", 1);    /* full: os_wait ends all the same */
     errno = saved;
 }
@@ -1480,7 +1504,7 @@ static bool os_nonblock(int fd)
 
 static int os_signals(struct err *e)
 {
-    static const int number[] = { SIGTERM, SIGINT, SIGHUP, SIGUSR1 };
+    static const int number[] = { SIGTERM, SIGINT, SIGHUP, SIGUSR1, SIGALRM };
     struct sigaction sa = { .sa_handler = os_signal };
     size_t i;
 
@@ -1687,23 +1711,24 @@ static bool os_exists(const char *path)
     return stat(path, &st) == 0;
 }
 
-/* Why a unix socket cannot be used, with what to do about it. */
-static int os_socket_hint(const char *path, int error, struct err *e)
+/* Why a unix socket cannot be used, with what to do about it; another error
+ * stays as it is. */
+static void os_socket_hint(struct str path, int error, struct err *e)
 {
+    char *z = str_dup(path);
     struct stat st;
-    bool there = stat(path, &st) == 0;
+    bool there = stat(z, &st) == 0;
 
+    free(z);
     if (there && !S_ISSOCK(st.st_mode))
-        return err_set(e, "not a socket (Docker makes a directory where what "
-                          "is to be mounted does not exist)");
-    if (there && (error == EACCES || error == EPERM))
-        return err_set(e, "permission denied: run as root, or in the socket's "
-                          "group (docker run --group-add %u)",
-                       (unsigned)st.st_gid);
-    if (error == ENOENT)
-        return err_set(e, "no such socket: is its server running?  In a "
-                          "container, mount it there (-v)");
-    return err_set(e, "%s", strerror(error));
+        err_set(e, "not a socket (Docker makes a directory where what is to "
+                   "be mounted does not exist)");
+    else if (there && (error == EACCES || error == EPERM))
+        err_set(e, "permission denied: run as root, or in the socket's group "
+                   "(docker run --group-add %u)", (unsigned)st.st_gid);
+    else if (error == ENOENT)
+        err_set(e, "no such socket: is its server running?  In a container, "
+                   "mount it there (-v)");
 }
 
 /* Bytes that nobody can guess.  False: there are none to be had. */
@@ -1843,8 +1868,8 @@ static const uint16_t os_calls[] = {
     SYS_bind, SYS_brk, SYS_close, SYS_connect, SYS_exit_group, SYS_getrandom,
     SYS_getsockname, SYS_getsockopt, SYS_madvise, SYS_munmap, SYS_read,
     SYS_recvfrom, SYS_recvmsg, SYS_restart_syscall, SYS_rt_sigprocmask,
-    SYS_rt_sigreturn, SYS_sendmsg, SYS_sendto, SYS_setsockopt, SYS_uname,
-    SYS_write, SYS_writev,      /* recvmsg, sendmsg: musl 1.2.4 and later */
+    SYS_rt_sigreturn, SYS_sendmsg, SYS_sendto, SYS_setitimer, SYS_setsockopt,
+    SYS_uname, SYS_write, SYS_writev,   /* recvmsg, sendmsg: musl 1.2.4 and later */
 #if defined __x86_64__
     SYS_clock_gettime, SYS_poll, SYS_stat,
 #elif defined __aarch64__
@@ -1969,65 +1994,71 @@ static void os_protect_memory(void)
 #endif
 }
 
-/* ==== 7. TLS ================================================ tls_ ====
+/* ==== 7. TLS =================================== der_ cert_ pem_ tls_ ====
  *
- * BearSSL 0.6 as steps that wait for nothing, and what it leaves out: names
- * that are addresses, extendedKeyUsage, sentences for its errors.  TLS 1.2
- * with ECDHE and AES-GCM, and no more is linked: each curve, cipher or hash
- * that no Docker or Consul insists on would be 3 to 8 kB.  No verified name,
- * no connection.
+ * BearSSL 0.6 as steps that never wait, and the checks that it leaves out:
+ * names that are addresses, extendedKeyUsage, nameConstraints, and all that
+ * the certificate of a CA says about that CA.  TLS 1.2 with ECDHE and AES-GCM;
+ * no more is linked, since each curve, cipher or hash that no Docker or Consul
+ * insists on would be 3 to 8 kB.  No verified name, no connection.
  *
- * Calls: str_ buf_ mem_ arena_ log_ err_ os_ ip_.
+ * Calls: str_ buf_ mem_ arena_ err_ os_ ip_.
  */
 
-/* What a peer's certificate is judged by, and what we show it. */
-struct tls_trust {
+enum {
+    CERTS_MAX = 10,             /* in a chain, theirs or ours */
+    CERT_MAX = 64 * 1024,       /* bytes; with a thousand names it has 30 kB */
+    PEM_MAX = 8 * 1024 * 1024   /* a bundle of all public CAs has 220 kB */
+};
+
+/* What we look at in a certificate. */
+struct cert_info {
+    struct cert_info *next;     /* in the CA file */
+    struct str der;             /* the whole, into which the others point */
+    size_t signed_n;            /* how much of it is not signature */
+    struct str issuer, subject;
+    struct str names;           /* subjectAltName; empty: none */
+    bool may_sign;              /* keyUsage allows it, or is missing */
+    const char *unfit;          /* why it is neither for servers nor for their
+                                   CAs; NULL: it may be */
+    uint64_t seen;              /* extensions 2.5.29.N, a bit for each N */
+};
+
+/* What was read from the files of a configuration. */
+struct tls_creds {
     struct arena arena;         /* all that the rest points to */
-    br_x509_trust_anchor *anchor;
-    size_t anchors;
-    br_x509_certificate *chain; /* of ours; NULL: we have none */
+    struct cert_info *anchors;
+    br_x509_certificate chain[CERTS_MAX];       /* our own */
     size_t chain_n;
     br_skey_decoder_context key;
     unsigned char slack[32];    /* 0.6 lets a key overrun key_data by 24 */
-    size_t users;               /* connections that have begun with it */
-    bool retired;               /* newer files have been read */
 };
 
-/* How TLS is spoken to one peer. */
+/* How to speak TLS to one peer.  Its connections point to it. */
 struct tls_config {
     bool on;
-    bool insecure;                 /* CONSUL_HTTP_SSL_VERIFY=false */
-    struct str name;            /* that the certificate must be for */
-    const char *ca_file;        /* NULL: the system's */
+    bool insecure;              /* CONSUL_HTTP_SSL_VERIFY=false */
+    struct str name;            /* what the certificate must be for */
+    const char *ca_file;        /* NULL: the system's; tls_load finds it */
     const char *cert_file, *key_file;   /* NULL: none */
-    struct tls_trust *trust;
-    bool stale;                 /* a handshake failed: read the files again */
-    struct err unread;          /* why that could not be; empty: it could */
+    struct tls_creds *creds;    /* of tls_load */
+    bool stale;                 /* a handshake failed: tls_reload is due */
+    struct err reload_error;    /* of the last tls_reload; empty: none */
 };
 
-/* What x509_minimal does not look at.  It gets all certificates first and
- * decides; then the first one, kept byte for byte, is looked at here. */
-struct tls_check {
-    const br_x509_class *vtable;        /* first: BearSSL's own way */
-    br_x509_minimal_context *minimal;
-    br_x509_decoder_context decoder;    /* for the key, if we are insecure */
-    bool insecure;
-    struct str name;
-    unsigned char ip[16];
-    size_t ip_n;                /* 4 or 16; 0: the name is not an address */
-    unsigned seen;              /* certificates */
-    struct buf first;           /* the peer's own */
-    unsigned error;             /* BearSSL's, or 0 */
-    struct err why;             /* more than the error says, or empty */
-};
-
+/* A connection.  The server's certificates are judged when all have come. */
 struct tls {
+    br_x509_minimal_context minimal;    /* first: BearSSL calls us with it */
+    br_x509_class x509;         /* its functions, of which some are ours */
+    br_x509_decoder_context decoder;    /* if insecure */
     br_ssl_client_context client;
-    br_x509_minimal_context minimal;
-    struct tls_check check;
-    struct tls_trust *trust;
-    char hello[4];              /* the first bytes of the server, */
-    size_t heard;               /* and how many they are */
+    const struct tls_config *config;
+    struct buf cert[CERTS_MAX]; /* of the server, its own first */
+    const br_x509_pkey *key;    /* of that one; NULL: it is refused */
+    struct err why;             /* more than BearSSL's error says, or empty */
+    bool ca_failed;             /* the CA is to blame, and not the server */
+    unsigned char first_bytes[4];       /* of the server, */
+    size_t first_n;             /* and how many they are */
     bool ready;                 /* the handshake is done */
     bool dead;                  /* nothing can be sent: read out the alert */
     bool wants_write;           /* a record waits for room to be sent */
@@ -2035,605 +2066,467 @@ struct tls {
     unsigned char out[BR_SSL_BUFSIZE_OUTPUT / 4];
 };
 
-/* ---- Certificates: X.690 DER, as far as RFC 5280 section 4 needs it ---- */
+/* ---- DER (X.690), as far as certificates need it ---- */
 
-/* Takes the header of the next element off *s: its content is the first *n
- * bytes of what is left. */
-static bool tls_der(struct str *s, unsigned *tag, size_t *n)
+/* Takes the next element off *s; *in is its content.  False: there is none,
+ * or it is malformed. */
+static bool der_next(struct str *s, unsigned *tag, struct str *in)
 {
     const unsigned char *p = (const unsigned char *)s->p;
-    size_t more, i, len;
+    size_t n, more = 0, i;
 
-    if (s->n < 2 || (p[0] & 31) == 31)
+    if (s->n < 2 || (p[0] & 31) == 31)  /* a tag of several bytes */
         return false;
-    more = (p[1] & 128) != 0 ? p[1] & 127 : 0;
-    if ((p[1] & 128) != 0 && (more < 1 || more > 3 || s->n - 2 < more))
-        return false;
-    for (len = more > 0 ? 0 : p[1], i = 0; i < more; i++)
-        len = len << 8 | p[2 + i];
-    if (len > s->n - 2 - more)
+    n = p[1];
+    if (n > 127) {              /* the length is in that many bytes more */
+        more = n & 127;
+        if (more < 1 || more > 3 || s->n - 2 < more)
+            return false;
+        for (n = i = 0; i < more; i++)
+            n = n << 8 | p[2 + i];
+    }
+    if (n > s->n - 2 - more)
         return false;
     *tag = p[0];
-    *s = str_from(*s, 2 + more);
-    *n = len;
+    *in = str_upto(str_from(*s, 2 + more), n);
+    *s = str_from(*s, 2 + more + n);
     return true;
 }
 
-/* Takes the next element off *s, which must have this tag; *in is what is in
- * it. */
-static bool tls_enter(struct str *s, unsigned want, struct str *in)
+/* The same for an element that must have this tag; else *s stays. */
+static bool der_take(struct str *s, unsigned want, struct str *in)
 {
     struct str rest = *s;
     unsigned tag;
-    size_t n;
 
-    if (!tls_der(&rest, &tag, &n) || tag != want)
+    if (!der_next(&rest, &tag, in) || tag != want)
         return false;
-    *s = str_from(rest, n);
-    *in = str_upto(rest, n);
+    *s = rest;
     return true;
 }
 
-/* What is of interest in a certificate. */
-struct tls_facts {
-    bool san, ip;               /* it has names; this address among them */
-    bool eku, server;           /* it has purposes; a server's among them */
-    struct str from, to;        /* validity, as YYMMDDHHMMSSZ or YYYYMM... */
-    struct buf names;           /* for people: a, b, 10.0.0.1 */
-};
+/* ---- Certificates (RFC 5280 section 4) ---- */
 
-/* A subjectAltName: dNSName [2] or iPAddress [7] (RFC 5280 4.2.1.6). */
-static void tls_name(struct tls_facts *f, unsigned tag, struct str name,
-                     struct str ip)
+/* Whether one of the names, dNSName [2] or iPAddress [7], is the one wanted.
+ * The "*" of "*.example.com" stands for one label (RFC 6125 6.4.3).  Adds all
+ * to `text`: a, b, 10.0.0.1. */
+static bool cert_is_for(struct str names, struct str want, struct buf *text)
 {
-    f->ip = f->ip || (tag == 0x87 && ip.n > 0 && str_eq(name, ip));
-    if (tag != 0x82 && tag != 0x87)
-        return;
-    buf_lit(&f->names, f->names.n > 0 ? ", " : "");
-    if (tag == 0x82)
-        buf_add(&f->names, name);
-    else
-        ip_format(&f->names, (const unsigned char *)name.p, name.n);
+    unsigned char bytes[16];
+    struct str ip = { (const char *)bytes, ip_parse(want, bytes) };
+    struct str parent = want, san;
+    bool found = false;
+    unsigned tag;
+
+    (void)str_cut(&parent, '.');
+    while (der_next(&names, &tag, &san)) {
+        if (tag == 0x82 || tag == 0x87)
+            buf_lit(text, text->n > 0 ? ", " : "");
+        if (tag == 0x82) {
+            buf_add(text, san);
+            found |= ip.n == 0 &&
+                     (str_caseeq(san, want) ||
+                      (parent.n > 0 && str_prefix(san, STR("*.")) &&
+                       str_caseeq(str_from(san, 2), parent)));
+        } else if (tag == 0x87) {
+            ip_format(text, (const unsigned char *)san.p, san.n);
+            found |= ip.n > 0 && str_eq(san, ip);
+        }
+    }
+    return found;
 }
 
-/* The contents of subjectAltName or extendedKeyUsage. */
-static bool tls_entries(struct tls_facts *f, bool san, struct str list,
-                        struct str ip)
+/* Whether extendedKeyUsage has a server's purpose, or any. */
+static bool cert_is_server(struct str purposes)
 {
     struct str server = STR("\x2b\x06\x01\x05\x05\x07\x03\x01");
-    struct str any = STR("\x55\x1d\x25\x00");
-    unsigned tag;
-    size_t n;
+    struct str any = STR("\x55\x1d\x25\x00"), oid;
 
-    while (list.n > 0) {
-        struct str one;
-
-        if (!tls_der(&list, &tag, &n))
-            return false;
-        one = str_upto(list, n);
-        list = str_from(list, n);
-        if (san)
-            tls_name(f, tag, one, ip);
-        else
-            f->server = f->server || (tag == 6 && (str_eq(one, server) ||
-                                                   str_eq(one, any)));
-    }
-    return true;
+    while (der_take(&purposes, 6, &oid))
+        if (str_eq(oid, server) || str_eq(oid, any))
+            return true;
+    return false;
 }
 
 /* One Extension: SEQUENCE { OID, critical BOOLEAN DEFAULT FALSE, OCTETS }. */
-static bool tls_extension(struct tls_facts *f, struct str x, struct str ip)
+static bool cert_extension(struct cert_info *c, struct str x)
 {
-    struct str oid, octets, list;
-    bool san;
+    struct str oid, critical, value, in;
+    unsigned id = 0, tag;
 
-    if (!tls_enter(&x, 6, &oid))
+    if (!der_take(&x, 6, &oid))
         return false;
-    san = str_eq(oid, STR("\x55\x1d\x11"));
-    if (!san && !str_eq(oid, STR("\x55\x1d\x25")))
-        return true;
-    (void)tls_enter(&x, 1, &octets);    /* critical or not */
-    if (!tls_enter(&x, 4, &octets) || !tls_enter(&octets, 0x30, &list))
+    (void)der_take(&x, 1, &critical);   /* BearSSL looks at it */
+    if (!der_take(&x, 4, &value) || !der_next(&value, &tag, &in))
         return false;
-    f->san = f->san || san;
-    f->eku = f->eku || !san;
-    return tls_entries(f, san, list, ip);
-}
-
-/* notBefore and notAfter, UTCTime or GeneralizedTime. */
-static bool tls_validity(struct tls_facts *f, struct str times)
-{
-    unsigned tag;
-    size_t n;
-
-    if (!tls_der(&times, &tag, &n))
+    if (oid.n == 3 && str_prefix(oid, STR("\x55\x1d")))
+        id = (unsigned char)oid.p[2];
+    if (id < 64 && (c->seen >> id & 1) != 0)    /* 4.2: none comes twice */
         return false;
-    f->from = str_upto(times, n);
-    times = str_from(times, n);
-    if (!tls_der(&times, &tag, &n))
-        return false;
-    f->to = str_upto(times, n);
+    c->seen |= id > 0 && id < 64 ? (uint64_t)1 << id : 0;
+    switch (id) {
+    case 15:                            /* keyUsage, after a count of bits */
+        c->may_sign = in.n > 1 && (in.p[1] & 0x80) != 0;
+        break;
+    case 17:                            /* subjectAltName */
+        c->names = in;
+        break;
+    case 30:
+        c->unfit = "has nameConstraints, which are not supported";
+        break;
+    case 37:
+        if (!cert_is_server(in))
+            c->unfit = "is not for servers (extendedKeyUsage)";
+    }
     return true;
 }
 
-/* Reads a certificate (RFC 5280 4.1).  False: it is malformed.  The caller
- * frees f->names in any case. */
-static bool tls_look(struct str cert, struct str ip, struct tls_facts *f)
+/* Reads a certificate (4.1).  False: it is malformed. */
+static bool cert_parse(struct str der, struct cert_info *c)
 {
-    struct str tbs, part = STR(""), list;
-    unsigned tag = 0, sequences = 0;
-    size_t n;
+    struct str cert, tbs, part, list;
+    unsigned tag;
 
-    memset(f, 0, sizeof *f);
-    f->names.max = ERR_MAX / 2;
-    f->from = f->to = STR("");
-    if (!tls_enter(&cert, 0x30, &list) || !tls_enter(&list, 0x30, &tbs))
+    memset(c, 0, sizeof *c);
+    c->der = der;
+    c->names = STR("");
+    c->may_sign = true;
+    if (!der_take(&der, 0x30, &cert) || der.n > 0 ||
+        !der_take(&cert, 0x30, &tbs))
         return false;
-    while (tag != 0xa3) {               /* extensions [3] are the last */
+    c->signed_n = (size_t)(cert.p - c->der.p);
+    (void)der_take(&tbs, 0xa0, &part);          /* version */
+    if (!der_take(&tbs, 2, &part) ||            /* serialNumber */
+        !der_take(&tbs, 0x30, &part) ||         /* signature */
+        !der_take(&tbs, 0x30, &c->issuer) ||
+        !der_take(&tbs, 0x30, &part) ||         /* validity */
+        !der_take(&tbs, 0x30, &c->subject))
+        return false;
+    do {
         if (tbs.n == 0)
             return true;
-        if (!tls_der(&tbs, &tag, &n))
+        if (!der_next(&tbs, &tag, &part))
             return false;
-        part = str_upto(tbs, n);
-        tbs = str_from(tbs, n);
-        /* validity is the third SEQUENCE, after signature and issuer */
-        if (tag == 0x30 && ++sequences == 3 && !tls_validity(f, part))
-            return false;
-    }
-    if (!tls_enter(&part, 0x30, &list))
+    } while (tag != 0xa3);                      /* extensions */
+    if (!der_take(&part, 0x30, &list))
         return false;
     while (list.n > 0)
-        if (!tls_enter(&list, 0x30, &part) || !tls_extension(f, part, ip))
+        if (!der_take(&list, 0x30, &part) || !cert_extension(c, part))
             return false;
     return true;
 }
 
-/* A time of a certificate as YYYYMMDDHHMMSS; empty if it is not one.  Of
- * UTCTime, 50 is 1950 (RFC 5280 4.1.2.5.1). */
-static void tls_time(struct str t, struct buf *b)
-{
-    if ((t.n != 13 && t.n != 15) || !str_all(str_upto(t, t.n - 1), str_digit))
-        return;                         /* fractions of a second, say */
-    if (t.n == 13)
-        buf_lit(b, *t.p >= '5' ? "19" : "20");
-    buf_add(b, str_upto(t, t.n - 1));
-}
+/* ---- The verdict on the server's certificates ---- */
 
-/* The same for people: 2026-11-22 18:05 UTC. */
-static void tls_put_time(struct buf *b, struct str t)
-{
-    size_t i;
-
-    for (i = 0; i < t.n && i < 12; i++) {
-        if (i == 4 || i == 6 || i == 8 || i == 10)
-            buf_byte(b, i < 8 ? '-' : i == 8 ? ' ' : ':');
-        buf_byte(b, t.p[i]);
-    }
-    buf_lit(b, " UTC");
-}
-
-/* The date as certificates have it: YYYYMMDDHHMMSS, in UTC. */
-static void tls_clock(struct buf *b)
-{
-    time_t now = time(NULL);
-    struct tm tm;
-
-    if (gmtime_r(&now, &tm) != NULL)
-        buf_fmt(b, "%d%02d%02d%02d%02d%02d", tm.tm_year + 1900, tm.tm_mon + 1,
-                tm.tm_mday, tm.tm_hour, tm.tm_min, tm.tm_sec);
-}
-
-/* ---- The check of a chain ---- */
-
-static void tls_start_chain(const br_x509_class **c, const char *name)
-{
-    struct tls_check *x = (void *)c;
-
-    x->seen = 0;
-    x->error = BR_ERR_X509_NOT_TRUSTED; /* until the verdict */
-    *x->why.text = '\0';
-    x->first.n = 0;
-    x->first.max = 65536;
-    x->minimal->vtable->start_chain(&x->minimal->vtable, name);
-}
-
-static void tls_start_cert(const br_x509_class **c, uint32_t length)
-{
-    struct tls_check *x = (void *)c;
-
-    x->seen++;
-    x->minimal->vtable->start_cert(&x->minimal->vtable, length);
-}
-
-static void tls_append(const br_x509_class **c, const unsigned char *p,
+/* Collects them; BearSSL counts them. */
+static void tls_append(const br_x509_class **x, const unsigned char *p,
                        size_t n)
 {
-    struct tls_check *x = (void *)c;
+    struct tls *t = (void *)x;
     struct str s = { (const char *)p, n };
+    size_t i = t->minimal.num_certs;
 
-    if (x->seen == 1)
-        buf_add(&x->first, s);
-    x->minimal->vtable->append(&x->minimal->vtable, p, n);
-}
-
-static void tls_end_cert(const br_x509_class **c)
-{
-    struct tls_check *x = (void *)c;
-
-    x->minimal->vtable->end_cert(&x->minimal->vtable);
-}
-
-/* Says more about a certificate that is refused: for which names it is, or
- * since when it is not valid. */
-static void tls_explain(struct tls_check *x, const struct tls_facts *f)
-{
-    struct buf from = { .max = 0 }, to = { .max = 0 }, now = { .max = 0 };
-    struct buf text = { .max = 0 };
-    bool late;
-
-    tls_time(f->from, &from);
-    tls_time(f->to, &to);
-    tls_clock(&now);
-    late = to.n > 0 && str_cmp(buf_str(&to), buf_str(&now)) < 0;
-    if (x->error == BR_ERR_X509_BAD_SERVER_NAME) {
-        err_set(&x->why, "the certificate is not for %.*s but for %.*s%s",
-                PUT(x->name),
-                PUT(f->names.n > 0 ? buf_str(&f->names)
-                                   : STR("no name (subjectAltName)")),
-                f->names.bad ? " ..." : "");
-    } else if (x->error == BR_ERR_X509_EXPIRED &&
-               (late || str_cmp(buf_str(&now), buf_str(&from)) < 0)) {
-        buf_lit(&text, late ? "the certificate expired on "
-                            : "the certificate is not valid before ");
-        tls_put_time(&text, buf_str(late ? &to : &from));
-        buf_lit(&text, ", and the clock says ");
-        tls_put_time(&text, buf_str(&now));
-        err_set(&x->why, "%.*s", PUT(buf_str(&text)));
-    } else if (x->error == BR_ERR_X509_FORBIDDEN_KEY_USAGE && f->eku) {
-        err_set(&x->why, "the certificate is not for servers "
-                         "(extendedKeyUsage)");
+    if (i < CERTS_MAX) {
+        t->cert[i].max = CERT_MAX;
+        buf_add(&t->cert[i], s);
     }
-    buf_free(&from);
-    buf_free(&to);
-    buf_free(&now);
-    buf_free(&text);
 }
 
-/* The verdict of the insecure: whether there is a key.  The decoder of 0.6 gets
- * the certificate in one piece, since whatever follows what it has found an
- * error in makes it run on, into nowhere. */
-static unsigned tls_blindly(struct tls_check *x)
+/* Our own verdict on the n certificates, which are read into c; -1 and why. */
+static int tls_inspect(const struct tls *t, size_t n, struct cert_info *c,
+                       struct err *e)
 {
-    br_x509_decoder_init(&x->decoder, NULL, NULL);
-    br_x509_decoder_push(&x->decoder, x->first.p, x->first.n);
-    return br_x509_decoder_get_pkey(&x->decoder) != NULL
-        ? 0 : BR_ERR_X509_UNSUPPORTED;
+    struct buf names = { .max = ERR_MAX / 2 };
+    struct str want = t->config->name, none = STR("no name (subjectAltName)");
+    int result = 0;
+    size_t i;
+
+    for (i = 0; i < n; i++) {
+        if (!cert_parse(buf_str(&t->cert[i]), &c[i]))
+            c[i].unfit = "is malformed";
+        if (c[i].unfit != NULL)
+            return err_set(e, "%s certificate %s",
+                           i == 0 ? "the" : "an intermediate", c[i].unfit);
+    }
+    if (!c->may_sign)
+        return err_set(e, "the certificate may not sign (keyUsage)");
+    if (!cert_is_for(c->names, want, &names))
+        result = err_set(e, "the certificate is not for %.*s but for %.*s%s",
+                         PUT(want), PUT(names.n > 0 ? buf_str(&names) : none),
+                         names.bad ? " ..." : "");
+    buf_free(&names);
+    return result;
 }
 
-/* The verdict: x509_minimal's, then ours.  Fails closed. */
-static unsigned tls_end_chain(const br_x509_class **c)
+/* Gives the first n bytes of a certificate to BearSSL, which keeps the first
+ * error that it finds in a chain. */
+static void tls_feed(struct tls *t, struct str der, size_t n)
 {
-    struct tls_check *x = (void *)c;
-    struct str ip = { (const char *)x->ip, x->ip_n };
-    struct tls_facts f;
-    bool read = tls_look(buf_str(&x->first), ip, &f) && !x->first.bad;
+    const br_x509_class *x = &br_x509_minimal_vtable;
 
-    x->error = x->minimal->vtable->end_chain(&x->minimal->vtable);
-    if (x->insecure)
-        x->error = tls_blindly(x);
-    else if (x->error == 0 && !read)
-        x->error = BR_ERR_X509_UNEXPECTED;
-    else if (x->error == 0 && (x->ip_n > 0 ? !f.ip : !f.san))
-        x->error = BR_ERR_X509_BAD_SERVER_NAME; /* no common name instead */
-    else if (x->error == 0 && f.eku && !f.server)
-        x->error = BR_ERR_X509_FORBIDDEN_KEY_USAGE;
-    if (read)
-        tls_explain(x, &f);
-    buf_free(&f.names);
-    buf_free(&x->first);
-    return x->error;
+    x->start_cert(&t->minimal.vtable, (uint32_t)der.n);
+    x->append(&t->minimal.vtable, (const unsigned char *)der.p, n);
 }
 
-static const br_x509_pkey *tls_get_pkey(const br_x509_class *const *c,
+/* Tries a CA as the end of the chain so far; 0, or what is wrong with both,
+ * and the chain is as before.  BearSSL does not look at the certificates of
+ * its trust anchors: so it has none, and the CA's is to it one more that was
+ * sent, but without its signature, since it is trusted as it is. */
+static unsigned tls_try_ca(struct tls *t, const struct cert_info *ca)
+{
+    br_x509_minimal_context before = t->minimal;
+    int error;
+
+    *t->why.text = '\0';
+    if (ca->unfit != NULL) {
+        err_set(&t->why, "the CA's certificate %s", ca->unfit);
+        return BR_ERR_X509_NOT_TRUSTED;
+    }
+    tls_feed(t, ca->der, ca->signed_n);
+    error = t->minimal.err;
+    t->ca_failed = error != 0 && before.err == 0;
+    if (error != 0)
+        t->minimal = before;
+    return (unsigned)error;
+}
+
+/* BearSSL's verdict on the n certificates with any CA of the file that has
+ * signed one of them.  The server's own may be in that file: then it needs no
+ * CA. */
+static unsigned tls_verify(struct tls *t, size_t n, const struct cert_info *c)
+{
+    const struct cert_info *ca;
+    unsigned error = BR_ERR_X509_NOT_TRUSTED;
+    size_t i;
+
+    br_x509_minimal_vtable.start_chain(&t->minimal.vtable, NULL);
+    for (i = 0; error != 0 && i <= n; i++) {
+        if (i > 0) {
+            tls_feed(t, c[i - 1].der, c[i - 1].der.n);
+            br_x509_minimal_vtable.end_cert(&t->minimal.vtable);
+        }
+        for (ca = t->config->creds->anchors; error != 0 && ca != NULL;
+             ca = ca->next)
+            if (i == 0 ? str_eq(ca->der, c->der)
+                       : str_eq(ca->subject, c[i - 1].issuer))
+                error = tls_try_ca(t, ca);
+    }
+    if (error == 0)
+        t->key = &t->minimal.pkey;
+    return error;
+}
+
+/* Without verification: any certificate with a key will do.  The decoder
+ * gets it in one piece: after an error, one more would make 0.6 run on into
+ * nowhere. */
+static unsigned tls_accept_any_cert(struct tls *t)
+{
+    br_x509_decoder_init(&t->decoder, NULL, NULL);
+    br_x509_decoder_push(&t->decoder, t->cert->p, t->cert->n);
+    t->key = br_x509_decoder_get_pkey(&t->decoder);
+    return t->key != NULL ? 0 : BR_ERR_X509_UNSUPPORTED;
+}
+
+static unsigned tls_end_chain(const br_x509_class **x)
+{
+    struct tls *t = (void *)x;
+    size_t n = t->minimal.num_certs, i;
+    struct cert_info c[CERTS_MAX];
+
+    for (i = 0; i < n; i++)
+        if (i == CERTS_MAX || t->cert[i].bad)
+            return BR_ERR_X509_LIMIT_EXCEEDED;
+    if (n == 0)
+        return BR_ERR_X509_EMPTY_CHAIN;
+    if (t->config->insecure)
+        return tls_accept_any_cert(t);
+    return tls_inspect(t, n, c, &t->why) != 0 ? BR_ERR_X509_NOT_TRUSTED
+                                              : tls_verify(t, n, c);
+}
+
+static const br_x509_pkey *tls_get_pkey(const br_x509_class *const *x,
                                         unsigned *usages)
 {
-    const struct tls_check *x = (const void *)c;
-
-    if (x->error != 0)
-        return NULL;
-    if (!x->insecure)
-        return x->minimal->vtable->get_pkey(&x->minimal->vtable, usages);
     if (usages != NULL)
-        *usages = BR_KEYTYPE_KEYX | BR_KEYTYPE_SIGN;
-    return br_x509_decoder_get_pkey((br_x509_decoder_context *)(uintptr_t)
-                                    &x->decoder);
+        *usages = BR_KEYTYPE_SIGN;
+    return ((const struct tls *)(const void *)x)->key;
 }
-
-static const br_x509_class tls_check_class = {
-    sizeof(struct tls_check), tls_start_chain, tls_start_cert, tls_append,
-    tls_end_cert, tls_end_chain, tls_get_pkey
-};
 
 /* ---- Files: PEM (RFC 7468) ---- */
 
-static void tls_collect(void *to, const void *p, size_t n)
+/* Takes an object of a PEM file.  1: it is used; 0: it is of another kind;
+ * -1: why it cannot be used. */
+typedef int pem_use(struct tls_creds *, struct str name, struct str der,
+                    const char *path, struct err *);
+
+static void pem_collect(void *to, const void *p, size_t n)
 {
     struct str s = { p, n };
 
     buf_add(to, s);
 }
 
-/* Reads a file as BearSSL's decoder wants it: lines that end in LF, the last
- * one too.  There is room for any key from the start, since of what grows a
- * copy stays behind. */
-static int tls_read(const char *path, struct buf *b, struct err *e)
+/* Calls use(c, ...) for each object of a file, which must have one at least
+ * that is `what`.  BearSSL wants lines that end in LF, the last one too. */
+static int pem_each(const char *path, const char *what, pem_use *use,
+                    struct tls_creds *c, struct err *e)
 {
-    size_t i, k = 0;
-
-    b->max = 8 * 1024 * 1024;           /* a bundle of all CAs has 220 kB */
-    (void)buf_need(b, 2 * READ_MAX);
-    if (os_file(path, b, e) != 0)
-        return -1;
-    for (i = 0; i < b->n; i++)
-        if (b->p[i] != '\r')
-            b->p[k++] = b->p[i];
-    b->n = k;
-    buf_byte(b, '\n');
-    return 0;
-}
-
-/* What is done with each object of a PEM text; -1 and the reason. */
-typedef int tls_use(struct tls_trust *, struct str name, struct str der,
-                    const char *path, struct err *);
-
-/* Calls `use` for every object of the file. */
-static int tls_each(struct tls_trust *t, const char *path, tls_use *use,
-                    struct err *e)
-{
-    struct buf text = { .max = 0 }, der = { .max = 0 };
+    struct buf text = { .max = PEM_MAX }, der = { .max = 0 };
     br_pem_decoder_context pem;
-    char name[128] = "";
-    size_t at = 0;
-    bool inside = false;
-    int result = tls_read(path, &text, e), event;
+    char name[sizeof pem.name] = "";    /* empty: between objects */
+    int result = os_file(path, &text, e), event, used = 0;
+    size_t i, n = 0;
 
+    for (i = 0; i < text.n; i++)
+        if (text.p[i] != '\r')
+            text.p[n++] = text.p[i];
+    text.n = n;
+    buf_byte(&text, '\n');
     br_pem_decoder_init(&pem);
-    (void)buf_need(&der, text.n);       /* so that it does not grow either */
-    while (result == 0 && at < text.n) {
-        at += br_pem_decoder_push(&pem, text.p + at, text.n - at);
+    for (i = 0; result >= 0 && i < text.n;) {
+        i += br_pem_decoder_push(&pem, text.p + i, text.n - i);
         event = br_pem_decoder_event(&pem);
         if (event == BR_PEM_BEGIN_OBJ) {
             memcpy(name, br_pem_decoder_name(&pem), sizeof name);
             der.n = 0;
-            br_pem_decoder_setdest(&pem, tls_collect, &der);
-            inside = true;
+            br_pem_decoder_setdest(&pem, pem_collect, &der);
         } else if (event == BR_PEM_END_OBJ) {
-            inside = false;
-            result = use(t, str_of(name), buf_str(&der), path, e);
+            result = use(c, str_of(name), buf_str(&der), path, e);
+            used |= result;
+            *name = '\0';
         } else if (event == BR_PEM_ERROR) {
-            bool locked = str_find(buf_str(&text), STR("ENCRYPTED")) < text.n;
-
-            result = err_set(e, "%s: %s", path,
-                             locked ? "an encrypted private key (only "
-                                      "unencrypted ones work)"
-                                    : "malformed PEM");
+            result = err_set(e, "%s: PEM that is malformed or encrypted",
+                             path);
         }
     }
-    if (result == 0 && inside)
+    if (result >= 0 && *name != '\0')
         result = err_set(e, "%s: PEM that ends early", path);
+    else if (result >= 0 && used == 0)
+        result = err_set(e, "%s: no %s in it", path, what);
     buf_free(&der);
     buf_free(&text);
-    return result;
+    return result < 0 ? -1 : 0;
 }
 
-static bool tls_is_cert(struct str name)
-{
-    return str_eq(name, STR("CERTIFICATE")) ||
-           str_eq(name, STR("X509 CERTIFICATE"));
-}
+/* ---- The files of a configuration ---- */
 
-static unsigned char *tls_bytes(struct arena *a, const void *p, size_t n)
-{
-    return memcpy(arena_alloc(a, n), p, n);
-}
-
-/* Adds a CA.  One with a kind of key that BearSSL lacks is passed over, so
- * that a mixed bundle works. */
-static int tls_add_anchor(struct tls_trust *t, struct str name, struct str der,
+/* Adds a certificate of the CA file, whatever it is; tls_try_ca judges it if
+ * a server needs it. */
+static int tls_add_anchor(struct tls_creds *c, struct str name, struct str der,
                           const char *path, struct err *e)
 {
-    br_x509_decoder_context decoder;
-    br_x509_trust_anchor *a;
-    br_x509_pkey *key;
-    struct buf dn = { .max = 0 };
+    struct cert_info *a;
 
-    if (!tls_is_cert(name))
+    if (!str_eq(name, STR("CERTIFICATE")))
         return 0;
-    br_x509_decoder_init(&decoder, tls_collect, &dn);
-    br_x509_decoder_push(&decoder, der.p, der.n);
-    key = br_x509_decoder_get_pkey(&decoder);
-    if (key == NULL) {
-        buf_free(&dn);
-        if (br_x509_decoder_last_error(&decoder) != BR_ERR_X509_UNSUPPORTED)
-            return err_set(e, "%s: malformed certificate", path);
-        log_at(LOG_WARN, "%s: a CA with a kind of key that is not supported "
-                         "is passed over", path);
-        return 0;
-    }
-    if (t->anchors % 32 == 0) {         /* full: the old list stays behind */
-        a = arena_alloc(&t->arena, (t->anchors + 32) * sizeof *a);
-        if (t->anchors > 0)
-            memcpy(a, t->anchor, t->anchors * sizeof *a);
-        t->anchor = a;
-    }
-    a = &t->anchor[t->anchors++];
-    memset(a, 0, sizeof *a);
-    a->dn.data = tls_bytes(&t->arena, dn.p, dn.n);
-    a->dn.len = dn.n;
-    a->flags = br_x509_decoder_isCA(&decoder) ? BR_X509_TA_CA : 0;
-    a->pkey = *key;                     /* its bytes are the decoder's */
-    if (key->key_type == BR_KEYTYPE_RSA) {
-        a->pkey.key.rsa.n =
-            tls_bytes(&t->arena, key->key.rsa.n, key->key.rsa.nlen);
-        a->pkey.key.rsa.e =
-            tls_bytes(&t->arena, key->key.rsa.e, key->key.rsa.elen);
-    } else {
-        a->pkey.key.ec.q =
-            tls_bytes(&t->arena, key->key.ec.q, key->key.ec.qlen);
-    }
-    buf_free(&dn);
-    return 0;
+    a = arena_alloc(&c->arena, sizeof *a);
+    if (!cert_parse(str_copy(&c->arena, der), a))
+        return err_set(e, "%s: malformed certificate", path);
+    a->next = c->anchors;
+    c->anchors = a;
+    return 1;
 }
 
 /* Adds a certificate to our own chain. */
-static int tls_add_cert(struct tls_trust *t, struct str name, struct str der,
+static int tls_add_cert(struct tls_creds *c, struct str name, struct str der,
                         const char *path, struct err *e)
 {
-    enum { MOST = 10 };
-
-    if (!tls_is_cert(name))
+    if (!str_eq(name, STR("CERTIFICATE")))
         return 0;
-    if (t->chain_n == MOST)
-        return err_set(e, "%s: more than %d certificates", path, MOST);
-    if (t->chain == NULL)
-        t->chain = arena_alloc(&t->arena, MOST * sizeof *t->chain);
-    t->chain[t->chain_n].data = tls_bytes(&t->arena, der.p, der.n);
-    t->chain[t->chain_n++].data_len = der.n;
-    return 0;
+    if (c->chain_n == CERTS_MAX)
+        return err_set(e, "%s: more than %d certificates", path, CERTS_MAX);
+    c->chain[c->chain_n].data =
+        memcpy(arena_alloc(&c->arena, der.n), der.p, der.n);
+    c->chain[c->chain_n++].data_len = der.n;
+    return 1;
 }
 
 /* Takes our private key: PKCS#1, PKCS#8 or SEC1. */
-static int tls_add_key(struct tls_trust *t, struct str name, struct str der,
+static int tls_add_key(struct tls_creds *c, struct str name, struct str der,
                        const char *path, struct err *e)
 {
     int error;
 
-    if (str_eq(name, STR("ENCRYPTED PRIVATE KEY")))
-        return err_set(e, "%s: an encrypted private key (only unencrypted "
-                          "ones work)", path);
     if (!str_suffix(name, STR("PRIVATE KEY")))
         return 0;               /* EC PARAMETERS, certificates */
-    if (br_skey_decoder_key_type(&t->key) != 0)
+    if (br_skey_decoder_key_type(&c->key) != 0)
         return err_set(e, "%s: more than one private key", path);
-    br_skey_decoder_init(&t->key);
-    br_skey_decoder_push(&t->key, der.p, der.n);
-    error = br_skey_decoder_last_error(&t->key);
+    br_skey_decoder_init(&c->key);
+    br_skey_decoder_push(&c->key, der.p, der.n);
+    error = br_skey_decoder_last_error(&c->key);
     if (error == BR_ERR_X509_UNSUPPORTED)
         return err_set(e, "%s: a kind of key that is not supported (RSA and "
                           "EC P-256, P-384, P-521 are)", path);
-    return error == 0 ? 0 : err_set(e, "%s: malformed private key", path);
+    return error == 0 ? 1 : err_set(e, "%s: a private key that is malformed "
+                                       "or encrypted", path);
 }
 
-/* Whether the key is that of our certificate: what it signs, that verifies.
- * (br_rsa_compute_modulus would compare, but overruns its buffer in 0.6.) */
-static bool tls_key_fits(const struct tls_trust *t)
-{
-    static const unsigned char hash[33] = "any thirty-two bytes will do her";
-    const unsigned char *oid = BR_HASH_OID_SHA256;
-    const br_rsa_private_key *rsa = br_skey_decoder_get_rsa(&t->key);
-    const br_ec_private_key *ec = br_skey_decoder_get_ec(&t->key);
-    unsigned char sig[512], got[32];
-    br_x509_decoder_context decoder;
-    const br_x509_pkey *key;
-    size_t n;
-
-    br_x509_decoder_init(&decoder, NULL, NULL);
-    br_x509_decoder_push(&decoder, t->chain[0].data, t->chain[0].data_len);
-    key = br_x509_decoder_get_pkey(&decoder);
-    if (key == NULL)
-        return false;
-    n = key->key_type == BR_KEYTYPE_RSA ? key->key.rsa.nlen : 0;
-    if (rsa != NULL && n > 0)
-        return (rsa->n_bitlen + 7) / 8 == n && n <= sizeof sig &&
-               br_rsa_i31_pkcs1_sign(oid, hash, 32, rsa, sig) &&
-               br_rsa_i31_pkcs1_vrfy(sig, n, oid, 32, &key->key.rsa, got) &&
-               memcmp(hash, got, 32) == 0;
-    if (ec == NULL || n > 0 || ec->curve != key->key.ec.curve ||
-        ec->xlen > 66)
-        return false;
-    n = br_ecdsa_i31_sign_asn1(&br_ec_prime_i31, &br_sha256_vtable, hash, ec,
-                               sig);
-    return n > 0 && br_ecdsa_i31_vrfy_asn1(&br_ec_prime_i31, hash, 32,
-                                           &key->key.ec, sig, n);
-}
-
-/* Ends the use of files that newer ones have replaced. */
-static void tls_free_trust(struct tls_trust *t)
-{
-    if (t != NULL && t->retired && t->users == 0) {
-        arena_free(&t->arena);
-        free(t);
-    }
-}
-
-/* Where systems keep all CAs. */
-static const char *const tls_bundle[] = {
-    "/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt",
-    "/etc/ssl/ca-bundle.pem", "/etc/ssl/cert.pem"
-};
-
-/* The CAs: of the file or directory given, else the system's. */
-static int tls_load_ca(struct tls_trust *t, const struct tls_config *cfg,
+/* The CAs: of the file given, else of where systems keep them all. */
+static int tls_load_ca(struct tls_creds *c, struct tls_config *cfg,
                        struct err *e)
 {
-    const char *file = cfg->ca_file;
+    static const char *const bundle[] = {
+        "/etc/ssl/certs/ca-certificates.crt",
+        "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/ca-bundle.pem",
+        "/etc/ssl/cert.pem"
+    };
     size_t i;
 
-    if (cfg->insecure)
-        return 0;
-    for (i = 0; file == NULL && i < LENGTH(tls_bundle); i++)
-        if (os_exists(tls_bundle[i]))
-            file = tls_bundle[i];
-    if (file == NULL)
-        return err_set(e, "TLS: no CA is given, and this system has no bundle "
-                          "of them (as %s)", tls_bundle[0]);
-    if (tls_each(t, file, tls_add_anchor, e) != 0)
-        return -1;
-    return t->anchors > 0 ? 0 : err_set(e, "%s: no certificate in it", file);
+    for (i = 0; cfg->ca_file == NULL && i < LENGTH(bundle); i++)
+        if (os_exists(bundle[i]))
+            cfg->ca_file = bundle[i];
+    if (cfg->ca_file == NULL)
+        return err_set(e, "TLS: no CA is given, and this system has no file "
+                          "of all: name one in CONSUL_CACERT, or a folder "
+                          "with ca.pem in DOCKER_CERT_PATH (in a container, "
+                          "mount it with -v)");
+    return pem_each(cfg->ca_file, "certificate", tls_add_anchor, c, e);
 }
 
-/* Our own certificate with its key. */
-static int tls_load_cert(struct tls_trust *t, const char *cert,
-                         const char *key, struct err *e)
+static void tls_free_creds(struct tls_creds *c)
 {
-    br_skey_decoder_init(&t->key);
-    if (tls_each(t, cert, tls_add_cert, e) != 0)
-        return -1;
-    if (t->chain_n == 0)
-        return err_set(e, "%s: no certificate in it", cert);
-    if (tls_each(t, key, tls_add_key, e) != 0)
-        return -1;
-    if (br_skey_decoder_key_type(&t->key) == 0)
-        return err_set(e, "%s: no private key in it", key);
-    return tls_key_fits(t)
-        ? 0 : err_set(e, "%s: not the key of the certificate in %s", key,
-                      cert);
+    if (c != NULL)
+        arena_free(&c->arena);
+    free(c);
 }
 
-/* Reads all files of the configuration; if they are good, they replace those
- * that were read before. */
+/* Reads all files.  If they are good they replace those of before, which no
+ * connection may use any more. */
 static int tls_load(struct tls_config *cfg, struct err *e)
 {
-    struct tls_trust *t = mem_zero(sizeof *t);
+    struct tls_creds *c = mem_zero(sizeof *c);
 
-    if (tls_load_ca(t, cfg, e) != 0 ||
+    br_skey_decoder_init(&c->key);
+    if ((!cfg->insecure && tls_load_ca(c, cfg, e) != 0) ||
         (cfg->cert_file != NULL &&
-         tls_load_cert(t, cfg->cert_file, cfg->key_file, e) != 0)) {
-        t->retired = true;
-        tls_free_trust(t);
+         (pem_each(cfg->cert_file, "certificate", tls_add_cert, c, e) != 0 ||
+          pem_each(cfg->key_file, "private key", tls_add_key, c, e) != 0))) {
+        tls_free_creds(c);
         return -1;
     }
-    if (cfg->trust != NULL)
-        cfg->trust->retired = true;
-    tls_free_trust(cfg->trust);
-    cfg->trust = t;
+    tls_free_creds(cfg->creds);
+    cfg->creds = c;
     return 0;
+}
+
+/* Reads them again if a handshake has failed.  On failure those of before
+ * stay in force, and the reason is kept for tls_why. */
+static int tls_reload(struct tls_config *cfg, struct err *e)
+{
+    if (!cfg->stale)
+        return 0;
+    cfg->stale = false;
+    *cfg->reload_error.text = '\0';
+    if (tls_load(cfg, e) == 0)
+        return 0;
+    cfg->reload_error = *e;
+    return -1;
 }
 
 /* ---- The engine ---- */
 
 /* What we offer, the best first; what is not named here is not linked. */
-static void tls_profile(struct tls *t, const struct tls_config *cfg)
+static void tls_profile(struct tls *t)
 {
     static const uint16_t suite[] = {
         BR_TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256,
@@ -2658,8 +2551,7 @@ static void tls_profile(struct tls *t, const struct tls_config *cfg)
     br_ssl_engine_set_prf_sha256(e, br_tls12_sha256_prf);
     br_ssl_engine_set_prf_sha384(e, br_tls12_sha384_prf);
     br_ssl_engine_set_default_aes_gcm(e);
-    br_x509_minimal_init(x, &br_sha256_vtable, cfg->trust->anchor,
-                         cfg->trust->anchors);
+    br_x509_minimal_init(x, &br_sha256_vtable, NULL, 0); /* tls_try_ca */
     br_x509_minimal_set_rsa(x, br_rsa_i31_pkcs1_vrfy);
     br_x509_minimal_set_ecdsa(x, &br_ec_prime_i31, br_ecdsa_i31_vrfy_asn1);
     br_x509_minimal_set_minrsa(x, 256);         /* bytes: 2048 bits */
@@ -2668,159 +2560,125 @@ static void tls_profile(struct tls *t, const struct tls_config *cfg)
         br_x509_minimal_set_hash(x, hash_id[i], hash[i]);
     }
     br_ssl_engine_add_flags(e, BR_OPT_NO_RENEGOTIATION);
+    t->x509 = br_x509_minimal_vtable;
+    t->x509.append = tls_append;
+    t->x509.end_chain = tls_end_chain;
+    t->x509.get_pkey = tls_get_pkey;
+    x->vtable = &t->x509;
+    br_ssl_engine_set_x509(e, &x->vtable);
 }
 
 /* Has our certificate at hand for a server that asks for it. */
-static void tls_show_cert(struct tls *t, const struct tls_trust *trust)
+static void tls_show_cert(struct tls *t, const struct tls_creds *c)
 {
-    const br_rsa_private_key *rsa = br_skey_decoder_get_rsa(&trust->key);
-    const br_ec_private_key *ec = br_skey_decoder_get_ec(&trust->key);
+    const br_rsa_private_key *rsa = br_skey_decoder_get_rsa(&c->key);
+    const br_ec_private_key *ec = br_skey_decoder_get_ec(&c->key);
 
-    if (trust->chain_n > 0 && rsa != NULL)
-        br_ssl_client_set_single_rsa(&t->client, trust->chain, trust->chain_n,
-                                     rsa, br_rsa_i31_pkcs1_sign);
-    else if (trust->chain_n > 0 && ec != NULL)
-        br_ssl_client_set_single_ec(&t->client, trust->chain, trust->chain_n,
-                                    ec, BR_KEYTYPE_SIGN, 0, &br_ec_prime_i31,
+    if (rsa != NULL)
+        br_ssl_client_set_single_rsa(&t->client, c->chain, c->chain_n, rsa,
+                                     br_rsa_i31_pkcs1_sign);
+    else if (ec != NULL)
+        br_ssl_client_set_single_ec(&t->client, c->chain, c->chain_n, ec,
+                                    BR_KEYTYPE_SIGN, 0, &br_ec_prime_i31,
                                     br_ecdsa_i31_sign_asn1);
 }
 
-static void tls_free(struct tls *t)
+/* Begins a connection.  A name that is an address is not sent as SNI (RFC
+ * 6066 section 3).  NULL: why, in e. */
+static struct tls *tls_open(const struct tls_config *cfg, struct err *e)
 {
-    if (t != NULL) {
-        buf_free(&t->check.first);
-        t->trust->users--;
-        tls_free_trust(t->trust);
-        free(t);
-    }
-}
-
-/* Reads the files again; those that are no good leave the ones before them in
- * force, and that is said once. */
-static void tls_reload(struct tls_config *cfg)
-{
-    struct err e = { "" };
-
-    if (tls_load(cfg, &e) != 0 && strcmp(e.text, cfg->unread.text) != 0)
-        log_at(LOG_ERROR, "TLS: %s: going on with what it was", e.text);
-    cfg->unread = e;
-    cfg->stale = false;
-}
-
-/* Begins a connection.  A name that is an address is checked by us, and not
- * sent as SNI (RFC 6066 section 3); an empty one would be checked by nobody.
- * NULL: why, in e. */
-static struct tls *tls_open(struct tls_config *cfg, struct err *e)
-{
-    unsigned char seed[32];
+    unsigned char seed[32], ip[16];
     struct tls *t;
     char *name;
 
-    if (cfg->stale)
-        tls_reload(cfg);
-    CHECK(cfg->name.n > 0 && cfg->trust != NULL);
+    CHECK(cfg->name.n > 0 && cfg->creds != NULL);
     if (!os_random(seed, sizeof seed)) {
         err_set(e, "TLS: no source of randomness");
         return NULL;
     }
     t = mem_zero(sizeof *t);
-    t->trust = cfg->trust;
-    t->trust->users++;
-    tls_profile(t, cfg);
-    tls_show_cert(t, cfg->trust);
-    t->check.vtable = &tls_check_class;
-    t->check.minimal = &t->minimal;
-    t->check.insecure = cfg->insecure;
-    t->check.name = cfg->name;
-    t->check.ip_n = ip_parse(cfg->name, t->check.ip);
-    br_ssl_engine_set_x509(&t->client.eng, &t->check.vtable);
+    t->config = cfg;
+    tls_profile(t);
+    tls_show_cert(t, cfg->creds);
     br_ssl_engine_set_buffers_bidi(&t->client.eng, t->in, sizeof t->in, t->out,
                                    sizeof t->out);
     br_ssl_engine_inject_entropy(&t->client.eng, seed, sizeof seed);
-    name = t->check.ip_n > 0 ? NULL : str_dup(cfg->name);
+    name = ip_parse(cfg->name, ip) > 0 ? NULL : str_dup(cfg->name);
     (void)br_ssl_client_reset(&t->client, name, 0);     /* the engine tells */
     free(name);
     return t;
 }
 
-struct tls_word {
+static void tls_free(struct tls *t)
+{
+    size_t i;
+
+    for (i = 0; t != NULL && i < CERTS_MAX; i++)
+        buf_free(&t->cert[i]);
+    free(t);
+}
+
+#define TLS_ALERT(n) BR_ERR_RECV_FATAL_ALERT + (n), "the server refuses: "
+
+/* The errors on which a person can act; of others the number is told. */
+static const struct {
     int error;
-    const char *words;
+    const char *text;
+} tls_errors[] = {
+    { BR_ERR_UNSUPPORTED_VERSION, "the server does not speak TLS 1.2" },
+    { BR_ERR_X509_UNSUPPORTED, "a certificate has a key or signature that is "
+        "not supported (RSA PKCS#1 and ECDSA P-256, P-384, P-521 with SHA-2 "
+        "are)" },
+    { BR_ERR_X509_LIMIT_EXCEEDED, "too many certificates (10 can be read) or "
+        "too large ones (64 kB, RSA keys of 4096 bits)" },
+    { BR_ERR_X509_WEAK_PUBLIC_KEY, "an RSA key is shorter than 2048 bits" },
+    { BR_ERR_X509_BAD_SIGNATURE, "a certificate has not been signed by the CA "
+        "of that name" },
+    { BR_ERR_X509_EXPIRED, "a certificate has expired or is not yet valid" },
+    { BR_ERR_X509_DN_MISMATCH, "the server's certificates are out of order" },
+    { BR_ERR_X509_NOT_CA, "a certificate is signed by what is no CA, or by "
+        "one that allows no further CA (pathlen)" },
+    { BR_ERR_X509_FORBIDDEN_KEY_USAGE, "a CA may not sign (keyUsage)" },
+    { BR_ERR_X509_CRITICAL_EXTENSION, "an unknown extension is critical" },
+    { TLS_ALERT(40) "handshake_failure (it wants a client certificate, or "
+        "nothing is in common: TLS 1.2 with ECDHE on P-256, P-384 or P-521 "
+        "and AES-GCM is needed)" },
+    { TLS_ALERT(42) "bad_certificate (ours is missing or not accepted)" },
+    { TLS_ALERT(48) "unknown_ca (of our client certificate)" },
+    { TLS_ALERT(51) "decrypt_error (is our key that of our certificate?)" },
+    { TLS_ALERT(70) "protocol_version (TLS 1.2 is needed)" },
+    { TLS_ALERT(116) "certificate_required (it wants a client certificate)" },
 };
 
-static const struct tls_word tls_errors[] = {
-    { BR_ERR_BAD_PARAM, "malformed message" },
-    { BR_ERR_UNSUPPORTED_VERSION, "no common version (TLS 1.2 is needed), or "
-                                  "the server does not speak TLS" },
-    { BR_ERR_BAD_VERSION, "a record of another version than agreed on" },
-    { BR_ERR_BAD_LENGTH, "a record of impossible length, or the server does "
-                         "not speak TLS" },
-    { BR_ERR_TOO_LARGE, "a record that is too large" },
-    { BR_ERR_BAD_MAC, "a record that is not authentic" },
-    { BR_ERR_NO_RANDOM, "no source of randomness" },
-    { BR_ERR_UNEXPECTED, "unexpected message, or the server does not speak "
-                         "TLS" },
-    { BR_ERR_BAD_CIPHER_SUITE, "the server chose what was not offered" },
-    { BR_ERR_INVALID_ALGORITHM, "a curve or signature that is not supported" },
-    { BR_ERR_BAD_SIGNATURE, "bad signature in the handshake" },
-    { BR_ERR_WRONG_KEY_USAGE, "the certificate's key may not be used so "
-                              "(keyUsage)" },
-    { BR_ERR_X509_UNSUPPORTED, "the certificates have a key or signature that "
-        "is not supported (RSA PKCS#1 and ECDSA P-256, P-384, P-521 with "
-        "SHA-2 are)" },
-    { BR_ERR_X509_LIMIT_EXCEEDED, "the certificate is too large, or its RSA "
-                                  "key has over 4096 bits" },
-    { BR_ERR_X509_BAD_SIGNATURE, "bad signature in the certificates" },
-    { BR_ERR_X509_EXPIRED, "a certificate of the server's chain has expired "
-                           "or is not yet valid" },
-    { BR_ERR_X509_DN_MISMATCH, "the certificates are out of order" },
-    { BR_ERR_X509_BAD_SERVER_NAME, "the certificate is for another name" },
-    { BR_ERR_X509_CRITICAL_EXTENSION, "the certificate has a critical "
-                                      "extension that is not supported" },
-    { BR_ERR_X509_NOT_CA, "an intermediate certificate is not a CA's" },
-    { BR_ERR_X509_FORBIDDEN_KEY_USAGE, "the certificate may not be used so "
-                                       "(keyUsage)" },
-    { BR_ERR_X509_WEAK_PUBLIC_KEY, "the certificate's RSA key has less than "
-                                   "2048 bits" },
-    { BR_ERR_X509_NOT_TRUSTED, "the certificate is not signed by a CA that is "
-                               "trusted" },
-}, tls_alerts[] = {
-    { 40, "handshake_failure (it wants a client certificate, or there is "
-          "nothing in common: TLS 1.2 with ECDHE on P-256, P-384 or P-521 "
-          "and AES-GCM is needed)" },
-    { 42, "bad_certificate (our client certificate is missing or refused)" },
-    { 43, "unsupported_certificate" }, { 44, "certificate_revoked" },
-    { 45, "certificate_expired" }, { 46, "certificate_unknown" },
-    { 47, "illegal_parameter" },
-    { 48, "unknown_ca (it does not know who signed our client "
-          "certificate)" },
-    { 49, "access_denied" }, { 50, "decode_error" }, { 51, "decrypt_error" },
-    { 70, "protocol_version (TLS 1.2 is needed)" },
-    { 71, "insufficient_security" }, { 80, "internal_error" },
-    { 112, "unrecognized_name" },
-    { 116, "certificate_required (it wants a client certificate)" },
-};
-
-/* Why the engine has failed: a sentence that a person can act on. */
+/* Why the engine has failed: a sentence, which a person can act on. */
 static int tls_why(const struct tls *t, struct err *e)
 {
+    const char *reload = t->config->reload_error.text;
     int error = br_ssl_engine_last_error(&t->client.eng);
-    bool alert = error >= BR_ERR_RECV_FATAL_ALERT &&
-                 error < BR_ERR_SEND_FATAL_ALERT;
-    const struct tls_word *w = alert ? tls_alerts : tls_errors;
-    size_t n = alert ? LENGTH(tls_alerts) : LENGTH(tls_errors);
+    struct err why = t->why;
+    size_t i;
 
-    if (*t->check.why.text != '\0')
-        return err_set(e, "TLS: %s", t->check.why.text);
-    if (t->heard == 4 && memcmp(t->hello, "HTTP", 4) == 0)
-        return err_set(e, "TLS: the server speaks plain HTTP on this port");
-    error -= alert ? BR_ERR_RECV_FATAL_ALERT : 0;
-    for (; n > 0; n--, w++)
-        if (w->error == error)
-            return err_set(e, "TLS: %s%s", alert ? "the server refuses: " : "",
-                           w->words);
-    return err_set(e, "TLS: %s %d", alert ? "the server refuses: alert"
-                                          : "error of BearSSL", error);
+    if (t->first_n == 4 && memcmp(t->first_bytes, "HTTP", 4) == 0)
+        err_set(&why, "the server speaks plain HTTP on this port: use its TLS "
+                      "port, or consul://");
+    else if (t->first_n > 0 && (*t->first_bytes < 20 || *t->first_bytes > 23))
+        err_set(&why, "the server does not speak TLS on this port");
+    else if (*why.text == '\0' && error == BR_ERR_X509_NOT_TRUSTED)
+        err_set(&why, "the server's certificate is not signed by a CA in %s, "
+                      "or it does not send its intermediate certificates",
+                t->config->ca_file);
+    for (i = 0; *why.text == '\0' && i < LENGTH(tls_errors); i++)
+        if (tls_errors[i].error == error)
+            err_set(&why, t->ca_failed ? "%s (see the CA in %s)" : "%s%s",
+                    tls_errors[i].text,
+                    t->ca_failed ? t->config->ca_file : "");
+    if (*why.text == '\0' && error >= BR_ERR_RECV_FATAL_ALERT)
+        err_set(&why, "the server refuses: alert %d",
+                error - BR_ERR_RECV_FATAL_ALERT);
+    else if (*why.text == '\0')
+        err_set(&why, "error %d of BearSSL", error);
+    return err_set(e, *reload == '\0' ? "TLS: %s%s" : "TLS: %s; the files "
+                      "could not be read again: %s", why.text, reload);
 }
 
 /* Moves one piece between the engine and its peers, in the order in which
@@ -2848,10 +2706,10 @@ static enum io tls_move(struct tls *t, int fd, struct str *out, int *error)
         s.p = (const char *)br_ssl_engine_sendrec_buf(e, &n);
         s.n = n;
         io = os_write(fd, &s, error);
-        if (io == IO_OK)
+        if (io == IO_OK) {
             br_ssl_engine_sendrec_ack(e, n - s.n);
-        if (io == IO_OK)
             return IO_OK;
+        }
         t->dead = io == IO_FAILED;
         t->wants_write = io == IO_WAIT;
     }
@@ -2859,8 +2717,8 @@ static enum io tls_move(struct tls *t, int fd, struct str *out, int *error)
         p = br_ssl_engine_recvrec_buf(e, &n);
         io = os_read_into(fd, p, &n, error);
         if (io == IO_OK) {
-            for (i = 0; i < n && t->heard < sizeof t->hello; i++)
-                t->hello[t->heard++] = (char)p[i];
+            for (i = 0; i < n && t->first_n < sizeof t->first_bytes; i++)
+                t->first_bytes[t->first_n++] = p[i];
             br_ssl_engine_recvrec_ack(e, n);
         }
     }
@@ -2883,7 +2741,6 @@ static enum io tls_step(struct tls *t, int fd, struct buf *in,
     while (io == IO_OK) {
         unsigned state = br_ssl_engine_current_state(e);
         struct str s;
-        size_t n;
 
         /* noted, since neither is set while a record is being sent */
         if ((state & (BR_SSL_SENDAPP | BR_SSL_RECVAPP)) != 0)
@@ -2891,10 +2748,9 @@ static enum io tls_step(struct tls *t, int fd, struct buf *in,
         if ((state & BR_SSL_CLOSED) != 0)
             return br_ssl_engine_last_error(e) != 0 ? IO_FAILED : IO_END;
         if ((state & BR_SSL_RECVAPP) != 0) {
-            s.p = (const char *)br_ssl_engine_recvapp_buf(e, &n);
-            s.n = n;
+            s.p = (const char *)br_ssl_engine_recvapp_buf(e, &s.n);
             buf_add(in, s);
-            br_ssl_engine_recvapp_ack(e, n);
+            br_ssl_engine_recvapp_ack(e, s.n);
             if (!in->bad)
                 return IO_OK;
             *error = ENOBUFS;           /* with a gap, it is not the same */
@@ -2911,20 +2767,15 @@ static enum io tls_step(struct tls *t, int fd, struct buf *in,
  * closed state with data unread, so nothing waits for it. */
 static void tls_close(struct tls *t, int fd)
 {
-    br_ssl_engine_context *e = &t->client.eng;
     struct str s;
-    size_t n;
     int error;
 
     if (t->dead || !t->ready)
         return;
-    br_ssl_engine_close(e);
-    if ((br_ssl_engine_current_state(e) & BR_SSL_SENDREC) != 0) {
-        s.p = (const char *)br_ssl_engine_sendrec_buf(e, &n);
-        s.n = n;
-        while (s.n > 0 && os_write(fd, &s, &error) == IO_OK)
-            continue;
-    }
+    br_ssl_engine_close(&t->client.eng);
+    s.p = (const char *)br_ssl_engine_sendrec_buf(&t->client.eng, &s.n);
+    while (s.n > 0 && os_write(fd, &s, &error) == IO_OK)
+        continue;
 }
 
 /* ==== 8. HTTP ============================================== http_ ====
@@ -3176,15 +3027,16 @@ static void http_request(struct buf *b, const char *method, struct str path,
     buf_add(b, body);
 }
 
-/* ==== 9. Connections ===== conn_ retry_ index_ queue_ session_ watch_ ====
+/* ==== 9. Connections ============ conn_ retry_ index_ queue_ side_ ====
  *
  * Requests to a peer over a few connections that are kept open, one request a
- * connection at a time; above them what both sides need: pauses that grow,
- * queues of things to be tried, the session with a peer, and its list.
+ * connection at a time; above them what the engine's and the registry's side
+ * have in common: pauses that grow, an index and a queue of what is kept, the
+ * session, and the list of all that the peer has.
  *
- * Callbacks: body() may only read, and refuses by -1.  done() may send more
- * requests and may end the session.  Neither opens a connection nor frees what
- * its caller holds.
+ * Callbacks: body() only reads, and refuses by -1.  done() may send requests
+ * and end the session.  Neither opens a connection, nor frees what its caller
+ * holds.
  *
  * Calls: str_ buf_ mem_ list_ err_ log_ json_ os_ url_ tls_ http_.
  */
@@ -3198,6 +3050,10 @@ struct answer {
     bool not_connected;         /* with status 0: nothing has been sent */
 };
 
+struct request;
+typedef int conn_body_fn(struct request *, struct str, struct err *);
+typedef void conn_done_fn(struct request *, const struct answer *);
+
 /* A request: of the connections from conn_send on, freed after done(). */
 struct request {
     struct link link;           /* in endpoint.waiting until it has one */
@@ -3205,11 +3061,11 @@ struct request {
     bool alone;                 /* gets a connection that is then closed */
     bool stream;                /* its answer has no end and no deadline */
     bool retried;               /* a kept connection had been closed once */
-    void *owner, *context;      /* for the two functions */
-    /* Takes the body of a 200 as it comes, first an empty piece with the head;
-     * NULL: the body is collected.  -1: the answer is refused. */
-    int (*body)(struct request *, struct str, struct err *);
-    void (*done)(struct request *, const struct answer *);
+    void *context;              /* for the two functions */
+    conn_body_fn *body;         /* gets the body of a 200 as it comes, first an
+                                   empty piece with the head; NULL: the body is
+                                   collected */
+    conn_done_fn *done;
 };
 
 /* A connection.  What counts in which state:
@@ -3220,8 +3076,8 @@ struct request {
  *     HANDSHAKE   TLS                          yes      CALL_MS
  *     IDLE        a request                    none     none
  *     ASKED       the answer's first byte      yes      CALL_MS
- *     READING     the rest of the answer       yes      CALL_MS from each
- *                                                       piece, ANSWER_MS in all
+ *     READING     the rest of the answer       yes      CALL_MS a piece, and
+ *                                                       ANSWER_MS in all
  *
  * A stream has no deadline from ASKED on. */
 struct conn {
@@ -3317,21 +3173,18 @@ static struct request *conn_request(struct endpoint *p, const char *method,
 
 /* Sends it as soon as there is a connection; done() is called once. */
 static void conn_send(struct endpoint *p, struct request *r, void *context,
-                      void *owner,
-                      void (*done)(struct request *, const struct answer *))
+                      conn_done_fn *done)
 {
     struct str line = buf_str(&r->bytes);
 
+    log_at(LOG_DEBUG, "%s: %.*s", p->name,
+           PUT(str_upto(line, str_find(line, STR(" HTTP/")))));
     r->context = context;
-    r->owner = owner;
     r->done = done;
     list_insert(&p->waiting, &r->link);
-    line = str_upto(line, str_find(line, STR(" HTTP/")));
-    log_at(LOG_DEBUG, "%s: %.*s", p->name, PUT(line));
 }
 
-/* How many requests would get a connection at once.  Streams and others that
- * are alone do not count. */
+/* How many requests would get a connection at once. */
 static size_t conn_room(const struct endpoint *p)
 {
     size_t used = 0, i;
@@ -3364,14 +3217,6 @@ static void conn_complete(struct request *r, const struct answer *a)
     free(r);
 }
 
-static void conn_fail_request(struct request *r, const struct err *e,
-                              bool not_connected)
-{
-    struct answer none = { .err = e, .not_connected = not_connected };
-
-    conn_complete(r, &none);
-}
-
 /* Whether the request was canceled by conn_reset. */
 static bool conn_canceled(const struct answer *a)
 {
@@ -3381,13 +3226,13 @@ static bool conn_canceled(const struct answer *a)
 /* The reason why an answer says no: the peer's own words, on one line. */
 static void conn_reason(const struct answer *a, struct err *e)
 {
-    struct str words = str_trim(a->body);
+    struct str words = str_first(str_trim(a->body), 300);
 
     if (a->status == 0)
         err_set(e, "%s", a->err != NULL ? a->err->text : "canceled");
     else
         err_set(e, "HTTP %u%s%.*s", a->status, words.n > 0 ? ": " : "",
-                PUT(str_first(words, 300)));
+                PUT(words));
 }
 
 /* Closes the connection; its request, if it has one, is the caller's. */
@@ -3412,134 +3257,90 @@ static struct request *conn_close(struct conn *c)
 /* Ends a connection that has failed, and its request with the error. */
 static void conn_fail(struct conn *c, const struct err *e)
 {
-    bool not_connected = c->state == CONN_CONNECTING ||
-                         c->state == CONN_HANDSHAKE;
-    struct request *r;
+    bool handshake = c->state == CONN_HANDSHAKE;
+    struct answer none = { .err = e, .not_connected = handshake ||
+                                     c->state == CONN_CONNECTING };
+    struct request *r = conn_close(c);
 
-    if (c->state == CONN_HANDSHAKE)
-        c->peer->tls.stale = true;
-    r = conn_close(c);
+    c->peer->tls.stale = c->peer->tls.stale || handshake;
     if (r != NULL)
-        conn_fail_request(r, e, not_connected);
+        conn_complete(r, &none);
 }
 
 /* Closes every connection and cancels every request. */
 static void conn_reset(struct endpoint *p)
 {
-    struct request *r;
+    const struct answer canceled = { .status = 0 };
     size_t i;
 
-    for (i = 0; i < CONNS_MAX; i++)
-        if (p->conn[i].state != CONN_FREE) {
-            r = conn_close(&p->conn[i]);
-            if (r != NULL)
-                list_insert(&p->waiting, &r->link);
-        }
+    for (i = 0; i < CONNS_MAX; i++) {
+        struct request *r = conn_close(&p->conn[i]);
+
+        if (r != NULL)
+            list_insert(&p->waiting, &r->link);
+    }
     while (!list_empty(&p->waiting))
-        conn_fail_request(LIST_OF(struct request, link, p->waiting.next),
-                          NULL, false);
+        conn_complete(LIST_OF(struct request, link, p->waiting.next),
+                      &canceled);
     p->addresses = 0;
     p->closed_idle = false;
 }
 
-/* The connection is there: goes on with the handshake, if there is one. */
-static void conn_connected(struct conn *c, uint64_t now)
-{
-    struct err e;
-
-    CHECK(c->request != NULL);
-    c->deadline = now + CALL_MS;
-    c->state = c->peer->tls.on ? CONN_HANDSHAKE : CONN_ASKED;
-    if (c->peer->tls.on) {
-        c->tls = tls_open(&c->peer->tls, &e);
-        if (c->tls == NULL)
-            conn_fail(c, &e);
-    }
-}
-
-/* Says why the peer cannot be reached. */
-static void conn_unreachable(const struct endpoint *p, int error,
-                             struct err *e)
-{
-    if (p->path.n > 0) {
-        char *path = str_dup(p->path);
-
-        os_socket_hint(path, error, e);
-        free(path);
-    } else {
-        err_set(e, "%s", strerror(error));
-    }
-}
-
 /* Starts to connect to the first address, from c->address on, that does not
- * refuse at once. */
+ * refuse at once.  One that connects at once is found to be writable. */
 static void conn_connect(struct conn *c, int error, uint64_t now)
 {
     struct endpoint *p = c->peer;
     struct err e;
 
     for (; c->address < p->addresses; c->address++) {
-        enum io io;
-
         os_close(c->fd);
-        io = os_connect(&p->address[c->address], &c->fd, &error);
-        if (io == IO_FAILED)
+        if (os_connect(&p->address[c->address], &c->fd, &error) == IO_FAILED)
             continue;
         c->deadline = now + CONNECT_MS;
-        if (io == IO_OK)
-            conn_connected(c, now);
         return;
     }
     p->addresses = 0;           /* they may be others the next time */
-    conn_unreachable(p, error, &e);
+    err_set(&e, "%s", strerror(error));
+    if (p->path.n > 0)
+        os_socket_hint(p->path, error, &e);
     conn_fail(c, &e);
 }
 
-/* Looks up where the peer is, if that is not known. */
-static int conn_resolve(struct endpoint *p, struct err *e)
+/* Gives the request to a connection: an idle one, or a free one, which is
+ * opened. */
+static void conn_ask(struct endpoint *p, struct conn *c, struct request *r,
+                     uint64_t now)
 {
-    if (p->addresses > 0)
-        return 0;
-    if (p->path.n == 0)
-        return os_resolve(p->host, p->port, p->address, ADDRS_MAX,
-                          &p->addresses, e);
-    if (os_unix(p->path, p->address, e) != 0)
-        return -1;
-    p->addresses = 1;
-    return 0;
-}
+    bool open = c->state == CONN_FREE;
+    struct err e;
+    int failed = 0;
 
-/* Gives an idle connection its next request. */
-static void conn_ask(struct conn *c, struct request *r, uint64_t now)
-{
-    CHECK(c->state == CONN_IDLE && c->request == NULL);
+    CHECK(c->request == NULL && (open || c->state == CONN_IDLE));
+    if (open) {
+        memset(c, 0, sizeof *c);
+        c->peer = p;
+        c->fd = -1;
+        c->in.max = HEAD_MAX + READ_MAX;
+        c->body.max = BODY_MAX;
+    }
     list_remove(&r->link);
     c->request = r;
     c->sent = 0;
     c->asked = now;
     c->deadline = now + CALL_MS;
-    c->state = CONN_ASKED;
+    c->state = open ? CONN_CONNECTING : CONN_ASKED;
     http_start(&c->http);
-}
-
-/* Opens a connection for the request. */
-static void conn_open(struct endpoint *p, struct conn *c, struct request *r,
-                      uint64_t now)
-{
-    struct err e;
-
-    CHECK(c->state == CONN_FREE);
-    memset(c, 0, sizeof *c);
-    c->peer = p;
-    c->fd = -1;
-    c->in.max = HEAD_MAX + READ_MAX;
-    c->body.max = BODY_MAX;
-    c->state = CONN_IDLE;
-    conn_ask(c, r, now);
-    c->state = CONN_CONNECTING;
-    if (conn_resolve(p, &e) != 0)
+    if (open && p->addresses == 0 && p->path.n > 0) {
+        failed = os_unix(p->path, p->address, &e);
+        p->addresses = 1;
+    } else if (open && p->addresses == 0) {
+        failed = os_resolve(p->host, p->port, p->address, ADDRS_MAX,
+                            &p->addresses, &e);
+    }
+    if (failed)
         conn_fail(c, &e);
-    else
+    else if (open)
         conn_connect(c, 0, now);
 }
 
@@ -3577,14 +3378,13 @@ static void conn_assign(struct endpoint *p, uint64_t now)
         if (c == NULL)
             continue;
         if (r->bytes.bad) {
+            struct answer bad = { .err = &e };
+
             err_set(&e, "a request that cannot be sent: too long, or with "
                         "control characters in a header");
-            conn_fail_request(r, &e, false);
-        } else if (c->state == CONN_IDLE) {
-            conn_ask(c, r, now);
-            continue;
+            conn_complete(r, &bad);
         } else {
-            conn_open(p, c, r, now);
+            conn_ask(p, c, r, now);
         }
         l = p->waiting.next;    /* done() may have been called */
     }
@@ -3609,40 +3409,36 @@ static void conn_answered(struct conn *c, bool close)
     buf_free(&body);
 }
 
-/* A piece of the answer's body, or its head. */
-static int conn_body(struct conn *c, struct str piece, uint64_t now,
-                     struct err *e)
-{
-    if (now < c->asked + ANSWER_MS)
-        c->deadline = now + CALL_MS;
-    if (c->request->body != NULL && c->http.status == 200)
-        return c->request->body(c->request, piece, e);
-    buf_add(&c->body, piece);
-    return c->body.bad ? err_set(e, "an answer of more than %d bytes",
-                                 BODY_MAX) : 0;
-}
-
 /* Reads what has come as the answer. */
 static void conn_parse(struct conn *c, uint64_t now)
 {
-    struct str in = buf_str(&c->in), piece = STR("");
+    struct str in = buf_str(&c->in), piece;
+    struct request *r = c->request;
     enum http_found found;
     struct err e;
 
-    if (c->request == NULL) {
-        err_set(&e, "an answer without a request");
-        conn_fail(c, &e);
+    if (r == NULL) {
+        (void)conn_close(c);    /* an answer without a request */
         return;
     }
     c->state = CONN_READING;
     do {
-        found = http_next(&c->http, &in, &piece, &e);
-        if ((found == HTTP_HEAD || found == HTTP_BODY) &&
-            conn_body(c, piece, now, &e) != 0)
-            found = HTTP_BAD;
-        CHECK(c->state == CONN_READING);
         piece = STR("");
-    } while (found == HTTP_HEAD || found == HTTP_BODY);
+        found = http_next(&c->http, &in, &piece, &e);
+        if (found != HTTP_HEAD && found != HTTP_BODY)
+            break;
+        if (now < c->asked + ANSWER_MS)
+            c->deadline = now + CALL_MS;
+        if (r->body == NULL || c->http.status != 200)
+            buf_add(&c->body, piece);
+        else if (r->body(r, piece, &e) != 0)
+            found = HTTP_BAD;
+        if (c->body.bad) {
+            err_set(&e, "an answer of more than %d bytes", BODY_MAX);
+            found = HTTP_BAD;
+        }
+        CHECK(c->state == CONN_READING && c->request == r);
+    } while (found != HTTP_BAD);
     buf_skip(&c->in, c->in.n - in.n);
     if (found == HTTP_BAD)
         conn_fail(c, &e);
@@ -3671,15 +3467,13 @@ static void conn_ended(struct conn *c, int error, bool clean)
         (void)conn_close(c);
         list_insert(p->waiting.next, &r->link);
     } else {
-        if (c->state == CONN_HANDSHAKE)
-            err_set(&e, "TLS: the server closed the connection in the "
-                        "handshake");
-        else if (error != 0)
-            err_set(&e, "the connection broke: %s", strerror(error));
-        else
-            err_set(&e, "the connection was closed %s",
-                    c->state == CONN_READING ? "in the middle of an answer"
-                                             : "without an answer");
+        err_set(&e, "%sthe connection %s%s",
+                c->state == CONN_HANDSHAKE ? "TLS: " : "",
+                error != 0 ? "broke: " : "was closed ",
+                error != 0 ? strerror(error)
+                : c->state == CONN_HANDSHAKE ? "in the handshake"
+                : c->state == CONN_READING ? "in the middle of an answer"
+                : "without an answer");
         conn_fail(c, &e);
     }
 }
@@ -3688,56 +3482,24 @@ static void conn_ended(struct conn *c, int error, bool clean)
  * peer may have said why it closed. */
 static enum io conn_step(struct conn *c, struct str *out, int *error)
 {
-    enum io io = IO_OK;
-    int unwritten;
+    enum io wrote = IO_OK, io;
+    int unwritten = 0;
 
-    while (out->n > 0 && io == IO_OK)
-        io = os_write(c->fd, out, &unwritten);
-    if (io != IO_FAILED)
-        return os_read(c->fd, &c->in, error);
+    while (out->n > 0 && wrote == IO_OK)
+        wrote = os_write(c->fd, out, &unwritten);
     io = os_read(c->fd, &c->in, error);
-    if (io == IO_WAIT) {
-        *error = unwritten;
-        return IO_FAILED;
-    }
-    return io;
-}
-
-/* Sends and reads what the connection can now. */
-static void conn_io(struct conn *c, uint64_t now)
-{
-    unsigned steps = 16;        /* then it is the others' turn */
-    enum io io;
-    int error;
-
-    do {
-        struct str out = STR("");
-        struct err e;
-
-        if (c->request != NULL)
-            out = str_from(buf_str(&c->request->bytes), c->sent);
-        io = c->tls != NULL ? tls_step(c->tls, c->fd, &c->in, &out, &error)
-                            : conn_step(c, &out, &error);
-        if (c->request != NULL)
-            c->sent = c->request->bytes.n - out.n;
-        if (c->state == CONN_HANDSHAKE && c->tls->ready) {
-            c->state = CONN_ASKED;
-            c->deadline = now + CALL_MS;
-        }
-        if (io == IO_OK) {
-            conn_parse(c, now);
-        } else if (io == IO_FAILED && c->tls != NULL && error == 0) {
-            tls_why(c->tls, &e);
-            conn_fail(c, &e);
-        } else if (io != IO_WAIT) {
-            conn_ended(c, io == IO_END ? 0 : error, error == 0);
-        }
-    } while (io == IO_OK && c->state != CONN_FREE && --steps > 0);
+    if (wrote != IO_FAILED || io != IO_WAIT)
+        return io;
+    *error = unwritten;
+    return IO_FAILED;
 }
 
 /* Does what the connection can do now. */
-static void conn_handle(struct conn *c, uint64_t now)
+static void conn_io(struct conn *c, uint64_t now)
 {
+    unsigned steps = 16;        /* then it is the others' turn */
+    enum io io = IO_OK;
+    struct err e;
     int error = 0;
 
     if (c->state == CONN_CONNECTING) {
@@ -3746,19 +3508,44 @@ static void conn_handle(struct conn *c, uint64_t now)
             conn_connect(c, error, now);
             return;
         }
-        conn_connected(c, now);
+        c->deadline = now + CALL_MS;
+        c->state = c->peer->tls.on ? CONN_HANDSHAKE : CONN_ASKED;
+        if (c->peer->tls.on && (c->tls = tls_open(&c->peer->tls, &e)) == NULL)
+            conn_fail(c, &e);
     }
-    if (c->state != CONN_FREE)
-        conn_io(c, now);
+    while (io == IO_OK && c->state != CONN_FREE && steps-- > 0) {
+        struct request *r = c->request;
+        struct str out = STR("");
+
+        if (r != NULL)
+            out = str_from(buf_str(&r->bytes), c->sent);
+        io = c->tls != NULL ? tls_step(c->tls, c->fd, &c->in, &out, &error)
+                            : conn_step(c, &out, &error);
+        if (r != NULL)
+            c->sent = r->bytes.n - out.n;
+        if (c->state == CONN_HANDSHAKE && c->tls->ready) {
+            c->state = CONN_ASKED;
+            c->deadline = now + CALL_MS;
+        }
+        if (io == IO_OK) {
+            conn_parse(c, now);
+        } else if (io == IO_FAILED && error == 0) {
+            tls_why(c->tls, &e);
+            conn_fail(c, &e);
+        } else if (io != IO_WAIT) {
+            conn_ended(c, io == IO_END ? 0 : error, error == 0);
+        }
+    }
 }
 
 /* When the connection is given up, if nothing comes. */
 static uint64_t conn_due(const struct conn *c)
 {
-    bool stream = c->request != NULL && c->request->stream &&
-                  (c->state == CONN_ASKED || c->state == CONN_READING);
+    const struct request *r = c->request;
 
-    return c->request == NULL || stream ? UINT64_MAX : c->deadline;
+    return r == NULL || (r->stream && (c->state == CONN_ASKED ||
+                                       c->state == CONN_READING))
+        ? UINT64_MAX : c->deadline;
 }
 
 /* Gives up connections on which nothing has come for too long. */
@@ -3782,18 +3569,6 @@ static void conn_tick(struct endpoint *p, uint64_t now)
             conn_fail(c, &e);
         }
     }
-}
-
-/* When conn_tick is due, at the latest. */
-static uint64_t conn_next(const struct endpoint *p)
-{
-    uint64_t next = UINT64_MAX;
-    size_t i;
-
-    for (i = 0; i < CONNS_MAX; i++)
-        if (conn_due(&p->conn[i]) < next)
-            next = conn_due(&p->conn[i]);
-    return next;
 }
 
 /* What the connections wait for, in CONNS_MAX fields. */
@@ -3822,39 +3597,28 @@ static void conn_ready(struct endpoint *p, const struct pollfd *fd,
 
     for (i = 0; i < CONNS_MAX; i++)
         if (fd[i].revents != 0 && p->conn[i].fd == fd[i].fd)
-            conn_handle(&p->conn[i], now);
+            conn_io(&p->conn[i], now);
 }
 
 /* ---- Pauses that grow ---- */
 
-/* How often something has failed, and when to try again: of a session, a
- * list, a container, an entry. */
+/* How often something has failed, and when to try again: a session, a list, a
+ * container, an entry. */
 struct retry {
     unsigned tries;             /* that failed, in a row */
     uint64_t due;               /* not before */
-    uint64_t said;              /* the reasons that have been logged, as bits */
+    uint64_t said;              /* which reasons have been logged, as bits */
     char *why;                  /* the last reason; NULL: none */
 };
 
-/* Whether this reason has not been logged since the last success.  Of 2,000
- * different reasons one is taken for another. */
-static bool retry_is_news(struct retry *r, const char *why)
-{
-    uint64_t h = str_hash(0, str_of(why));
-    uint64_t bits = (uint64_t)1 << (h & 63) | (uint64_t)1 << (h >> 6 & 63);
-    bool news = (r->said & bits) != bits;
-
-    r->said |= bits;
-    return news;
-}
-
 /* Sets the pause: min_ms, doubled with each failure up to max_ms, the second
- * half of it by chance, so that many hosts do not come at once.  True: the
- * reason is news. */
+ * half of it by chance, so that many hosts do not come at once.  True: this
+ * reason has not been logged since the last success.  (Of 2,000 different ones
+ * one is taken for another.) */
 static bool retry_failed(struct retry *r, const char *why, uint64_t now,
                          uint64_t min_ms, uint64_t max_ms)
 {
-    uint64_t ms = min_ms, chance = 0;
+    uint64_t h = str_hash(0, str_of(why)), ms = min_ms, chance = 0, said;
     unsigned i;
 
     for (i = 0; i < r->tries && ms < max_ms; i++)
@@ -3865,7 +3629,9 @@ static bool retry_failed(struct retry *r, const char *why, uint64_t now,
     r->due = now + ms / 2 + chance % (ms / 2 + 1);
     free(r->why);
     r->why = str_dup(str_of(why));
-    return retry_is_news(r, why);
+    said = r->said;
+    r->said |= (uint64_t)1 << (h & 63) | (uint64_t)1 << (h >> 6 & 63);
+    return r->said != said;
 }
 
 static void retry_reset(struct retry *r)
@@ -3874,7 +3640,7 @@ static void retry_reset(struct retry *r)
     memset(r, 0, sizeof *r);
 }
 
-/* ---- Indexes and queues ---- */
+/* ---- What is kept, and what of it is due ---- */
 
 /* The first member of what is found by a key and tried until it is done: a
  * container, an entry. */
@@ -3926,7 +3692,7 @@ static void *index_add(struct index *x, size_t size, struct str key)
     list_init(&n->queue);
     list_insert(&x->all, &n->all);
     if (tsearch(n, &x->tree, index_cmp) == NULL)
-        (void)mem_new((size_t)-1);      /* no memory: says so and exits */
+        mem_none();
     x->n++;
     return n;
 }
@@ -3947,16 +3713,6 @@ struct queue {
     struct link now[TURNS], later;
     uint64_t due;               /* the earliest of `later` */
 };
-
-static void queue_init(struct queue *q)
-{
-    size_t i;
-
-    for (i = 0; i < TURNS; i++)
-        list_init(&q->now[i]);
-    list_init(&q->later);
-    q->due = UINT64_MAX;
-}
 
 static void queue_put(struct queue *q, struct node *n, uint64_t now)
 {
@@ -3998,218 +3754,256 @@ static void queue_tick(struct queue *q, uint64_t now)
     }
 }
 
-/* ---- Sessions ---- */
+/* ---- A side: the engine's, or the registry's ---- */
 
-/* What a side asks its peer before all else, by step, and what it does when
- * all of that has been answered, and when the peer is lost. */
-struct session_kind {
-    struct request *(*hello)(void *, unsigned step);    /* NULL: no more */
-    /* 0: go on; 1: ask again; -1: the peer is of no use. */
-    int (*on_hello)(void *, unsigned step, const struct answer *,
+struct side;
+
+/* What differs between the two. */
+struct side_kind {
+    /* The questions before all else, by step; NULL: no more.  The answer: 0:
+     * go on, 1: ask again, -1: the peer is of no use. */
+    struct request *(*hello)(struct side *, unsigned step);
+    int (*on_hello)(struct side *, unsigned step, const struct answer *,
                     struct err *);
-    void (*ready)(void *);
-    void (*down)(void *);
+    void (*ready)(struct side *);       /* all of it has been answered */
+    void (*down)(struct side *);        /* the peer is lost */
+    /* The request of the list, and where its rows are: see struct splitter.
+     * NULL: not now; what makes it possible calls relist(). */
+    struct request *(*list)(struct side *, unsigned *depth, char *open);
+    bool (*row)(struct side *, const struct json *);    /* false: unreadable */
+    void (*listed)(struct side *);      /* the list has been read */
+    /* An answer to the list that is no 200.  True: the list is empty.  NULL:
+     * it never is. */
+    bool (*no_list)(struct side *, const struct answer *);
 };
 
 /* The session with a peer:
  *
- *     DOWN    until retry.due               session_tick -> HELLO
- *     HELLO   question `step` is to be put  session_tick -> ASKED, or READY
- *     ASKED   it is under way               session_answer -> HELLO
- *     READY   until session_down -> DOWN, from wherever the loss is seen */
-struct session {
-    const struct session_kind *kind;
-    void *context;              /* of its functions */
+ *     DOWN    until retry.due               side_tick -> HELLO
+ *     HELLO   question `step` is to be put  side_tick -> ASKED, or READY
+ *     ASKED   it is under way               side_on_hello -> HELLO
+ *     READY   until side_down -> DOWN, from wherever the loss is seen
+ *
+ * The peer's list of all that it has is asked for by relist() and in no other
+ * way, whatever the reason, and never sooner than RELIST_MIN_MS after the one
+ * before.  So no peer, however odd its lists, makes us ask in a loop. */
+struct side {
+    const struct side_kind *kind;
     struct endpoint *peer;
-    enum { SESSION_DOWN, SESSION_HELLO, SESSION_ASKED, SESSION_READY } state;
+    enum { SIDE_DOWN, SIDE_HELLO, SIDE_ASKED, SIDE_READY } state;
     unsigned step;
-    struct retry retry;         /* until session_works */
-    uint64_t first_pause_ms;    /* before it has ever worked; 0: it grows */
-    bool ever;                  /* it has worked before */
+    struct retry retry;         /* until a list has been read */
+    uint64_t first_pause_ms;    /* before one ever has; 0: it grows */
+    bool ever;                  /* one has */
+    uint64_t list_due;          /* of the next list; UINT64_MAX: not asked */
+    uint64_t list_begun;        /* when the last one was */
+    unsigned epoch;             /* lists that have been begun */
+    bool reading;               /* the last of them has not ended */
+    bool whole;                 /* it has not failed, and all of its rows so
+                                   far could be read */
+    bool partial;               /* the last one that was read was not whole */
+    bool listed;                /* one has been read in this session */
+    struct retry list_retry;
+    struct splitter split;
+    struct json json;           /* the text at hand */
+    struct index index;         /* what this side keeps, */
+    struct queue queue;         /* and what of it has to be tried */
+    uint64_t now;               /* of the last tick */
 };
 
-static bool session_ready(const struct session *s)
+static void side_init(struct side *s, const struct side_kind *kind,
+                      struct endpoint *peer)
 {
-    return s->state == SESSION_READY;
+    size_t i;
+
+    s->kind = kind;
+    s->peer = peer;
+    s->list_due = s->queue.due = UINT64_MAX;
+    list_init(&s->index.all);
+    list_init(&s->queue.later);
+    for (i = 0; i < TURNS; i++)
+        list_init(&s->queue.now[i]);
+}
+
+static bool side_ready(const struct side *s)
+{
+    return s->state == SIDE_READY;
+}
+
+static void relist(struct side *s, uint64_t when)
+{
+    if (s->epoch > 0 && when < s->list_begun + RELIST_MIN_MS)
+        when = s->list_begun + RELIST_MIN_MS;
+    if (when < s->list_due)
+        s->list_due = when;
 }
 
 /* The peer is lost: cancels all requests, and tries again after a pause. */
-static void session_down(struct session *s, const struct err *e)
+static void side_down(struct side *s, const struct err *e)
 {
     const struct endpoint *p = s->peer;
     struct str where = p->path.n > 0 ? p->path : buf_str(&p->host_header);
-    uint64_t now = os_now();
 
-    if (s->state == SESSION_DOWN)
+    if (s->state == SIDE_DOWN)
         return;
-    s->state = SESSION_DOWN;
-    if (retry_failed(&s->retry, e->text, now, PAUSE_MIN_MS, PAUSE_PEER_MS))
+    s->state = SIDE_DOWN;
+    if (retry_failed(&s->retry, e->text, s->now, PAUSE_MIN_MS, PAUSE_PEER_MS))
         log_at(LOG_ERROR, "%s: %.*s: %s: trying again", p->name, PUT(where),
                e->text);
     if (!s->ever && s->first_pause_ms > 0)
-        s->retry.due = now + s->first_pause_ms;
+        s->retry.due = s->now + s->first_pause_ms;
     conn_reset(s->peer);
-    s->kind->down(s->context);
+    s->listed = false;
+    s->list_due = UINT64_MAX;
+    s->kind->down(s);
 }
 
-/* The peer has answered in a way that shows that it works. */
-static void session_works(struct session *s)
+static void side_on_hello(struct request *r, const struct answer *a)
 {
-    if (s->retry.said != 0)
-        log_at(LOG_INFO, "%s: reached%s", s->peer->name,
-               s->ever ? " again" : "");
-    retry_reset(&s->retry);
-    s->ever = true;
-}
-
-static void session_answer(struct request *r, const struct answer *a)
-{
-    struct session *s = r->context;
+    struct side *s = r->context;
     struct err e;
     int result = -1;
 
     if (conn_canceled(a))
         return;
-    CHECK(s->state == SESSION_ASKED);
+    CHECK(s->state == SIDE_ASKED);
     if (a->status == 0)
         e = *a->err;
     else
-        result = s->kind->on_hello(s->context, s->step, a, &e);
+        result = s->kind->on_hello(s, s->step, a, &e);
     if (result < 0) {
-        session_down(s, &e);
+        side_down(s, &e);
         return;
     }
     s->step += result == 0;
-    s->state = SESSION_HELLO;
+    s->state = SIDE_HELLO;
 }
 
-/* Begins a session whose pause is over, and puts the next question. */
-static void session_tick(struct session *s, uint64_t now)
-{
-    struct request *r;
-
-    if (s->state == SESSION_DOWN && now >= s->retry.due) {
-        s->state = SESSION_HELLO;
-        s->step = 0;
-        if (s->peer->tls.stale)
-            tls_reload(&s->peer->tls);
-    }
-    if (s->state != SESSION_HELLO)
-        return;
-    r = s->kind->hello(s->context, s->step);
-    if (r != NULL) {
-        s->state = SESSION_ASKED;
-        conn_send(s->peer, r, s, NULL, session_answer);
-    } else {
-        s->state = SESSION_READY;
-        s->kind->ready(s->context);
-    }
-}
-
-/* When session_tick is due, if nothing comes. */
-static uint64_t session_due(const struct session *s)
-{
-    return s->state == SESSION_DOWN ? s->retry.due
-           : s->state == SESSION_HELLO ? 0 : UINT64_MAX;
-}
-
-/* ---- Lists ---- */
-
-/* A peer's list of all that it has: asked for by relist() and in no other
- * way, whatever the reason, and never sooner than RELIST_MIN_MS after the one
- * before.  So no peer, however odd its lists, makes us ask in a loop. */
-struct watch {
-    bool (*row)(void *, const struct json *);   /* false: unreadable */
-    void *context;
-    uint64_t due;               /* of the next list; UINT64_MAX: not asked */
-    uint64_t last;              /* when the last one was begun */
-    unsigned epoch;             /* lists that have been begun */
-    bool reading;               /* the last of them has not ended */
-    bool whole;                 /* all of its rows so far could be read */
-    struct retry retry;         /* of lists that failed */
-    struct splitter split;
-    struct json json;           /* the row at hand */
-};
-
-static void watch_init(struct watch *w, void *context,
-                       bool (*row)(void *, const struct json *))
-{
-    memset(w, 0, sizeof *w);
-    w->context = context;
-    w->row = row;
-    w->due = UINT64_MAX;
-}
-
-static void relist(struct watch *w, uint64_t when)
-{
-    if (w->epoch > 0 && when < w->last + RELIST_MIN_MS)
-        when = w->last + RELIST_MIN_MS;
-    if (when < w->due)
-        w->due = when;
-}
-
-/* Whether a list is due.  One that is being read is waited for. */
-static bool watch_is_due(const struct watch *w, uint64_t now)
-{
-    return !w->reading && now >= w->due;
-}
-
-/* The body of a list, piece by piece.  A row that cannot be read is skipped,
+/* The body of the list, piece by piece.  A row that cannot be read is skipped,
  * and from such a list nothing is concluded to be absent. */
-static int watch_body(struct request *r, struct str piece, struct err *e)
+static int side_on_rows(struct request *r, struct str piece, struct err *e)
 {
-    struct watch *w = r->owner;
+    struct side *s = r->context;
     enum split found;
 
-    while ((found = json_split(&w->split, &piece)) != SPLIT_MORE)
+    while ((found = json_split(&s->split, &piece)) != SPLIT_MORE)
         if (found != SPLIT_ELEMENT ||
-            json_parse(&w->json, buf_str(&w->split.element), e) != 0 ||
-            !w->row(w->context, &w->json))
-            w->whole = false;
+            json_parse(&s->json, buf_str(&s->split.element), e) != 0 ||
+            !s->kind->row(s, &s->json))
+            s->whole = false;
     return 0;
 }
 
-/* Sends the request of a list whose rows are objects at that depth. */
-static void watch_start(struct watch *w, struct session *s,
-                        struct request *r, unsigned depth, char open,
-                        void (*done)(struct request *, const struct answer *))
+/* The list has ended.  One that failed is tried again after a pause; a peer
+ * that is not there is lost. */
+static void side_on_list(struct request *r, const struct answer *a)
 {
-    w->due = UINT64_MAX;
-    w->last = os_now();
-    w->epoch++;
-    w->reading = w->whole = true;
-    json_split_start(&w->split, depth, open);
-    r->body = watch_body;
-    conn_send(s->peer, r, w->context, w, done);
-}
-
-/* The answer to a list.  True: all of it has been read.  Otherwise it is
- * tried again after a pause; a peer that is not there is lost. */
-static bool watch_end(struct watch *w, struct session *s,
-                      const struct answer *a)
-{
+    struct side *s = r->context;
+    bool read = a->status == 200 && json_split_done(&s->split);
     struct err e;
 
-    w->reading = false;
-    if (conn_canceled(a))
-        return false;
-    if (a->status == 200 && json_split_done(&w->split)) {
-        retry_reset(&w->retry);
-        return true;
+    s->reading = false;
+    if (a->status != 200 && a->status != 0 && s->kind->no_list != NULL)
+        read = s->kind->no_list(s, a);
+    s->whole = s->whole && read;
+    if (conn_canceled(a) || !side_ready(s))
+        return;
+    if (read) {
+        if (s->retry.said != 0)
+            log_at(LOG_INFO, "%s: reached%s", s->peer->name,
+                   s->ever ? " again" : "");
+        if (!s->whole && !s->partial)
+            log_at(LOG_WARN, "%s: a row of the list cannot be read: nothing "
+                             "is concluded to be missing", s->peer->name);
+        s->partial = !s->whole;
+        retry_reset(&s->retry);
+        retry_reset(&s->list_retry);
+        s->ever = s->listed = true;
+        s->kind->listed(s);
+        return;
     }
     conn_reason(a, &e);
     if (a->status == 200)
         err_set(&e, "what came is not a list, or ends early");
     if (a->not_connected) {
-        session_down(s, &e);
-        return false;
+        side_down(s, &e);
+        return;
     }
-    if (retry_failed(&w->retry, e.text, os_now(), RETRY_MIN_MS,
+    if (retry_failed(&s->list_retry, e.text, s->now, RETRY_MIN_MS,
                      PAUSE_CALL_MS))
         log_at(LOG_ERROR, "%s: the list failed: %s: trying again",
                s->peer->name, e.text);
-    relist(w, w->retry.due);
-    return false;
+    relist(s, s->list_retry.due);
+}
+
+/* Begins the list that is due. */
+static void side_list(struct side *s)
+{
+    unsigned depth = 1;
+    char open = '[';
+    struct request *r = s->kind->list(s, &depth, &open);
+
+    s->list_due = UINT64_MAX;
+    if (r == NULL)
+        return;
+    s->list_begun = s->now;
+    s->epoch++;
+    s->reading = s->whole = true;
+    json_split_start(&s->split, depth, open);
+    r->body = side_on_rows;
+    conn_send(s->peer, r, s, side_on_list);
+}
+
+/* Does what time has made possible: gives up what hangs, goes on with the
+ * session, begins a list that is due. */
+static void side_tick(struct side *s, uint64_t now)
+{
+    struct request *r;
+    struct err e;
+
+    s->now = now;
+    conn_tick(s->peer, now);
+    if (s->state == SIDE_DOWN && now >= s->retry.due) {
+        s->state = SIDE_HELLO;
+        s->step = 0;
+        (void)tls_reload(&s->peer->tls, &e);    /* else tls_why tells */
+    }
+    if (s->state == SIDE_HELLO) {
+        r = s->kind->hello(s, s->step);
+        s->state = r != NULL ? SIDE_ASKED : SIDE_READY;
+        if (r != NULL)
+            conn_send(s->peer, r, s, side_on_hello);
+        else
+            s->kind->ready(s);
+    }
+    if (side_ready(s) && !s->reading && now >= s->list_due)
+        side_list(s);
+    queue_tick(&s->queue, now);
+}
+
+/* When side_tick is due, at the latest. */
+static uint64_t side_due(const struct side *s)
+{
+    uint64_t due = s->queue.due;
+    size_t i;
+
+    if (s->state == SIDE_HELLO)
+        return 0;
+    if (s->state == SIDE_DOWN && s->retry.due < due)
+        due = s->retry.due;
+    if (side_ready(s) && !s->reading && s->list_due < due)
+        due = s->list_due;
+    for (i = 0; i < CONNS_MAX; i++)
+        if (conn_due(&s->peer->conn[i]) < due)
+            due = conn_due(&s->peer->conn[i]);
+    return due;
+}
+
+/* Whether nothing is to be done but what has failed. */
+static bool side_idle(const struct side *s)
+{
+    return side_ready(s) && s->listed && s->list_due == UINT64_MAX &&
+           queue_first(&s->queue) == NULL && !conn_busy(s->peer);
 }
 
 /* ==== 10. Docker ========================================= docker_ ====
@@ -4705,7 +4499,6 @@ static bool docker_is_podman(const struct json *j)
 
 struct svc_attr {
     struct str key, value;
-    bool *said;         /* a warning about it is among the notes */
 };
 
 /* What registries compare of an entry: digests, each of what it names. */
@@ -4733,6 +4526,7 @@ struct service {
     struct svc_set *set;        /* that it belongs to */
     struct link claim;          /* section 13: in the claims of its entry */
     struct reg_entry *entry;
+    uint64_t order;             /* among them */
     struct str key;             /* of the entry, as it is written */
     struct digest want;         /* and what is compared */
 };
@@ -4745,21 +4539,23 @@ struct svc_set {
     size_t n;
     char container[13];         /* 12 digits of its ID */
     bool running;               /* a container that has stopped gives way */
-    uint64_t order;             /* ... and a younger one to an older one */
 };
 
-/* Something to be logged about a container. */
+/* Something to be logged about a container.  Of the warnings of one format the
+ * first has the text; the others are counted. */
 struct svc_note {
     struct svc_note *next;
     enum log_level level;
     bool ignored;       /* the reason why a port has no service */
+    const char *format;
     struct str text;
+    size_t others;
 };
 
 struct svc_notes {
     struct arena arena;
     struct svc_note *first, *last;
-    size_t n;                   /* all, also those past NOTES_MAX */
+    size_t n;                   /* all but warnings, also past NOTES_MAX */
 };
 
 /* What of the command line and the registry matters to services. */
@@ -4775,7 +4571,7 @@ struct svc_config {
     bool no_host;               /* none is known that others could use */
 };
 
-/* Adds a note, up to NOTES_MAX for a container. */
+/* Adds a note: of one format one warning, of the others up to NOTES_MAX. */
 PRINTF(4, 5)
 static void svc_note(struct svc_notes *notes, enum log_level level,
                      bool ignored, const char *format, ...)
@@ -4784,7 +4580,13 @@ static void svc_note(struct svc_notes *notes, enum log_level level,
     struct buf text = { .max = ERR_MAX };
     va_list args;
 
-    if (notes->n++ >= NOTES_MAX)
+    for (note = notes->first; level == LOG_WARN && note != NULL;
+         note = note->next)
+        if (note->format == format) {
+            note->others++;
+            return;
+        }
+    if (level != LOG_WARN && notes->n++ >= NOTES_MAX)
         return;
     va_start(args, format);
     buf_vfmt(&text, format, args);
@@ -4793,6 +4595,8 @@ static void svc_note(struct svc_notes *notes, enum log_level level,
     note->next = NULL;
     note->level = level;
     note->ignored = ignored;
+    note->format = format;
+    note->others = 0;
     note->text = buf_done(&text, &notes->arena);
     if (notes->last != NULL)
         notes->last->next = note;
@@ -4874,8 +4678,6 @@ static void svc_add_meta(struct svc_job *job, struct docker_var v)
         m.attr.key = rest;
     }
     m.attr.value = str_copy(job->a, v.value);
-    m.attr.said = arena_alloc(job->a, sizeof *m.attr.said);
-    *m.attr.said = false;
     job->meta[job->metas++] = m;
 }
 
@@ -4951,19 +4753,13 @@ static void svc_read_metas(struct svc_job *job, struct service *s,
             k->tags = m;
         else if (str_eq(m->attr.key, STR("ignore")))
             k->ignore = m->attr.value.n > 0;
-        else
+        else if (m->attr.value.n <= SERVICE_ATTR_MAX)
             s->attr[s->attrs++] = m->attr;
+        else
+            svc_note(job->notes, LOG_WARN, false, "port %u: attribute \"%.*s\" "
+                     "has more than %d bytes and is not used", s->exposed,
+                     PUT(str_first(m->attr.key, 140)), SERVICE_ATTR_MAX);
     }
-}
-
-/* Whether this is the first warning about a variable, which may be that of
- * many ports. */
-static bool svc_is_news(const struct svc_attr *a)
-{
-    bool news = !*a->said;
-
-    *a->said = true;
-    return news;
 }
 
 /* ---- Tags, names, IDs ---- */
@@ -5052,24 +4848,32 @@ static struct str svc_default_name(const struct docker_container *c)
 }
 
 /* "web" and, if the container has several ports, "web-8080"; a name that is
- * given for this very port stays as it is. */
+ * given for this very port stays as it is.  One that is too long gives way to
+ * the next: SERVICE_NAME, the default, the container's, its ID. */
 static struct str svc_name(const struct svc_job *job, const struct service *s,
                            const struct svc_meta *given)
 {
-    struct str name = given->attr.value;
+    const struct str names[] = { given->attr.value, job->name, job->c->name,
+                                 str_first(job->c->id, 12) };
+    struct str name = STR("");
+    size_t i;
 
-    if (name.n > SERVICE_NAME_MAX) {
-        if (svc_is_news(&given->attr))
-            svc_note(job->notes, LOG_WARN, false, "SERVICE_NAME has more than "
-                     "%d bytes and is not used", SERVICE_NAME_MAX);
-        name.n = 0;
+    for (i = 0; i < LENGTH(names); i++) {
+        bool whole = !job->several || (i == 0 && given->port > 0);
+
+        if (names[i].n == 0)
+            continue;
+        if (names[i].n <= SERVICE_NAME_MAX) {
+            name = whole ? str_copy(job->a, names[i])
+                   : str_fmt(job->a, "%.*s-%u", PUT(names[i]), s->exposed);
+            if (name.n <= SERVICE_NAME_MAX)
+                break;
+        }
+        svc_note(job->notes, LOG_WARN, false, "port %u: the name %.*s... has "
+                 "more than %d bytes and is not used", s->exposed,
+                 PUT(str_first(names[i], 40)), SERVICE_NAME_MAX);
     }
-    if (name.n > 0 && given->port > 0)
-        return name;
-    if (name.n == 0)
-        name = job->name;
-    return job->several ? str_fmt(job->a, "%.*s-%u", PUT(name), s->exposed)
-                        : str_copy(job->a, name);
+    return name;
 }
 
 /* Whether Consul can deregister the ID, which it takes from a path: it answers
@@ -5107,11 +4911,11 @@ static bool svc_set_id(const struct svc_job *job, struct service *s,
 
     s->id = ok ? wanted : id;
     s->default_id = str_eq(s->id, id);
-    if (!ok && given != &job->none && svc_is_news(&given->attr))
-        svc_note(job->notes, LOG_WARN, false, "SERVICE_ID \"%.*s\" cannot be "
-                 "used (1 to %d characters of ASCII, no leading /, no //, no "
-                 ". or .. part)", PUT(str_first(wanted, 100)),
-                 SERVICE_ID_MAX);
+    if (!ok && given != &job->none)
+        svc_note(job->notes, LOG_WARN, false, "port %u: SERVICE_ID \"%.*s\" "
+                 "cannot be used (1 to %d characters of ASCII, no leading /, "
+                 "no //, no . or .. part): the ID is %.*s", s->exposed,
+                 PUT(str_first(wanted, 100)), SERVICE_ID_MAX, PUT(id));
     return ok || svc_id_ok(id);
 }
 
@@ -5143,7 +4947,7 @@ static bool svc_unique_id(struct svc_job *job, struct service *s)
     if (s->id.n > SERVICE_ID_MAX)
         return false;
     if (tsearch(s, &job->by_id, svc_id_cmp) == NULL)
-        (void)mem_new((size_t)-1);      /* no memory: says so and exits */
+        mem_none();
     if (s->id.p != first.p)
         svc_note(job->notes, LOG_WARN, false, "two services with the ID "
                  "%.*s: that of port %u is %.*s", PUT(str_first(first, 100)),
@@ -5183,7 +4987,8 @@ struct svc_endpoint {
     struct str ip;      /* of the binding, or the container's own */
 };
 
-/* A port of a container that does not run: where it was while it ran. */
+/* A port of a container that does not run: where it was while it ran.  Who was
+ * never seen running has port 0: it can keep what its ID names, no more. */
 static struct svc_endpoint svc_former_endpoint(struct svc_job *job,
                                                const struct docker_port *p)
 {
@@ -5194,15 +4999,18 @@ static struct svc_endpoint svc_former_endpoint(struct svc_job *job,
     for (; before != NULL && job->at_before < before->n; job->at_before++) {
         const struct service *s = &before->service[job->at_before];
 
-        if (s->exposed > p->number)
+        if (s->exposed > p->number ||
+            (s->exposed == p->number && s->udp && !udp))
             break;
         if (s->exposed == p->number && s->udp == udp) {
             at.reach = SVC_ADDRESS;
             at.port = s->port;
             at.ip = s->address;
-            break;
+            return at;
         }
     }
+    if (before != NULL)
+        at.reach = SVC_NOT;
     return at;
 }
 
@@ -5364,6 +5172,12 @@ static struct svc_set *svc_derive(const struct svc_config *cfg,
     job.own = svc_own_address(shared != NULL ? shared : c, false);
     job.routable = svc_own_address(c, true);
     job.label_ip = str_upto(ip, str_index(ip, '/'));
+    if (job.label_ip.n > SERVICE_NAME_MAX) {
+        svc_note(notes, LOG_WARN, false, "the address in %.*s has more than "
+                 "%d bytes and is not used", PUT(cfg->ip_label),
+                 SERVICE_NAME_MAX);
+        job.label_ip.n = 0;
+    }
     job.name = svc_default_name(c);
     job.id = str_fmt(&scratch, "%.*s:%.*s", PUT(cfg->hostname), PUT(c->name));
     for (i = 0; i < c->ports; i++) {
@@ -5443,6 +5257,7 @@ struct reg_scheme {
 struct reg_kind {
     const char *name;
     bool caseless;      /* keys that differ by case alone are one */
+    const char *reserved;       /* a key that the registry keeps to itself */
     bool expires;       /* entries have to be written anew: -ttl */
     unsigned list_depth;        /* of a list's items, and the bracket that */
     char list_open;             /* it begins with: see struct splitter */
@@ -5624,8 +5439,8 @@ static int consul_open_tls(struct registry *r, struct err *e)
     bool on = true;
 
     if (env_get("CONSUL_CAPATH").n > 0)
-        return err_set(e, "CONSUL_CAPATH is not supported: use CONSUL_CACERT, "
-                          "a file with all the CAs");
+        return err_set(e, "CONSUL_CAPATH is not supported: name a file of CAs "
+                          "in CONSUL_CACERT instead");
     if (verify.n > 0 && !str_bool(verify, &on))
         return err_set(e, "CONSUL_HTTP_SSL_VERIFY is true or false, not "
                           "\"%.*s\"", PUT(verify));
@@ -5981,6 +5796,7 @@ static const char *consul_meta_error(struct str key, struct str value,
 static void consul_meta(struct buf *b, const struct service *s,
                         struct svc_notes *notes)
 {
+    struct buf left = { .max = ERR_MAX };
     size_t i, n = 0;
 
     for (i = 0; i < s->attrs; i++) {
@@ -5990,12 +5806,15 @@ static void consul_meta(struct buf *b, const struct service *s,
         if (why == NULL) {
             consul_member(b, a->key, a->value);
             n++;
-        } else if (notes != NULL && !*a->said) {
-            *a->said = true;
-            svc_note(notes, LOG_WARN, false, "attribute \"%.*s\" left out: "
-                     "%s", PUT(str_first(a->key, 140)), why);
+        } else {
+            buf_fmt(&left, "%s\"%.*s\" (%s)", left.n > 0 ? ", " : "",
+                    PUT(str_first(a->key, 140)), why);
         }
     }
+    if (notes != NULL && left.n > 0)
+        svc_note(notes, LOG_WARN, false, "port %u: left out of the attributes: "
+                 "%.*s", s->exposed, PUT(left));
+    buf_free(&left);
 }
 
 /* A registration: PUT /v1/agent/service/register. */
@@ -6102,8 +5921,10 @@ static bool consul_item(const struct registry *r, const struct json *j,
     return item->key.n > 0;
 }
 
+/* The service `consul` of a server is in its catalog, not in its list. */
 static const struct reg_kind consul_kind = {
-    .name = "consul", .caseless = true, .list_depth = 1, .list_open = '{',
+    .name = "consul", .caseless = true, .reserved = "consul",
+    .list_depth = 1, .list_open = '{',
     .setup = consul_open, .hello = consul_hello, .on_hello = consul_on_hello,
     .key = consul_key, .value = consul_value, .write = consul_write,
     .verdict = consul_verdict, .list = consul_list, .item = consul_item
@@ -6274,7 +6095,7 @@ static const struct reg_scheme reg_schemes[] = {
     { STR_INIT("print"), &print_kind, 0, false, "print:" },
 };
 
-/* ==== 13. Entries ====================================== entry_ plan_ ====
+/* ==== 13. Entries ============================== entry_ entries_ ====
  *
  * What the registry has, or should have, under each key.  Containers claim
  * keys for their services; the registry's list says what is there; where the
@@ -6283,12 +6104,12 @@ static const struct reg_scheme reg_schemes[] = {
  * of it, by the one table at entry_decide.
  *
  * Calls: str_ buf_ mem_ arena_ list_ err_ log_ conn_ retry_ index_ queue_
- * session_ watch_ svc_ reg_.
+ * side_ svc_ reg_.
  */
 
 /* An entry: one that is claimed, or ours to remove, or both.
  *
- * `claims` are the services that want this key, the best first (entry_before):
+ * `claims` are the services that want this key, the best first (entry_claim):
  * the first one is what is desired.  A service is in the claims of s->entry
  * from entries_claim to entries_release, and nowhere else.
  *
@@ -6336,60 +6157,62 @@ struct write {
 };
 
 struct entries {
+    struct side side;           /* first: its callbacks get this */
     struct registry *reg;
-    struct session session;
-    struct watch watch;
-    struct index index;
-    struct queue queue;         /* entries to be written or removed */
-    bool listed;                /* a list has been read in this session */
-    struct buf others;          /* what the last list showed that is neither
-                                   claimed nor ours: struct other, by key; */
+    struct buf others;          /* what the last list showed of somebody else's
+                                   entries: struct other, by key; */
     struct buf others_next;     /* and the list that is being read */
     bool cleanup;               /* -cleanup */
     struct str hostname;
+    uint64_t order;             /* of the last claim */
     uint64_t renew_due;         /* -ttl: when all is written anew */
     unsigned added, removed;    /* since it was logged how it stands, and */
-    bool told;                  /* that this has been done in this session */
+    bool told;                  /* ... in this session of either side */
+    bool prune_due;             /* a list has been read since entries_prune */
+    struct retry closes;        /* of idle connections, until an entry was
+                                   found to be missing */
     bool doubted;               /* that lists are odd has been logged */
-    uint64_t now;
 };
 
 /* ---- The table ---- */
 
-/* What is desired, or NULL. */
+/* What is desired, or NULL.  A container that had stopped before it was first
+ * seen keeps an entry, but not one that was another's in this run. */
 static struct service *entry_desired(const struct reg_entry *e)
 {
-    return list_empty(&e->claims)
+    struct service *s = list_empty(&e->claims)
         ? NULL : LIST_OF(struct service, claim, e->claims.next);
-}
 
-/* Which of two claims comes first: that of a container that runs, then that of
- * the one that was seen first. */
-static bool entry_before(const struct service *a, const struct service *b)
-{
-    if (a->set->running != b->set->running)
-        return a->set->running;
-    return a->set->order < b->set->order;
+    return s != NULL && s->port == 0 && e->held ? NULL : s;
 }
 
 /* Whether the entry may be removed: it carries our mark, or none although we
  * have held it in this run. */
-static bool entry_removable(const struct entries *es, const struct reg_entry *e)
+static bool entry_removable(const struct entries *es,
+                            const struct reg_entry *e)
 {
     return e->owner == es->reg->owner || (e->owner == 0 && e->held);
 }
 
-/* Whether the service may be written over what is there. */
-static bool entry_writable(const struct entries *es, const struct reg_entry *e,
-                           const struct service *s)
+static bool entry_reserved(const struct entries *es, const struct reg_entry *e)
+{
+    const char *reserved = es->reg->kind->reserved;
+
+    return reserved != NULL && str_eq(e->node.key, str_of(reserved));
+}
+
+/* Whether the service may be written over what is there: section 0, Owner.
+ * One that we have held and that has another mark now is contested: it is left
+ * to that other registrator. */
+static bool entry_writable(const struct entries *es,
+                           const struct reg_entry *e, const struct service *s)
 {
     if (entry_removable(es, e))
         return true;
-    if (e->held)
-        return false;           /* contested: another registrator's since */
-    return es->cleanup || e->owner >> 32 == es->reg->owner >> 32 ||
-           s->default_id ||
-           (e->owner == 0 && e->have.place == s->want.place);
+    return !e->held && !entry_reserved(es, e) &&
+           (es->cleanup || e->owner >> 32 == es->reg->owner >> 32 ||
+            s->default_id ||
+            (e->owner == 0 && e->have.place == s->want.place));
 }
 
 /* Whether what is there is the service, as we would write it. */
@@ -6416,34 +6239,33 @@ enum entry_action { ENTRY_KEEP, ENTRY_WRITE, ENTRY_REMOVE, ENTRY_FREE };
  *     nothing    unknown otherwise            no         freed
  *     nothing    absent                       no         freed (1)
  *     nothing    present, removable           no         removed (2)
- *     nothing    present, another's           no         freed
+ *     nothing    present, another's           no         left alone (3)
  *     kept       any                          no         nothing
  *     a service  absent                       no         written
  *     a service  the same digest              no         nothing
- *     a service  present, removable, the key  no         removed, for the key
- *                spelled otherwise                       is one in the catalog
+ *     a service  present, removable, the key  no         removed: the catalog
+ *                spelled otherwise                       takes both for one
  *     a service  present, writable            no         written
  *     a service  present, another's           no         nothing; it is said
  *
- * (1) While a list is read, one that we removed meanwhile stays, so that this
- * list does not bring it back.  (2) An orphan when entries_prune allows. */
+ * (1) Not while a list is read that our removal crossed: it may still show it.
+ * (2) An orphan only when entries_prune allows it.  (3) And freed at the end
+ * of the next list, which has it among the others. */
 static enum entry_action entry_decide(const struct entries *es,
                                       const struct reg_entry *e)
 {
     const struct service *s = entry_desired(e);
-    bool crossed = es->watch.reading && e->crossed == es->watch.epoch;
+    bool crossed = es->side.reading && e->crossed == es->side.epoch;
 
     if (e->write != NULL || (s != NULL && s->kept))
         return ENTRY_KEEP;
     if (e->observed == ENTRY_UNKNOWN)
-        return s == NULL && !e->held && !e->in_doubt ? ENTRY_FREE
-                                                         : ENTRY_KEEP;
+        return s == NULL && !e->held && !e->in_doubt ? ENTRY_FREE : ENTRY_KEEP;
     if (s == NULL && e->observed == ENTRY_ABSENT)
         return crossed ? ENTRY_KEEP : ENTRY_FREE;
-    if (s == NULL && !entry_removable(es, e))
-        return ENTRY_FREE;
     if (s == NULL)
-        return e->orphan ? ENTRY_KEEP : ENTRY_REMOVE;
+        return entry_removable(es, e) && !e->orphan ? ENTRY_REMOVE
+                                                     : ENTRY_KEEP;
     if (e->observed == ENTRY_ABSENT)
         return ENTRY_WRITE;
     if (entry_removable(es, e) && e->spelled != NULL &&
@@ -6456,31 +6278,85 @@ static enum entry_action entry_decide(const struct entries *es,
 
 /* ---- Keeping entries ---- */
 
+static void entry_free(struct entries *es, struct reg_entry *e)
+{
+    CHECK(list_empty(&e->claims) && e->write == NULL);
+    free(e->spelled);
+    index_remove(&es->side.index, &e->node);
+}
+
+static bool entry_same_container(const struct service *a,
+                                 const struct service *b)
+{
+    return strcmp(a->set->container, b->set->container) == 0;
+}
+
+/* Why not all is as the claims of the entry demand; false: it is.  *taken: by
+ * somebody else or another container, which is to be logged. */
+static bool entry_waits(const struct entries *es, const struct reg_entry *e,
+                        struct err *why, bool *taken)
+{
+    const struct service *s = entry_desired(e), *other = NULL;
+    enum entry_action action = entry_decide(es, e);
+
+    *taken = false;
+    if (s != NULL && s->claim.next != &e->claims)
+        other = LIST_OF(struct service, claim, s->claim.next);
+    if (other != NULL && other->set->running &&
+        !entry_same_container(s, other)) {
+        *taken = true;
+        err_set(why, "%s: the ID \"%.*s\" is already used by container %s: "
+                     "not registered as long as that one has it",
+                other->set->container, PUT(str_first(other->id, 200)), s->set->container);
+    } else if (s != NULL ? s->kept || entry_in_sync(es, e)
+                         : action != ENTRY_REMOVE && e->write == NULL) {
+        return false;
+    } else if (action == ENTRY_KEEP && e->observed == ENTRY_PRESENT &&
+               e->write == NULL) {
+        *taken = true;
+        err_set(why, "%s: the ID \"%.*s\" %s: left alone", s->set->container,
+                PUT(str_first(s->id, 200)), e->held ? "has been taken by another registrator"
+                : "belongs to somebody else (-cleanup would take it)");
+    } else {
+        err_set(why, "%s%s%.*s to be %s: %s", e->container,
+                *e->container ? " " : "", PUT(s ? s->key : e->node.key),
+                s != NULL ? "registered" : "deregistered",
+                e->node.retry.why != NULL ? e->node.retry.why
+                : e->write != NULL ? "under way" : "not tried yet");
+    }
+    return true;
+}
+
+/* Something about the entry has changed: queues what has to be done, or frees
+ * it, here and nowhere else. */
+static void entry_touch(struct entries *es, struct reg_entry *e)
+{
+    enum entry_action action = entry_decide(es, e);
+    uint64_t digest = 0;
+    struct err why;
+    bool taken;
+
+    if (action == ENTRY_FREE) {
+        entry_free(es, e);
+        return;
+    }
+    e->held = e->held || entry_in_sync(es, e);
+    if (entry_waits(es, e, &why, &taken) && taken)
+        digest = str_hash(0, str_of(why.text));
+    if (digest != 0 && digest != e->said)
+        log_at(LOG_WARN, "%s", why.text);
+    e->said = digest;
+    if (action == ENTRY_KEEP)
+        list_remove(&e->node.queue);
+    else
+        queue_put(&es->side.queue, &e->node, es->side.now);
+}
+
 static int entry_other_cmp(const void *a, const void *b)
 {
     const struct other *p = a, *q = b;
 
     return p->key < q->key ? -1 : p->key > q->key;
-}
-
-/* The key as it is in the index. */
-static void entry_fold(const struct entries *es, struct str key,
-                       struct buf *folded)
-{
-    size_t i;
-
-    for (i = 0; i < key.n; i++)
-        buf_byte(folded, es->reg->kind->caseless ? str_lower(key.p[i])
-                                                 : key.p[i]);
-}
-
-static void entry_add_other(struct buf *others, struct str folded,
-                            const struct digest *have, uint64_t owner)
-{
-    struct other other = { str_hash(0, folded), owner, *have };
-    struct str bytes = { (const char *)&other, sizeof other };
-
-    buf_add(others, bytes);
 }
 
 /* Sets what the last list showed of an entry that was not kept then. */
@@ -6489,118 +6365,76 @@ static void entry_see_other(struct entries *es, struct reg_entry *e)
     struct other key = { .key = str_hash(0, e->node.key) };
     const struct other *found = NULL;
 
-    e->observed = ENTRY_ABSENT;
     if (es->others.n > 0)
         found = bsearch(&key, es->others.p, es->others.n / sizeof key,
                         sizeof key, entry_other_cmp);
+    e->observed = found != NULL || entry_reserved(es, e) ? ENTRY_PRESENT
+                                                         : ENTRY_ABSENT;
+    e->owner = 0;
+    memset(&e->have, 0, sizeof e->have);
     if (found != NULL) {
-        e->observed = ENTRY_PRESENT;
         e->have = found->have;
         e->owner = found->owner;
     }
 }
 
-/* The entry of that key; a new one is as the last list showed it. */
-static struct reg_entry *entry_get(struct entries *es, struct str key)
+/* The key as the index has it. */
+static void entry_fold(const struct entries *es, struct str key,
+                       struct buf *folded)
 {
-    struct buf folded = { 0 };
-    struct reg_entry *e;
-
-    entry_fold(es, key, &folded);
-    e = index_find(&es->index, buf_str(&folded));
-    if (e == NULL) {
-        e = index_add(&es->index, sizeof *e, buf_str(&folded));
-        list_init(&e->claims);
-        e->node.turn = TURNS - 1;
-        if (es->listed)
-            entry_see_other(es, e);
-    }
-    buf_free(&folded);
-    return e;
-}
-
-/* Frees an entry that nobody claims.  One that is there, and another's, goes
- * back to the others. */
-static void entry_free(struct entries *es, struct reg_entry *e)
-{
-    struct other *other, larger;
     size_t i;
 
-    CHECK(list_empty(&e->claims) && e->write == NULL);
-    if (e->observed == ENTRY_PRESENT) {
-        entry_add_other(&es->others, e->node.key, &e->have, e->owner);
-        other = (struct other *)(void *)es->others.p;
-        for (i = es->others.n / sizeof *other; --i > 0 &&
-             other[i - 1].key > other[i].key;) {
-            larger = other[i - 1];
-            other[i - 1] = other[i];
-            other[i] = larger;
-        }
-    }
-    free(e->spelled);
-    index_remove(&es->index, &e->node);
+    folded->n = 0;
+    for (i = 0; i < key.n; i++)
+        buf_byte(folded, es->reg->kind->caseless ? str_lower(key.p[i])
+                                                 : key.p[i]);
 }
 
-/* Logs what is wrong with the entry, when that has changed: somebody else has
- * it, or several containers want it. */
-static void entry_tell(struct entries *es, struct reg_entry *e)
+/* The entry of that key; a new one is as the last list showed it. */
+static struct reg_entry *entry_get(struct entries *es, struct str folded)
 {
-    const struct service *s = entry_desired(e), *other;
-    struct err why = { "" };
+    struct reg_entry *e = index_find(&es->side.index, folded);
 
-    if (s != NULL && s->claim.next != &e->claims) {
-        other = LIST_OF(struct service, claim, s->claim.next);
-        if (other->set->running && other->set->order != s->set->order)
-            err_set(&why, "%s: the ID \"%.*s\" is already used by container "
-                    "%s: not registered as long as that one has it",
-                    other->set->container, PUT(other->id), s->set->container);
+    if (e == NULL) {
+        e = index_add(&es->side.index, sizeof *e, folded);
+        list_init(&e->claims);
+        e->node.turn = TURNS - 1;
+        if (es->side.listed)
+            entry_see_other(es, e);
     }
-    if (s != NULL && !s->kept && e->observed == ENTRY_PRESENT &&
-        !entry_in_sync(es, e) && !entry_writable(es, e, s))
-        err_set(&why, "%s: the ID \"%.*s\" %s: left alone",
-                s->set->container, PUT(s->id), e->held
-                ? "has been taken by another registrator"
-                : "belongs to somebody else (-cleanup would take it)");
-    if (*why.text != '\0' && e->said != str_hash(0, str_of(why.text)))
-        log_at(LOG_WARN, "%s", why.text);
-    e->said = *why.text != '\0' ? str_hash(0, str_of(why.text)) : 0;
-}
-
-/* Something about the entry has changed: queues what has to be done, or frees
- * it, here and nowhere else. */
-static void entry_touch(struct entries *es, struct reg_entry *e)
-{
-    enum entry_action action = entry_decide(es, e);
-
-    if (action == ENTRY_FREE) {
-        entry_free(es, e);
-        return;
-    }
-    e->held = e->held || entry_in_sync(es, e);
-    entry_tell(es, e);
-    if (action == ENTRY_KEEP)
-        list_remove(&e->node.queue);
-    else
-        queue_put(&es->queue, &e->node, es->now);
+    return e;
 }
 
 /* ---- Claims ---- */
 
-/* Puts a service among the claims of its entry, or takes it away.  What is
- * desired then, if that differs, is tried without a pause. */
+/* Puts a service among the claims of its entry, or takes it away.  Those of
+ * containers that run come first, in the order in which they came: what has an
+ * ID and runs keeps it.  A claim of a container that has one already, and runs
+ * since, comes in its place.  What is desired then, if that differs, is tried
+ * at once. */
 static void entry_claim(struct entries *es, struct service *s, bool wanted)
 {
     struct reg_entry *e = s->entry;
-    struct service *before = entry_desired(e), *after;
+    const struct service *before = entry_desired(e), *after, *other;
     struct digest had = { 0, 0, 0, 0 };
     struct link *l;
 
     had = before != NULL ? before->want : had;
     list_remove(&s->claim);
+    for (l = e->claims.next; s->order == 0 && l != &e->claims; l = l->next) {
+        other = LIST_OF(struct service, claim, l);
+        if (other->set->running && entry_same_container(s, other))
+            s->order = other->order;
+    }
+    if (s->order == 0)
+        s->order = ++es->order;
+    for (l = e->claims.next; wanted && l != &e->claims; l = l->next) {
+        other = LIST_OF(struct service, claim, l);
+        if (s->set->running != other->set->running
+                ? s->set->running : s->order < other->order)
+            break;
+    }
     if (wanted) {
-        for (l = e->claims.next; l != &e->claims; l = l->next)
-            if (entry_before(s, LIST_OF(struct service, claim, l)))
-                break;
         list_insert(l, &s->claim);
         e->orphan = false;
     }
@@ -6620,39 +6454,52 @@ static bool entries_claim(struct entries *es, struct svc_set *set,
                           struct svc_notes *notes)
 {
     const struct reg_kind *kind = es->reg->kind;
+    struct arena *a = &set->arena;
+    struct buf text = { 0 };
     unsigned turn = 0;
     size_t i;
 
-    for (i = 0; i < set->n && !set->arena.full; i++) {
+    for (i = 0; i < set->n && !a->full; i++) {
         struct service *s = &set->service[i];
-        struct buf text = { 0 }, key = { 0 };
 
         list_init(&s->claim);
+        text.n = 0;
         kind->value(es->reg, s, STR(""), &text, &s->want, notes);
-        set->arena.used += text.n;
-        buf_free(&text);
-        kind->key(es->reg, s, &key);
-        s->key = str_eq(buf_str(&key), s->id) ? s->id
-                                              : str_copy(&set->arena,
-                                                         buf_str(&key));
-        buf_free(&key);
-        set->arena.full = set->arena.full ||
-                          set->arena.used > set->arena.limit;
+        a->used += text.n;
+        a->full = a->full || a->used > a->limit;
+        text.n = 0;
+        kind->key(es->reg, s, &text);
+        s->key = str_eq(buf_str(&text), s->id) ? s->id
+                                               : str_copy(a, buf_str(&text));
     }
-    if (set->arena.full)
-        return false;
-    for (i = 0; i < set->n; i++) {
+    for (i = 0; i < set->n && !a->full; i++) {
         struct service *s = &set->service[i];
 
-        s->entry = entry_get(es, s->key);
+        entry_fold(es, s->key, &text);
+        s->entry = entry_get(es, buf_str(&text));
         turn += i + 1 == (size_t)2 << turn;
         s->entry->node.turn = turn;
         entry_claim(es, s, true);
     }
-    return true;
+    buf_free(&text);
+    return !a->full;
 }
 
-/* Gives up the claims of all services of the set and frees it. */
+/* The container of the set has stopped: its services give way to those of
+ * others.  `kept`: they are not written any more either, only kept from being
+ * removed. */
+static void entries_demote(struct entries *es, struct svc_set *set, bool kept)
+{
+    size_t i;
+
+    set->running = false;
+    for (i = 0; i < set->n; i++) {
+        set->service[i].kept = set->service[i].kept || kept;
+        entry_claim(es, &set->service[i], true);
+    }
+}
+
+/* Gives up the claims of all services of the set, and frees it. */
 static void entries_release(struct entries *es, struct svc_set *set)
 {
     size_t i;
@@ -6660,29 +6507,6 @@ static void entries_release(struct entries *es, struct svc_set *set)
     for (i = 0; set != NULL && i < set->n; i++)
         entry_claim(es, &set->service[i], false);
     svc_free(set);
-}
-
-/* The services of the set are not written any more, only kept from being
- * removed, and give way to others. */
-static void entries_keep(struct entries *es, struct svc_set *set)
-{
-    size_t i;
-
-    set->running = false;
-    for (i = 0; i < set->n; i++) {
-        set->service[i].kept = true;
-        entry_claim(es, &set->service[i], true);
-    }
-}
-
-/* The container of the set has stopped: it gives way to those that run. */
-static void entries_stopped(struct entries *es, struct svc_set *set)
-{
-    size_t i;
-
-    set->running = false;
-    for (i = 0; i < set->n; i++)
-        entry_claim(es, &set->service[i], true);
 }
 
 /* Whether each service of the set is registered, or has been tried, or is not
@@ -6709,6 +6533,7 @@ static void entry_written(struct entries *es, struct reg_entry *e,
                           const struct write *w)
 {
     bool added = w->what.op == REG_REGISTER;
+    const struct service *s = entry_desired(e);
 
     log_at(w->renewal ? LOG_DEBUG : LOG_INFO, "%s: %s%s%.*s",
            added ? "added" : "removed", e->container,
@@ -6717,18 +6542,15 @@ static void entry_written(struct entries *es, struct reg_entry *e,
     es->removed += !added;
     e->in_doubt = false;
     e->held = added;
+    e->observed = added ? ENTRY_PRESENT : ENTRY_ABSENT;
     if (added) {
-        e->observed = ENTRY_PRESENT;
         e->have = w->want;
         e->owner = es->reg->owner;
         free(e->spelled);
         e->spelled = str_dup(w->what.key);
-    } else if (entry_desired(e) != NULL &&
-               !str_eq(entry_desired(e)->key, w->what.key)) {
+    } else if (s != NULL && !str_eq(s->key, w->what.key)) {
         e->observed = ENTRY_UNKNOWN;    /* it may be there, spelled so */
-        relist(&es->watch, es->now);
-    } else {
-        e->observed = ENTRY_ABSENT;
+        relist(&es->side, es->side.now);
     }
 }
 
@@ -6738,89 +6560,85 @@ static void entry_failed(struct entries *es, struct reg_entry *e,
                          const struct write *w, enum reg_verdict verdict,
                          const struct answer *a)
 {
-    bool refused = verdict == REG_REJECTED ||
-                   (a->status >= 400 && a->status < 500);
-    uint64_t asked = a->retry_after * MS((uint64_t)1000);
+    struct retry *retry = &e->node.retry;
+    uint64_t now = es->side.now, asked = a->retry_after * MS((uint64_t)1000);
     struct err why;
 
-    if (!refused && !a->not_connected) {
+    if (verdict != REG_REJECTED && !a->not_connected &&
+        (a->status < 400 || a->status >= 500)) {
         e->observed = ENTRY_UNKNOWN;
         e->in_doubt = true;
-        relist(&es->watch, es->now + IN_DOUBT_MS);
+        relist(&es->side, now + IN_DOUBT_MS);
     }
+    if (conn_canceled(a) || a->not_connected || verdict == REG_RENEWED)
+        return;                 /* the side is down, and not this entry */
     conn_reason(a, &why);
-    if (retry_failed(&e->node.retry, why.text, es->now,
+    if (retry_failed(retry, why.text, now,
                      verdict == REG_REJECTED ? PAUSE_CALL_MS
                      : a->status == 0 ? PAUSE_MIN_MS : RETRY_MIN_MS,
                      PAUSE_CALL_MS))
         log_at(LOG_ERROR, "%s failed: %.*s %s",
                w->what.op == REG_REGISTER ? "register" : "deregister",
                PUT(w->what.key), why.text);
-    asked = es->now + (asked < PAUSE_CALL_MS ? asked : PAUSE_CALL_MS);
-    if (e->node.retry.due < asked)
-        e->node.retry.due = asked;
+    asked = now + (asked < PAUSE_CALL_MS ? asked : PAUSE_CALL_MS);
+    retry->due = retry->due < asked ? asked : retry->due;
 }
 
-/* With another token all is asked anew. */
-static void entries_renewed(struct entries *es)
+/* Ends the write and takes its outcome from the answer; NULL: it is done. */
+static void entry_end_write(struct write *w, enum reg_verdict verdict,
+                            const struct answer *a)
 {
-    struct err e;
+    struct entries *es = w->entries;
+    struct reg_entry *e = w->entry;
+    struct err why;
 
-    err_set(&e, "the token was refused, and is another one now");
-    session_down(&es->session, &e);
-}
-
-static void entry_end_write(struct write *w)
-{
-    w->entry->write = NULL;
+    e->write = NULL;
+    e->crossed = es->side.epoch;
+    if (verdict == REG_DONE) {
+        retry_reset(&e->node.retry);
+        entry_written(es, e, w);
+    } else {
+        entry_failed(es, e, w, verdict, a);
+    }
     buf_free(&w->key);
     buf_free(&w->text);
     free(w);
+    entry_touch(es, e);         /* and e may be freed */
+    if (verdict == REG_RENEWED) {
+        err_set(&why, "the token was refused, and is another one now");
+        side_down(&es->side, &why);
+    } else if (verdict != REG_DONE && a->not_connected) {
+        side_down(&es->side, a->err);
+    }
 }
 
-static void entry_answer(struct request *r, const struct answer *a)
+/* The answer to a step of a write: goes on with the next one, if there is
+ * one. */
+static void entry_on_write(struct request *r, const struct answer *a)
 {
     struct write *w = r->context;
-    struct entries *es = w->entries;
-    struct reg_entry *e = w->entry;
-    const struct reg_kind *kind = es->reg->kind;
+    struct registry *reg = w->entries->reg;
     enum reg_verdict verdict = REG_RETRY;
 
     if (a->status != 0)
-        verdict = kind->verdict(es->reg, w->what.op, w->step, a);
-    if (verdict == REG_NEXT || verdict == REG_DONE) {
-        w->what.service = NULL;
-        r = kind->write(es->reg, &w->what, ++w->step);
-        if (r != NULL) {
-            conn_send(&es->reg->peer, r, w, NULL, entry_answer);
-            return;
-        }
-    }
-    e->crossed = es->watch.epoch;
-    if (verdict == REG_NEXT || verdict == REG_DONE) {
-        retry_reset(&e->node.retry);
-        entry_written(es, e, w);
-    } else if (conn_canceled(a)) {
-        e->observed = ENTRY_UNKNOWN;
-        e->in_doubt = true;
-    } else if (verdict != REG_RENEWED) {
-        entry_failed(es, e, w, verdict, a);
-    }
-    entry_end_write(w);
-    if (a->not_connected)
-        session_down(&es->session, a->err);
-    else if (verdict == REG_RENEWED)
-        entries_renewed(es);
-    entry_touch(es, e);
+        verdict = reg->kind->verdict(reg, w->what.op, w->step, a);
+    w->what.service = NULL;
+    r = verdict == REG_NEXT ? reg->kind->write(reg, &w->what, ++w->step)
+                            : NULL;
+    if (r != NULL)
+        conn_send(&reg->peer, r, w, entry_on_write);
+    else
+        entry_end_write(w, verdict == REG_NEXT ? REG_DONE : verdict, a);
 }
 
-/* Sends the write that the table demands. */
+/* Begins the write that the table demands. */
 static void entry_write(struct entries *es, struct reg_entry *e)
 {
-    const struct reg_kind *kind = es->reg->kind;
+    struct registry *reg = es->reg;
     const struct service *s = entry_desired(e);
     enum entry_action action = entry_decide(es, e);
     struct write *w = mem_zero(sizeof *w);
+    struct digest unused;
     struct buf mark = { 0 };
     struct request *r;
 
@@ -6829,19 +6647,18 @@ static void entry_write(struct entries *es, struct reg_entry *e)
     w->entries = es;
     w->entry = e;
     w->what.op = action == ENTRY_WRITE ? REG_REGISTER : REG_DEREGISTER;
-    w->what.owner = es->reg->owner;
+    w->what.owner = reg->owner;
     if (action == ENTRY_WRITE) {
         w->want = s->want;
-        reg_mark(&mark, es->reg->owner, &w->want);
-        kind->value(es->reg, s, buf_str(&mark), &w->text, &w->want, NULL);
-        w->want = s->want;      /* of the text without the mark */
+        reg_mark(&mark, reg->owner, &w->want);
+        reg->kind->value(reg, s, buf_str(&mark), &w->text, &unused, NULL);
+        buf_free(&mark);
         w->what.service = s;
         w->what.replace_checks = e->in_doubt ||
             (e->observed == ENTRY_PRESENT && e->have.checks != s->want.checks);
         w->renewal = e->observed == ENTRY_PRESENT &&
                      e->have.content == REG_STALE;
         buf_add(&w->key, s->key);
-        buf_free(&mark);
     } else {
         buf_add(&w->key, e->spelled != NULL ? str_of(e->spelled)
                                             : e->node.key);
@@ -6849,15 +6666,13 @@ static void entry_write(struct entries *es, struct reg_entry *e)
     w->what.key = buf_str(&w->key);
     w->what.text = buf_str(&w->text);
     e->write = w;
-    r = kind->write(es->reg, &w->what, 0);
-    if (r != NULL) {
-        r->bytes.bad = r->bytes.bad || w->text.bad;
-        conn_send(&es->reg->peer, r, w, NULL, entry_answer);
+    r = reg->kind->write(reg, &w->what, 0);
+    if (r == NULL) {
+        entry_end_write(w, REG_DONE, NULL);
         return;
     }
-    entry_written(es, e, w);
-    entry_end_write(w);
-    entry_touch(es, e);
+    r->bytes.bad = r->bytes.bad || w->text.bad;
+    conn_send(&reg->peer, r, w, entry_on_write);
 }
 
 /* Sends as many writes as there is room for. */
@@ -6865,13 +6680,28 @@ static void entries_write(struct entries *es)
 {
     struct reg_entry *e;
 
-    while (session_ready(&es->session) && es->reg->owner != 0 &&
+    while (side_ready(&es->side) && es->reg->owner != 0 &&
            (es->reg->kind->list == NULL || conn_room(&es->reg->peer) > 0) &&
-           (e = queue_first(&es->queue)) != NULL)
+           (e = queue_first(&es->side.queue)) != NULL)
         entry_write(es, e);
 }
 
 /* ---- What is there ---- */
+
+/* The list shows an entry otherwise than we wrote it, and has not shown it so
+ * since.  It may have been changed in between, or the list is not to be
+ * trusted: the token may not read it, say.  It is written again after each
+ * list at most, so that this never becomes a loop. */
+static void entry_doubt(struct entries *es, const struct reg_entry *e)
+{
+    if (es->doubted || !e->held || e->seen > e->crossed)
+        return;
+    log_at(LOG_WARN, "%s: what was written is not listed, or not as it was "
+                     "sent: %.*s (forgotten?  may the token read it?  does "
+                     "another writer change it?): written again",
+           es->reg->kind->name, PUT(e->node.key));
+    es->doubted = true;
+}
 
 /* Of two items with one key, spelled differently, the one that decides: ours
  * that nobody wants so spelled, which has to go first; then another's. */
@@ -6880,144 +6710,118 @@ static int entry_rank(const struct entries *es, const struct reg_entry *e,
 {
     const struct service *s = entry_desired(e);
 
-    if (owner != es->reg->owner)
-        return 1;
-    return s != NULL && str_eq(s->key, key) ? 0 : 2;
-}
-
-/* The list shows an entry otherwise than we wrote it, and has not shown it so
- * since.  It may have been changed in between, or the list is not to be
- * trusted: the token may not read it, say.  It is written again after each
- * list at most, so that this never becomes a loop. */
-static void entry_doubt(struct entries *es, const struct reg_entry *e)
-{
-    if (!e->held || e->seen > e->crossed || es->doubted)
-        return;
-    log_at(LOG_WARN, "%s: what was written is not listed, or not as it was "
-                     "sent: %.*s (may the token read it? does another writer "
-                     "change it?): written again at each resync",
-           es->reg->kind->name, PUT(e->node.key));
-    es->doubted = true;
+    return owner != es->reg->owner ? 1
+           : s != NULL && str_eq(s->key, key) ? 0 : 2;
 }
 
 /* An item of the registry's list.  It is kept only if it is claimed or ours:
  * of others there may be any number. */
-static bool entries_item(void *context, const struct json *j)
+static bool entries_row(struct side *side, const struct json *j)
 {
-    struct entries *es = context;
+    struct entries *es = (struct entries *)side;
     struct arena scratch = { NULL, 0, 0, false };
     struct reg_item item = { .owner = 0 };
-    bool ok = es->reg->kind->item(es->reg, j, &scratch, &item);
+    bool ok = es->reg->kind->item(es->reg, j, &scratch, &item), ours, was;
     struct buf folded = { 0 };
     struct reg_entry *e = NULL;
 
     if (item.owner == 0 && es->cleanup &&
         reg_is_default_id(item.id, es->hostname))
         item.owner = es->reg->owner;
-    if (ok) {
-        entry_fold(es, item.key, &folded);
-        e = index_find(&es->index, buf_str(&folded));
-    }
-    if (ok && e == NULL && item.owner == es->reg->owner) {
-        e = entry_get(es, item.key);
+    ours = item.owner == es->reg->owner;
+    entry_fold(es, item.key, &folded);
+    if (ok)
+        e = index_find(&side->index, buf_str(&folded));
+    if (ok && e == NULL && ours) {
+        e = entry_get(es, buf_str(&folded));
         e->orphan = true;
-        e->observed = ENTRY_ABSENT;
-    } else if (ok && e == NULL) {
-        entry_add_other(&es->others_next, buf_str(&folded), &item.have,
-                        item.owner);
     }
-    if (e != NULL && e->write == NULL && e->crossed != es->watch.epoch &&
-        (e->seen != es->watch.epoch ||
-         entry_rank(es, e, item.owner, item.key) >
-         entry_rank(es, e, e->owner, str_of(e->spelled)))) {
-        bool was = entry_in_sync(es, e);
+    if (ok && !ours) {
+        struct other other = { str_hash(0, buf_str(&folded)), item.owner,
+                               item.have };
+        struct str bytes = { (const char *)&other, sizeof other };
 
+        buf_add(&es->others_next, bytes);
+    }
+    if (e != NULL && e->write == NULL && e->crossed != side->epoch &&
+        (e->seen != side->epoch || entry_rank(es, e, item.owner, item.key) >
+         entry_rank(es, e, e->owner, str_of(e->spelled)))) {
+        was = entry_in_sync(es, e);
         e->observed = ENTRY_PRESENT;
         e->have = item.have;
         e->owner = item.owner;
         free(e->spelled);
         e->spelled = str_dup(item.key);
-        if (was && !entry_in_sync(es, e))
+        if (was && !entry_in_sync(es, e) && (ours || e->owner == 0))
             entry_doubt(es, e);
     }
     if (e != NULL)
-        e->seen = es->watch.epoch;
+        e->seen = side->epoch;
     buf_free(&folded);
     arena_free(&scratch);
-    return ok;
+    return ok && !es->others_next.bad;
 }
 
 /* The list has been read.  What it does not show is absent, if all of its rows
- * could be read; of what is not known otherwise, that is assumed even so, since
- * it would never be written because of somebody else's row. */
-static void entries_list_end(struct entries *es)
+ * could be read.  What is not known otherwise is assumed to be absent even so:
+ * else nothing would be written any more because of somebody else's row. */
+static void entries_listed(struct side *side)
 {
+    struct entries *es = (struct entries *)side;
     struct reg_entry *e, *next;
-    struct buf read = es->others_next;
 
-    if (!es->watch.whole)
-        log_at(LOG_WARN, "%s: an entry of the list cannot be read: nothing is "
-                         "concluded to be missing", es->reg->kind->name);
-    es->listed = true;
-    if (read.n > 0)
-        qsort(read.p, read.n / sizeof(struct other), sizeof(struct other),
-              entry_other_cmp);
     buf_free(&es->others);
-    es->others = read;
+    es->others = es->others_next;
     memset(&es->others_next, 0, sizeof es->others_next);
-    session_works(&es->session);
-    for (e = index_next(&es->index, NULL); e != NULL; e = next) {
-        next = index_next(&es->index, e);       /* e may be freed */
-        if (e->seen != es->watch.epoch && e->crossed != es->watch.epoch &&
-            e->write == NULL &&
-            (es->watch.whole || e->observed == ENTRY_UNKNOWN)) {
-            if (entry_in_sync(es, e))
+    if (es->others.n > 0)
+        qsort(es->others.p, es->others.n / sizeof(struct other),
+              sizeof(struct other), entry_other_cmp);
+    for (e = index_next(&side->index, NULL); e != NULL; e = next) {
+        bool judged = e->write == NULL && e->crossed != side->epoch;
+
+        next = index_next(&side->index, e);     /* e may be freed */
+        if (e->seen != side->epoch && judged &&
+            (side->whole || e->observed == ENTRY_UNKNOWN)) {
+            if (entry_in_sync(es, e)) {
                 entry_doubt(es, e);
+                retry_reset(&es->closes);
+            }
             entry_see_other(es, e);     /* it may have been claimed since */
         }
-        entry_touch(es, e);
+        if (judged && list_empty(&e->claims) && !entry_removable(es, e))
+            entry_free(es, e);
+        else
+            entry_touch(es, e);
     }
+    es->prune_due = true;
 }
 
-static void entries_list_answer(struct request *r, const struct answer *a)
+/* Begins a list when our marks can be told from those of others, which
+ * entries_set_owner sees to. */
+static struct request *entries_list(struct side *side, unsigned *depth,
+                                    char *open)
 {
-    struct entries *es = r->context;
-    struct answer empty = { .status = 200 };
-    enum reg_verdict verdict = REG_RETRY;
-
-    if (a->status != 0 && a->status != 200)
-        verdict = es->reg->kind->verdict(es->reg, REG_LIST, 0, a);
-    if (verdict == REG_DONE) {
-        es->watch.split.begun = true;   /* a 404 that means: nothing */
-        a = &empty;
-    }
-    if (watch_end(&es->watch, &es->session, a))
-        entries_list_end(es);
-    if (verdict == REG_RENEWED)
-        entries_renewed(es);
-    buf_free(&es->others_next);
-}
-
-/* Begins to read the list, if it is due and our marks can be told from
- * others. */
-static void entries_list(struct entries *es)
-{
+    struct entries *es = (struct entries *)side;
     const struct reg_kind *kind = es->reg->kind;
 
-    if (!session_ready(&es->session) || es->reg->owner == 0 ||
-        !watch_is_due(&es->watch, es->now))
-        return;
-    if (kind->list != NULL) {
-        watch_start(&es->watch, &es->session, kind->list(es->reg),
-                    kind->list_depth, kind->list_open, entries_list_answer);
-        return;
-    }
-    es->watch.due = UINT64_MAX;
-    if (!es->listed) {
-        es->watch.epoch++;
-        es->watch.whole = true;
-        entries_list_end(es);
-    }
+    if (kind->list == NULL || es->reg->owner == 0)
+        return NULL;
+    *depth = kind->list_depth;
+    *open = kind->list_open;
+    buf_free(&es->others_next);
+    return kind->list(es->reg);
+}
+
+static bool entries_no_list(struct side *side, const struct answer *a)
+{
+    struct entries *es = (struct entries *)side;
+    enum reg_verdict verdict = es->reg->kind->verdict(es->reg, REG_LIST, 0, a);
+    struct err why;
+
+    err_set(&why, "the token was refused, and is another one now");
+    if (verdict == REG_RENEWED)
+        side_down(side, &why);
+    return verdict == REG_DONE;
 }
 
 /* Lets orphans be removed: no container that the engine has explains them. */
@@ -7025,58 +6829,62 @@ static void entries_prune(struct entries *es)
 {
     struct reg_entry *e, *next;
 
-    for (e = index_next(&es->index, NULL); e != NULL; e = next) {
-        next = index_next(&es->index, e);
+    for (e = index_next(&es->side.index, NULL); e != NULL; e = next) {
+        next = index_next(&es->side.index, e);
         if (!e->orphan)
             continue;
         log_at(LOG_INFO, "dangling: %s", e->spelled);
         e->orphan = false;
         entry_touch(es, e);
     }
+    es->prune_due = false;
 }
 
-/* ---- The session with the registry ---- */
+/* ---- The side of the registry ---- */
 
-static struct request *entries_hello(void *context, unsigned step)
+static struct request *entries_hello(struct side *side, unsigned step)
 {
-    struct entries *es = context;
+    struct registry *reg = ((struct entries *)side)->reg;
 
-    return es->reg->kind->hello(es->reg, step);
+    return reg->kind->hello(reg, step);
 }
 
-static int entries_on_hello(void *context, unsigned step,
+static int entries_on_hello(struct side *side, unsigned step,
                             const struct answer *a, struct err *e)
 {
-    struct entries *es = context;
+    struct registry *reg = ((struct entries *)side)->reg;
 
-    return es->reg->kind->on_hello(es->reg, step, a, e);
+    return reg->kind->on_hello(reg, step, a, e);
 }
 
-static void entries_ready(void *context)
+/* Of a registry without a list all is known: nothing is there. */
+static void entries_ready(struct side *side)
 {
-    struct entries *es = context;
+    struct entries *es = (struct entries *)side;
 
     es->told = es->doubted = false;
-    es->watch.due = UINT64_MAX;
-    relist(&es->watch, es->now);
-}
-
-/* What is there is not known any more. */
-static void entries_down(void *context)
-{
-    struct entries *es = context;
-    struct reg_entry *e, *next;
-
-    es->listed = false;
-    for (e = index_next(&es->index, NULL); e != NULL; e = next) {
-        next = index_next(&es->index, e);
-        e->observed = ENTRY_UNKNOWN;
-        entry_touch(es, e);
+    relist(side, side->now);
+    if (es->reg->kind->list == NULL) {
+        side->listed = side->whole = true;
+        entries_listed(side);
     }
 }
 
-static const struct session_kind entries_session = {
-    entries_hello, entries_on_hello, entries_ready, entries_down
+/* What is there is not known any more. */
+static void entries_down(struct side *side)
+{
+    struct reg_entry *e, *next;
+
+    for (e = index_next(&side->index, NULL); e != NULL; e = next) {
+        next = index_next(&side->index, e);
+        e->observed = ENTRY_UNKNOWN;
+        entry_touch((struct entries *)side, e);
+    }
+}
+
+static const struct side_kind entries_side = {
+    entries_hello, entries_on_hello, entries_ready, entries_down,
+    entries_list, entries_row, entries_listed, entries_no_list
 };
 
 /* Who owns our marks: the engine and the options of this run.  Of another
@@ -7088,125 +6896,68 @@ static void entries_set_owner(struct entries *es, uint64_t owner)
     if (es->reg->owner == owner)
         return;
     es->reg->owner = owner;
-    for (e = NULL; (e = index_next(&es->index, e)) != NULL;)
+    for (e = NULL; (e = index_next(&es->side.index, e)) != NULL;)
         e->held = false;
-    relist(&es->watch, es->now);
+    relist(&es->side, es->side.now);
 }
 
-/* With -ttl: every entry is to be written anew. */
-static void entries_renew(struct entries *es)
+/* What time has made possible, but writes.  A peer that closes a connection
+ * which was kept open may have been restarted, and have forgotten everything:
+ * it is asked, but less and less often if it is only its habit.  With -ttl
+ * every entry is written anew so often. */
+static void entries_tick(struct entries *es, uint64_t now)
 {
-    struct reg_entry *e;
+    struct endpoint *p = &es->reg->peer;
+    struct reg_entry *e = NULL;
 
-    es->renew_due = es->now + MS((uint64_t)es->reg->refresh_s * 1000);
-    for (e = NULL; (e = index_next(&es->index, e)) != NULL;)
+    side_tick(&es->side, now);
+    if (p->closed_idle && side_ready(&es->side)) {
+        relist(&es->side, es->closes.due > now ? es->closes.due : now);
+        if (now >= es->closes.due)
+            (void)retry_failed(&es->closes, "", now, RELIST_MIN_MS,
+                               PAUSE_CALL_MS);
+    }
+    p->closed_idle = false;
+    if (now < es->renew_due)
+        return;
+    es->renew_due = now + MS((uint64_t)es->reg->refresh_s * 1000);
+    while ((e = index_next(&es->side.index, e)) != NULL)
         if (entry_in_sync(es, e)) {
             e->have.content = REG_STALE;
             entry_touch(es, e);
         }
 }
 
-/* What time has made possible, but writes. */
-static void entries_tick(struct entries *es, uint64_t now)
+/* How many services are desired; *waiting: for how many something has still to
+ * be done, which `log` logs. */
+static size_t entries_count(const struct entries *es, size_t *waiting,
+                            bool log)
 {
-    struct endpoint *p = &es->reg->peer;
-    uint64_t soon = es->watch.last + IDLE_CLOSE_MS;
+    const struct reg_entry *e = NULL;
+    size_t n = 0;
+    struct err why;
+    bool taken;
 
-    es->now = now;
-    conn_tick(p, now);
-    session_tick(&es->session, now);
-    if (p->closed_idle && session_ready(&es->session))
-        relist(&es->watch, soon > now ? soon : now);
-    p->closed_idle = false;
-    entries_list(es);
-    queue_tick(&es->queue, now);
-    if (now >= es->renew_due)
-        entries_renew(es);
-}
-
-/* When entries_tick is due, at the latest. */
-static uint64_t entries_due(const struct entries *es)
-{
-    const uint64_t due[] = {
-        conn_next(&es->reg->peer), session_due(&es->session), es->queue.due,
-        es->renew_due, !session_ready(&es->session) || es->watch.reading ||
-                       es->reg->owner == 0 ? UINT64_MAX : es->watch.due
-    };
-    uint64_t first = UINT64_MAX;
-    size_t i;
-
-    for (i = 0; i < LENGTH(due); i++)
-        first = due[i] < first ? due[i] : first;
-    return first;
-}
-
-/* Whether nothing is left to be done but what has failed. */
-static bool entries_idle(const struct entries *es)
-{
-    return session_ready(&es->session) && es->listed &&
-           es->watch.due == UINT64_MAX && queue_first(&es->queue) == NULL &&
-           !conn_busy(&es->reg->peer);
-}
-
-/* How things stand: how many services are desired, and how many of them are
- * not as they should be. */
-struct entries_count {
-    size_t services, missing;
-};
-
-static struct entries_count entries_counted(const struct entries *es)
-{
-    struct entries_count n = { 0, 0 };
-    const struct reg_entry *e;
-
-    for (e = NULL; (e = index_next(&es->index, e)) != NULL;) {
-        const struct service *s = entry_desired(e);
-
-        n.services += s != NULL;
-        n.missing += s != NULL && !s->kept && !entry_in_sync(es, e);
-        n.missing += s == NULL && entry_decide(es, e) == ENTRY_REMOVE;
-        n.missing += s != NULL && s->claim.next != &e->claims &&
-            LIST_OF(struct service, claim, s->claim.next)->set->running;
+    *waiting = 0;
+    while ((e = index_next(&es->side.index, e)) != NULL) {
+        n += entry_desired(e) != NULL;
+        if (!entry_waits(es, e, &why, &taken))
+            continue;
+        ++*waiting;
+        if (log)
+            log_at(LOG_INFO, "waiting: %s", why.text);
     }
     return n;
-}
-
-/* For SIGUSR1: what waits, and why. */
-static void entries_summary(const struct entries *es)
-{
-    const struct reg_entry *e;
-
-    for (e = NULL; (e = index_next(&es->index, e)) != NULL;) {
-        enum entry_action action = entry_decide(es, e);
-        const struct service *s = entry_desired(e);
-        const char *why = e->node.retry.why != NULL ? e->node.retry.why
-                          : e->write != NULL ? "under way" : "not tried yet";
-
-        if (s == NULL || s->kept || entry_in_sync(es, e))
-            if (action != ENTRY_REMOVE && e->write == NULL)
-                continue;
-        if (action == ENTRY_KEEP && e->observed == ENTRY_PRESENT &&
-            e->write == NULL)
-            why = "the ID belongs to somebody else";
-        log_at(LOG_INFO, "waiting: %s%s%.*s to be %s: %s", e->container,
-               *e->container ? " " : "",
-               PUT(s != NULL ? s->key : e->node.key),
-               s != NULL ? "registered" : "deregistered", why);
-    }
 }
 
 static void entries_init(struct entries *es, struct registry *reg)
 {
     es->reg = reg;
-    es->session.kind = &entries_session;
-    es->session.context = es;
-    es->session.peer = &reg->peer;
-    watch_init(&es->watch, es, entries_item);
-    list_init(&es->index.all);
-    queue_init(&es->queue);
+    side_init(&es->side, &entries_side, &reg->peer);
     es->renew_due = reg->kind->expires && reg->refresh_s > 0
                         ? 0 : UINT64_MAX;
 }
+
 /* ==== 14. Containers ================== container_ containers_ ====
  *
  * What is desired: the session with the engine, its list, its events, and the
@@ -7215,7 +6966,7 @@ static void entries_init(struct entries *es, struct registry *reg)
  * services from then on.  Nothing is removed because of an answer that failed.
  *
  * Calls: str_ buf_ mem_ arena_ list_ err_ log_ json_ os_ conn_ retry_ index_
- * queue_ session_ watch_ docker_ svc_ entries_.
+ * queue_ side_ docker_ svc_ entries_.
  */
 
 /* A container that the engine has told of.
@@ -7242,42 +6993,28 @@ struct container {
     struct link unsettled;      /* in containers.unsettled if it has those */
     struct link sharing;        /* in containers.sharing if it shares ... */
     char *network_of;           /* the network of this one: an ID, or a name */
-    uint64_t order;             /* of being seen first */
     unsigned seen;              /* the list that showed it last */
     uint64_t row;               /* digest of its row there */
     uint64_t said;              /* digest of the notes that were logged */
 };
 
 struct containers {
+    struct side side;           /* first: its callbacks get this */
+    struct endpoint engine;
     struct entries *entries;
     struct svc_config cfg;
-    struct endpoint engine;
-    struct session session;
-    struct watch watch;
-    struct index index;
-    struct queue queue;         /* containers to be inspected */
     struct link unsettled, sharing;
     struct splitter events;
-    struct json json;           /* the answer at hand */
     struct buf prefix;          /* of the engine's paths: "" or "/v1.41" */
     struct buf api;             /* its version, as "1.41" */
     struct buf networks;        /* that are known: docker_read_networks */
     bool podman;
-    bool complete;              /* a list of which all rows could be read has
-                                   ended in this session */
-    bool inspect_all;           /* at the next list, whatever it shows */
-    bool inspecting_all;        /* at the one that is being read */
-    uint64_t pruned;            /* the two lists that containers_prune has
-                                   seen; 0: it is due */
-    bool told;                  /* how it stands since a session began */
-    uint64_t order;             /* of the container seen last */
     uint64_t addresses;         /* digest of what services may get as address;
                                    0: that is not known yet */
     struct buf interface;       /* the last address of -ip INTERFACE */
     uint64_t address_due;       /* when that is asked for again */
     uint64_t resync_due;
     bool exiting;               /* nothing is desired any more */
-    uint64_t now;
     /* Set at the start: */
     bool default_socket;        /* DOCKER_HOST does not name one */
     bool on_success;            /* -deregister on-success */
@@ -7309,7 +7046,7 @@ static void container_queue(struct containers *cs, struct container *c,
     if (c->asked == CONTAINER_IDLE) {
         c->node.retry.due = 0;
         c->node.turn = c->node.retry.tries > 0;     /* after new ones */
-        queue_put(&cs->queue, &c->node, cs->now);
+        queue_put(&cs->side.queue, &c->node, cs->side.now);
     }
 }
 
@@ -7331,13 +7068,12 @@ static void container_mark_dirty(struct containers *cs, struct container *c,
 
 static struct container *container_get(struct containers *cs, struct str id)
 {
-    struct container *c = index_find(&cs->index, id);
+    struct container *c = index_find(&cs->side.index, id);
 
     if (c == NULL) {
-        c = index_add(&cs->index, sizeof *c, id);
+        c = index_add(&cs->side.index, sizeof *c, id);
         list_init(&c->unsettled);
         list_init(&c->sharing);
-        c->order = ++cs->order;
     }
     return c;
 }
@@ -7388,18 +7124,24 @@ static void container_tell(struct containers *cs, struct container *c,
     struct registry *reg = cs->entries->reg;
     const struct svc_note *note;
     struct str id = str_upto(c->node.key, 12);
+    struct buf text = { 0 };
     uint64_t digest = str_hash(0, STR(""));
 
     for (note = notes->first; note != NULL; note = note->next)
-        digest = str_hash(digest, note->text);
+        digest = str_hash(digest, note->text) + note->others;
     note = digest != c->said ? notes->first : NULL;
     for (; note != NULL; note = note->next) {
+        text.n = 0;
+        buf_add(&text, note->text);
+        if (note->others > 0)
+            buf_fmt(&text, " (and %zu more like this)", note->others);
         log_at(note->level, note->ignored ? "ignored: %.*s %.*s"
                                           : "%.*s: %.*s",
-               PUT(id), PUT(note->text));
+               PUT(id), PUT(text));
         if (note->ignored && reg->kind->ignored != NULL)
-            reg->kind->ignored(reg, id, note->text);
+            reg->kind->ignored(reg, id, buf_str(&text));
     }
+    buf_free(&text);
     if (digest != c->said && notes->n > NOTES_MAX)
         log_at(LOG_INFO, "%.*s: and %zu more of these", PUT(id),
                notes->n - NOTES_MAX);
@@ -7416,7 +7158,6 @@ static void container_set_services(struct containers *cs, struct container *c,
 {
     struct svc_set *last = c->set;
 
-    set->order = c->order;
     if (!entries_claim(cs->entries, set, notes)) {
         svc_note(notes, LOG_WARN, true, "its services would take more than %d "
                  "bytes: it has none", SERVICES_SIZE);
@@ -7428,7 +7169,7 @@ static void container_set_services(struct containers *cs, struct container *c,
     if (c->former != NULL) {
         entries_release(cs->entries, last);     /* the former are older */
     } else if (last != NULL) {
-        entries_keep(cs->entries, last);
+        entries_demote(cs->entries, last, true);
         c->former = last;
         list_insert(&cs->unsettled, &c->unsettled);
     }
@@ -7447,7 +7188,7 @@ static void container_forget(struct containers *cs, struct container *c)
         c->asked = CONTAINER_FORGOTTEN;
         return;
     }
-    index_remove(&cs->index, &c->node);
+    index_remove(&cs->side.index, &c->node);
 }
 
 /* The engine does not know the container, though no event has said so.  A
@@ -7461,8 +7202,8 @@ static void container_vanished(struct containers *cs, struct container *c)
     c->vanished = true;
     c->inspected = true;
     if (c->set != NULL)
-        entries_keep(cs->entries, c->set);
-    cs->pruned = 0;
+        entries_demote(cs->entries, c->set, true);
+    cs->entries->prune_due = true;
 }
 
 /* Whether -deregister on-success keeps the services of a container that has
@@ -7486,14 +7227,14 @@ static void question_end(struct question *q)
 static void container_failed(struct containers *cs, struct container *c,
                              const struct err *e)
 {
-    if (retry_failed(&c->node.retry, e->text, cs->now, RETRY_MIN_MS,
+    if (retry_failed(&c->node.retry, e->text, cs->side.now, RETRY_MIN_MS,
                      PAUSE_CALL_MS))
         log_at(LOG_ERROR, "docker: inspect %.12s: %s", c->node.key.p, e->text);
     c->node.turn = 1;
     if (c->asked == CONTAINER_DIRTY)
         c->node.retry.due = 0;
     c->asked = CONTAINER_IDLE;
-    queue_put(&cs->queue, &c->node, cs->now);
+    queue_put(&cs->side.queue, &c->node, cs->side.now);
 }
 
 /* An answer has come to a question about the container; `id` is the one that
@@ -7567,9 +7308,9 @@ static struct docker_container *question_read(struct containers *cs,
 {
     struct docker_container *info;
 
-    if (json_parse(&cs->json, body, e) != 0)
+    if (json_parse(&cs->side.json, body, e) != 0)
         return NULL;
-    info = docker_inspect(&cs->json);
+    info = docker_inspect(&cs->side.json);
     if (info == NULL) {
         err_set(e, "the answer does not describe a container");
     } else if (docker_id(id) && !str_eq(info->id, id)) {
@@ -7580,24 +7321,28 @@ static struct docker_container *question_read(struct containers *cs,
     return info;
 }
 
-/* Asks the engine for a path, which may have an ID in it. */
-static struct request *containers_ask(struct containers *cs, void *context,
-                                      const char *path, struct str id,
-                                      const char *end,
-                                      void (*done)(struct request *,
-                                                   const struct answer *))
+/* A request to the engine for a path, which may have an ID in it. */
+static struct request *containers_get(struct containers *cs, const char *path,
+                                      struct str id, const char *end)
 {
     struct buf whole = { 0 };
     struct request *r;
 
-    buf_add(&whole, buf_str(&cs->prefix));
-    buf_lit(&whole, path);
+    buf_fmt(&whole, "%.*s%s", PUT(buf_str(&cs->prefix)), path);
     buf_url(&whole, id);
     buf_lit(&whole, end);
     r = conn_request(&cs->engine, "GET", buf_str(&whole), STR(""));
     buf_free(&whole);
-    conn_send(&cs->engine, r, context, NULL, done);
     return r;
+}
+
+/* Inspects a container: that of the question, or another one. */
+static void question_ask(struct question *q, struct str id, conn_done_fn *done)
+{
+    struct containers *cs = q->containers;
+
+    conn_send(&cs->engine, containers_get(cs, "/containers/", id, "/json"), q,
+              done);
 }
 
 /* The inspect of the container whose network this one shares. */
@@ -7619,8 +7364,7 @@ static void question_on_shared(struct request *r, const struct answer *a)
         question_end(q);
     } else if (shared != NULL && docker_shares(shared) && q->hops++ < 4) {
         container_share(cs, c, str_after(shared->mode, ':'));
-        containers_ask(cs, q, "/containers/", str_of(c->network_of), "/json",
-                       question_on_shared);
+        question_ask(q, str_of(c->network_of), question_on_shared);
     } else {
         container_apply(q, shared != NULL && shared->running ? shared : NULL,
                         NULL);
@@ -7644,8 +7388,8 @@ static void question_on_networks(struct request *r, const struct answer *a)
         return;
     }
     conn_reason(a, &why);
-    if (a->status == 200 && json_parse(&cs->json, a->body, &why) == 0)
-        docker_read_networks(&cs->networks, &cs->json);
+    if (a->status == 200 && json_parse(&cs->side.json, a->body, &why) == 0)
+        docker_read_networks(&cs->networks, &cs->side.json);
     known = docker_set_routable(q->info, buf_str(&cs->networks));
     err_set(&e, "GET /networks: %.400s", a->status == 200
             ? "it does not show the network of the container" : why.text);
@@ -7665,10 +7409,10 @@ static void question_go_on(struct question *q)
     container_share(cs, q->container,
                     shares ? str_after(info->mode, ':') : STR(""));
     if (matter && !docker_set_routable(info, buf_str(&cs->networks))) {
-        containers_ask(cs, q, "/networks", STR(""), "", question_on_networks);
+        conn_send(&cs->engine, containers_get(cs, "/networks", STR(""), ""), q,
+                  question_on_networks);
     } else if (shares && info->running) {
-        containers_ask(cs, q, "/containers/", str_of(q->container->network_of),
-                       "/json", question_on_shared);
+        question_ask(q, str_of(q->container->network_of), question_on_shared);
     } else {
         if (matter && cs->podman)
             docker_fix_podman_ports(info);
@@ -7710,9 +7454,9 @@ static void containers_inspect(struct containers *cs)
     struct container *c;
     size_t room;
 
-    while (session_ready(&cs->session) && cs->addresses != 0 &&
+    while (side_ready(&cs->side) && cs->addresses != 0 &&
            !cs->exiting && (room = conn_room(&cs->engine)) > 0 &&
-           (c = queue_first(&cs->queue)) != NULL &&
+           (c = queue_first(&cs->side.queue)) != NULL &&
            (c->node.turn == 0 || room > cs->engine.pool / 2)) {
         struct question *q = mem_zero(sizeof *q);
 
@@ -7721,8 +7465,7 @@ static void containers_inspect(struct containers *cs)
         c->asked = CONTAINER_ASKED;
         q->containers = cs;
         q->container = c;
-        containers_ask(cs, q, "/containers/", c->node.key, "/json",
-                       question_on_inspect);
+        question_ask(q, c->node.key, question_on_inspect);
     }
 }
 
@@ -7736,7 +7479,7 @@ static void containers_event(struct containers *cs,
 {
     struct container *c = ev->action == DOCKER_CHANGED
                               ? container_get(cs, ev->id)
-                              : index_find(&cs->index, ev->id);
+                              : index_find(&cs->side.index, ev->id);
 
     if (c == NULL)
         return;
@@ -7750,7 +7493,7 @@ static void containers_event(struct containers *cs,
         else if (!cs->on_success)
             container_release(cs, c);
         else if (c->set != NULL)
-            entries_stopped(cs->entries, c->set);
+            entries_demote(cs->entries, c->set, false);
         if (c->asked == CONTAINER_ASKED || c->asked == CONTAINER_DIRTY)
             c->asked = CONTAINER_STALE;
     }
@@ -7767,18 +7510,19 @@ static int containers_on_events(struct request *r, struct str piece,
 
     if (piece.n == 0) {
         log_at(LOG_INFO, "Listening for Docker events ...");
-        relist(&cs->watch, cs->now);
+        relist(&cs->side, cs->side.now);
     }
     while ((found = json_split(&cs->events, &piece)) != SPLIT_MORE) {
         if (found == SPLIT_ODD)
             return err_set(e, "these are no events");
         if (found == SPLIT_LARGE)
-            relist(&cs->watch, cs->now);        /* whatever it was */
-        else if (json_parse(&cs->json, buf_str(&cs->events.element), e) != 0)
+            relist(&cs->side, cs->side.now);        /* whatever it was */
+        else if (json_parse(&cs->side.json, buf_str(&cs->events.element),
+                            e) != 0)
             return -1;
-        else if (docker_event(&cs->json, &ev))
+        else if (docker_event(&cs->side.json, &ev))
             containers_event(cs, &ev);
-        if (cs->index.n > CONTAINERS_MAX)
+        if (cs->side.index.n > CONTAINERS_MAX)
             return err_set(e, "events of more than %d containers",
                            CONTAINERS_MAX);
     }
@@ -7812,29 +7556,31 @@ static void containers_events_end(struct request *r, const struct answer *a)
     else
         err_set(&e, "GET /events: %.400s", why.text);
     containers_switch_prefix(cs, a);
-    session_down(&cs->session, &e);
+    side_down(&cs->side, &e);
 }
 
 /* ---- The session with the engine ---- */
 
-static int containers_on_version(struct containers *cs)
+static struct request *containers_hello(struct side *side, unsigned step)
 {
-    cs->podman = docker_is_podman(&cs->json);
-    cs->api.n = 0;
-    buf_url(&cs->api, json_raw(&cs->json, json_get(&cs->json, JSON_ROOT,
-                                                   "ApiVersion")));
-    return 0;
+    struct containers *cs = (struct containers *)side;
+
+    if (step == 2)
+        return NULL;
+    if (step == 0 && cs->default_socket)
+        conn_set_address(&cs->engine, os_exists("/tmp/docker.sock")
+                         ? STR("/tmp/docker.sock")
+                         : STR("/var/run/docker.sock"), STR(""), 0);
+    return containers_get(cs, step == 0 ? "/version" : "/info", STR(""), "");
 }
 
-/* Whose the marks are: OWNER is half the engine's, half that of the options
+/* Whose the marks are: half of OWNER is of the engine, half of the options
  * which make another set of services of the same containers. */
-static int containers_on_info(struct containers *cs)
+static void containers_set_owner(struct containers *cs)
 {
     struct arena scratch = { NULL, 0, 0, false };
-    struct str id;
+    struct str id = docker_identity(&cs->side.json, cs->podman, &scratch);
 
-    cs->podman = cs->podman || docker_is_podman(&cs->json);
-    id = docker_identity(&cs->json, cs->podman, &scratch);
     if (id.n == 0) {
         log_at(LOG_WARN, "docker: the engine does not tell its ID: entries "
                          "are marked as this host's");
@@ -7843,42 +7589,16 @@ static int containers_on_info(struct containers *cs)
     entries_set_owner(cs->entries, str_hash(1, id) << 32 |
                                    (cs->options & 0xffffffff));
     arena_free(&scratch);
-    return 0;
 }
 
-/* What the engine is asked before all else.  A proxy may forbid it (403). */
-static const struct {
-    const char *path;
-    int (*on)(struct containers *);
-} containers_questions[] = {
-    { "/version", containers_on_version }, { "/info", containers_on_info }
-};
+/* GET /version, then GET /info, which a proxy may forbid (403). */
 
-static struct request *containers_hello(void *context, unsigned step)
-{
-    struct containers *cs = context;
-    struct buf path = { 0 };
-    struct request *r;
-
-    if (step == LENGTH(containers_questions))
-        return NULL;
-    if (step == 0 && cs->default_socket)
-        conn_set_address(&cs->engine, os_exists("/tmp/docker.sock")
-                         ? STR("/tmp/docker.sock")
-                         : STR("/var/run/docker.sock"), STR(""), 0);
-    buf_fmt(&path, "%.*s%s", PUT(buf_str(&cs->prefix)),
-            containers_questions[step].path);
-    r = conn_request(&cs->engine, "GET", buf_str(&path), STR(""));
-    buf_free(&path);
-    return r;
-}
-
-static int containers_on_hello(void *context, unsigned step,
+static int containers_on_hello(struct side *side, unsigned step,
                                const struct answer *a, struct err *e)
 {
-    struct containers *cs = context;
-    const char *path = containers_questions[step].path;
-    struct str body = a->status == 403 ? STR("{}") : a->body;
+    struct containers *cs = (struct containers *)side;
+    const char *path = step == 0 ? "/version" : "/info";
+    struct json *j = &side->json;
     struct err why;
 
     if (a->status != 200 && a->status != 403) {
@@ -7886,70 +7606,79 @@ static int containers_on_hello(void *context, unsigned step,
         conn_reason(a, &why);
         return err_set(e, "GET %s: %.400s", path, why.text);
     }
-    if (json_parse(&cs->json, body, &why) != 0)
+    if (json_parse(j, a->status == 403 ? STR("{}") : a->body, &why) != 0)
         return err_set(e, "this does not look like a Docker engine: GET %s: "
                           "%.300s", path, why.text);
-    return containers_questions[step].on(cs);
+    cs->podman = (step > 0 && cs->podman) || docker_is_podman(j);
+    if (step > 0) {
+        containers_set_owner(cs);
+        return 0;
+    }
+    cs->api.n = 0;
+    buf_url(&cs->api, json_get_raw(j, JSON_ROOT, "ApiVersion"));
+    return 0;
+}
+
+/* The next list shows every container otherwise than before, and how it stands
+ * then is logged. */
+static void containers_inspect_all(struct containers *cs)
+{
+    struct container *c = NULL;
+
+    while ((c = index_next(&cs->side.index, c)) != NULL)
+        c->row = 0;
+    cs->entries->told = false;
 }
 
 /* First subscribe, then list: so nothing happens unseen in between.  The list
  * is due when the head of the stream has come (Docker 1.7 sends none before
  * the first event), and everything is inspected. */
-static void containers_ready(void *context)
+static void containers_ready(struct side *side)
 {
-    struct containers *cs = context;
-    struct request *r = containers_ask(cs, cs, "/events", STR(""), "",
-                                       containers_events_end);
+    struct containers *cs = (struct containers *)side;
+    struct request *r = containers_get(cs, "/events", STR(""), "");
 
     json_split_start(&cs->events, 0, '{');
     r->stream = r->alone = true;
     r->body = containers_on_events;
-    cs->inspect_all = true;
-    cs->told = false;
-    cs->watch.due = UINT64_MAX;
-    relist(&cs->watch, cs->now + SUBSCRIBE_MS);
+    containers_inspect_all(cs);
+    conn_send(&cs->engine, r, cs, containers_events_end);
+    relist(side, side->now + SUBSCRIBE_MS);
 }
 
 /* Everything stays as it is until the engine can be asked again.  Of a
  * container that has only been heard of, the next list will tell. */
-static void containers_down(void *context)
+static void containers_down(struct side *side)
 {
-    struct containers *cs = context;
+    struct containers *cs = (struct containers *)side;
     struct container *c, *next;
 
-    cs->complete = false;
-    for (c = index_next(&cs->index, NULL); c != NULL; c = next) {
-        next = index_next(&cs->index, c);
+    for (c = index_next(&cs->side.index, NULL); c != NULL; c = next) {
+        next = index_next(&cs->side.index, c);
         if (!c->inspected && c->set == NULL && c->former == NULL)
             container_forget(cs, c);
     }
 }
 
-static const struct session_kind containers_session = {
-    containers_hello, containers_on_hello, containers_ready, containers_down
-};
-
 /* ---- The engine's list ---- */
 
-static bool containers_row(void *context, const struct json *j)
+static bool containers_row(struct side *side, const struct json *j)
 {
-    struct containers *cs = context;
+    struct containers *cs = (struct containers *)side;
     struct docker_row row;
     struct container *c;
 
     if (!docker_row(j, &row))
         return false;
-    c = index_find(&cs->index, row.id);
+    c = index_find(&cs->side.index, row.id);
     if (c == NULL && row.stopped &&
         !container_failed_itself(cs, row.exit_code))
         return true;
-    if (c == NULL && cs->index.n >= CONTAINERS_MAX)
+    if (c == NULL && cs->side.index.n >= CONTAINERS_MAX)
         return false;
     c = container_get(cs, row.id);
-    c->seen = cs->watch.epoch;
-    if (cs->inspecting_all)
-        container_queue(cs, c, "all are inspected");
-    else if (c->row != row.digest || !c->inspected || c->vanished)
+    c->seen = cs->side.epoch;
+    if (c->row != row.digest || !c->inspected || c->vanished)
         container_mark_dirty(cs, c, "the list shows it otherwise than before");
     c->row = row.digest;
     return true;
@@ -7957,77 +7686,66 @@ static bool containers_row(void *context, const struct json *j)
 
 /* The list has been read: a container that it does not show is inspected, and
  * will be found to be gone. */
-static void containers_list_end(struct containers *cs)
+static void containers_listed(struct side *side)
 {
-    struct container *c;
+    struct containers *cs = (struct containers *)side;
+    struct container *c = NULL;
     size_t n = 0;
 
-    for (c = NULL; (c = index_next(&cs->index, c)) != NULL;) {
-        n += c->seen == cs->watch.epoch;
-        if (c->seen != cs->watch.epoch && cs->watch.whole && !c->vanished)
+    while ((c = index_next(&side->index, c)) != NULL) {
+        n += c->seen == side->epoch;
+        if (c->seen != side->epoch && side->whole && !c->vanished)
             container_mark_dirty(cs, c, "the list does not show it");
     }
-    log_at(cs->inspecting_all ? LOG_INFO : LOG_DEBUG,
+    log_at(cs->entries->told ? LOG_DEBUG : LOG_INFO,
            "Syncing services on %zu containers", n);
-    if (!cs->watch.whole)
-        log_at(LOG_WARN, "docker: a row of the list cannot be read: nothing "
-                         "is concluded to be missing");
-    cs->complete = cs->watch.whole;
-    session_works(&cs->session);
+    cs->entries->prune_due = true;
 }
 
-static void containers_list_answer(struct request *r, const struct answer *a)
+/* Asks for the containers that run; with -deregister on-success for all others
+ * too, since of some the services stay; and of Podman, whose short list does
+ * not show those that are paused (seen in 4.3).  On a connection of its own:
+ * before Docker 17.07 one stuck container holds the list up for ever. */
+static struct request *containers_list(struct side *side, unsigned *depth,
+                                       char *open)
 {
-    struct containers *cs = r->context;
-
-    if (!watch_end(&cs->watch, &cs->session, a)) {
-        cs->inspect_all = cs->inspect_all || cs->inspecting_all;
-        return;
-    }
-    containers_list_end(cs);
-}
-
-/* Asks for the containers that run, if it is due; with -deregister on-success
- * for all others too, since of some the services stay; and of Podman, whose
- * short list does not show those that are paused (seen in 4.3).  On a
- * connection of its own: before Docker 17.07 one stuck container holds the
- * list up for ever. */
-static void containers_list(struct containers *cs)
-{
-    struct buf path = { 0 };
+    struct containers *cs = (struct containers *)side;
     struct request *r;
 
-    if (!session_ready(&cs->session) || cs->exiting ||
-        !watch_is_due(&cs->watch, cs->now))
-        return;
-    buf_fmt(&path, "%.*s/containers/json%s", PUT(buf_str(&cs->prefix)),
-            cs->on_success || cs->podman ? "?all=1" : "");
-    r = conn_request(&cs->engine, "GET", buf_str(&path), STR(""));
-    buf_free(&path);
+    if (cs->exiting)
+        return NULL;
+    *depth = 1;
+    *open = '[';
+    r = containers_get(cs, "/containers/json", STR(""),
+                       cs->on_success || cs->podman ? "?all=1" : "");
     r->alone = true;
-    cs->inspecting_all = cs->inspect_all;
-    cs->inspect_all = false;
-    watch_start(&cs->watch, &cs->session, r, 1, '[', containers_list_answer);
+    return r;
+}
+
+static const struct side_kind containers_side = {
+    containers_hello, containers_on_hello, containers_ready, containers_down,
+    containers_list, containers_row, containers_listed, NULL
+};
+
+/* The time in ms milliseconds; 0 ms: never. */
+static uint64_t containers_after(const struct containers *cs, uint64_t ms)
+{
+    return ms > 0 ? cs->side.now + ms : UINT64_MAX;
 }
 
 /* Compares engine and registry; with `all`, every container is inspected,
  * whatever the list shows of it. */
 static void containers_resync(struct containers *cs, bool all)
 {
-    cs->inspect_all = cs->inspect_all || all;
-    cs->address_due = cs->now;
-    relist(&cs->watch, cs->now);
-    relist(&cs->entries->watch, cs->now);
-    cs->resync_due = cs->resync_ms > 0 ? cs->now + cs->resync_ms : UINT64_MAX;
+    if (all)
+        containers_inspect_all(cs);
+    cs->address_due = cs->side.now;
+    relist(&cs->side, cs->side.now);
+    relist(&cs->entries->side, cs->side.now);
+    cs->resync_due = containers_after(cs, cs->resync_ms);
 }
 
 /* ---- Time ---- */
-
-/* The two lists that were begun last. */
-static uint64_t containers_epochs(const struct containers *cs)
-{
-    return (uint64_t)cs->watch.epoch << 32 | cs->entries->watch.epoch;
-}
 
 /* Whether all that the engine has is known: a whole list of it has been read,
  * and every container of that list has been inspected. */
@@ -8035,10 +7753,10 @@ static bool containers_all_known(const struct containers *cs)
 {
     const struct link *l;
 
-    if (!session_ready(&cs->session) || !cs->complete || cs->watch.reading ||
-        queue_first(&cs->queue) != NULL || conn_busy(&cs->engine))
+    if (!side_idle(&cs->side) || !cs->side.whole)
         return false;
-    for (l = cs->queue.later.next; l != &cs->queue.later; l = l->next)
+    for (l = cs->side.queue.later.next; l != &cs->side.queue.later;
+         l = l->next)
         if (!LIST_OF(struct container, node.queue, l)->inspected)
             return false;
     return true;
@@ -8050,30 +7768,29 @@ static void containers_prune(struct containers *cs)
 {
     struct container *c, *next;
 
-    for (c = index_next(&cs->index, NULL); c != NULL; c = next) {
-        next = index_next(&cs->index, c);
+    for (c = index_next(&cs->side.index, NULL); c != NULL; c = next) {
+        next = index_next(&cs->side.index, c);
         if (c->vanished)
             container_forget(cs, c);
     }
     entries_prune(cs->entries);
-    cs->pruned = containers_epochs(cs);
 }
 
 /* Logs, once in a session, how it stands. */
 static void containers_tell(struct containers *cs)
 {
-    struct entries_count n = entries_counted(cs->entries);
     struct entries *es = cs->entries;
+    size_t waiting, n = entries_count(es, &waiting, false);
 
-    if (n.missing > 0)
+    if (waiting > 0)
         log_at(LOG_WARN, "not in sync: %zu of %zu services of %zu containers "
-                         "wait", n.missing, n.services, cs->index.n);
+                         "wait", waiting, n, cs->side.index.n);
     else
         log_at(LOG_INFO, "in sync: %zu services of %zu containers, %u "
-                         "written, %u removed", n.services, cs->index.n,
+                         "written, %u removed", n, cs->side.index.n,
                es->added, es->removed);
     es->added = es->removed = 0;
-    cs->told = es->told = true;
+    es->told = true;
 }
 
 /* Settles which addresses services may get: -ip, that of the interface which
@@ -8088,15 +7805,16 @@ static void containers_set_addresses(struct containers *cs)
     bool unknown = cfg->ip_unknown;
     uint64_t digest;
 
-    if (!session_ready(&cs->entries->session))
+    if (!side_ready(&cs->entries->side))
         return;
-    if (cs->ip_is_interface && cs->now >= cs->address_due) {
+    if (cs->ip_is_interface && cs->side.now >= cs->address_due) {
         if (os_interface(cs->ip, &found)) {
             buf_free(&cs->interface);   /* else the last one still counts */
             cs->interface = found;
         }
         cfg->ip_unknown = cs->interface.n == 0;
-        cs->address_due = cfg->ip_unknown ? cs->now + ADDRESS_MS : UINT64_MAX;
+        cs->address_due = containers_after(cs,
+                                           cfg->ip_unknown ? ADDRESS_MS : 0);
         if (cfg->ip_unknown && !unknown)
             log_at(LOG_WARN, "-ip %.*s: there is no interface of this name, "
                              "or it has no address: waiting for it",
@@ -8107,72 +7825,60 @@ static void containers_set_addresses(struct containers *cs)
     cfg->no_host = reg->no_host;
     digest = str_hash(str_hash(cfg->no_host, cfg->ip), cfg->host) | 1;
     if (cs->addresses != 0 && digest != cs->addresses) {
-        cs->inspect_all = true;
-        relist(&cs->watch, cs->now);
+        containers_inspect_all(cs);
+        relist(&cs->side, cs->side.now);
     }
     cs->addresses = digest;
 }
 
-/* What time has made possible, but inspects. */
+/* What time has made possible, inspects among it. */
 static void containers_tick(struct containers *cs, uint64_t now)
 {
+    struct entries *es = cs->entries;
     struct link *l, *next;
 
-    cs->now = now;
-    conn_tick(&cs->engine, now);
-    session_tick(&cs->session, now);
-    cs->engine.closed_idle = false;
     if (now >= cs->resync_due)
         containers_resync(cs, false);
+    side_tick(&cs->side, now);
     containers_set_addresses(cs);
-    containers_list(cs);
-    queue_tick(&cs->queue, now);
     containers_inspect(cs);
     for (l = cs->unsettled.next; l != &cs->unsettled; l = next) {
         next = l->next;
         container_settle(cs, LIST_OF(struct container, unsettled, l));
     }
-    if (cs->pruned != containers_epochs(cs) && cs->entries->listed &&
-        !cs->entries->watch.reading && containers_all_known(cs))
+    if (!containers_all_known(cs) || !es->side.listed || es->side.reading)
+        return;
+    if (es->prune_due)
         containers_prune(cs);
-    if ((!cs->told || !cs->entries->told) && containers_all_known(cs) &&
-        entries_idle(cs->entries) && cs->pruned == containers_epochs(cs))
+    if (!es->told && side_idle(&es->side))
         containers_tell(cs);
 }
 
 /* When containers_tick is due, at the latest. */
 static uint64_t containers_due(const struct containers *cs)
 {
-    const uint64_t due[] = {
-        conn_next(&cs->engine), session_due(&cs->session), cs->queue.due,
-        cs->resync_due,
-        cs->ip_is_interface && session_ready(&cs->entries->session)
-            ? cs->address_due : UINT64_MAX,
-        !session_ready(&cs->session) || cs->watch.reading || cs->exiting
-            ? UINT64_MAX : cs->watch.due
-    };
-    uint64_t first = UINT64_MAX;
-    size_t i;
+    uint64_t due = side_due(&cs->side);
 
-    for (i = 0; i < LENGTH(due); i++)
-        first = due[i] < first ? due[i] : first;
-    return first;
+    if (cs->resync_due < due)
+        due = cs->resync_due;
+    if (cs->ip_is_interface && side_ready(&cs->entries->side) &&
+        cs->address_due < due)
+        due = cs->address_due;
+    return due;
 }
 
 /* For SIGUSR1: how things stand, and what waits for what. */
 static void containers_summary(const struct containers *cs)
 {
-    struct entries_count n = entries_counted(cs->entries);
-    const struct container *c;
+    const struct side *reg = &cs->entries->side;
+    const struct container *c = NULL;
+    size_t waiting, n = entries_count(cs->entries, &waiting, true);
 
     log_at(LOG_INFO, "summary: docker %s, %s %s, %zu containers, %zu "
                      "services, %zu of them wait",
-           session_ready(&cs->session) ? "reached" : "away",
-           cs->entries->reg->kind->name,
-           session_ready(&cs->entries->session) ? "reached" : "away",
-           cs->index.n, n.services, n.missing);
-    entries_summary(cs->entries);
-    for (c = NULL; (c = index_next(&cs->index, c)) != NULL;)
+           side_ready(&cs->side) ? "reached" : "away", reg->peer->name,
+           side_ready(reg) ? "reached" : "away", cs->side.index.n, n, waiting);
+    while ((c = index_next(&cs->side.index, c)) != NULL)
         if (!c->inspected || c->node.retry.why != NULL)
             log_at(LOG_INFO, "waiting: %.12s to be inspected: %s",
                    c->node.key.p, c->node.retry.why != NULL
@@ -8182,34 +7888,29 @@ static void containers_summary(const struct containers *cs)
 /* With -on-exit deregister: nothing is desired any more. */
 static void containers_exit(struct containers *cs)
 {
-    struct container *c;
+    struct container *c = NULL;
 
     cs->exiting = true;
-    for (c = NULL; (c = index_next(&cs->index, c)) != NULL;)
+    while ((c = index_next(&cs->side.index, c)) != NULL)
         container_release(cs, c);
 }
 
 static void containers_init(struct containers *cs, struct entries *es)
 {
     cs->entries = es;
-    cs->session.kind = &containers_session;
-    cs->session.context = cs;
-    cs->session.peer = &cs->engine;
-    watch_init(&cs->watch, cs, containers_row);
-    list_init(&cs->index.all);
-    queue_init(&cs->queue);
+    side_init(&cs->side, &containers_side, &cs->engine);
     list_init(&cs->unsettled);
     list_init(&cs->sharing);
-    cs->resync_due = cs->resync_ms > 0 ? os_now() + cs->resync_ms
-                                       : UINT64_MAX;
+    cs->side.now = os_now();
+    cs->resync_due = containers_after(cs, cs->resync_ms);
 }
 
 /* ==== 15. Program ====================================== opt_ app_ ====
  *
  * Options and environment in, exit codes out; between them, the loop.
  *
- * Calls: str_ buf_ list_ err_ log_ url_ os_ ip_ conn_ queue_ session_ svc_
- * env_ entries_ containers_.
+ * Calls: str_ buf_ list_ err_ log_ url_ os_ ip_ conn_ side_ svc_ env_
+ * entries_ containers_.
  */
 
 /* What the command line says. */
@@ -8709,14 +8410,17 @@ static void app_wait(struct app *app, uint64_t at_most)
     struct entries *es = &app->entries;
     struct containers *cs = &app->containers;
     struct pollfd fd[2 * CONNS_MAX];
-    uint64_t a = entries_due(es), b = containers_due(cs), now = os_now();
-    uint64_t due = a < b ? a : b;
+    const uint64_t due_at[] = { side_due(&es->side), es->renew_due,
+                                containers_due(cs) };
+    uint64_t due = at_most, now = os_now();
+    size_t i;
 
-    due = due < at_most ? due : at_most;
+    for (i = 0; i < LENGTH(due_at); i++)
+        due = due_at[i] < due ? due_at[i] : due;
     conn_pollfds(&cs->engine, fd);
     conn_pollfds(&app->reg.peer, fd + CONNS_MAX);
     os_wait(fd, 2 * CONNS_MAX, due > now ? due - now : 0);
-    es->now = cs->now = now = os_now();
+    es->side.now = cs->side.now = now = os_now();
     conn_ready(&cs->engine, fd, now);
     conn_ready(&app->reg.peer, fd + CONNS_MAX, now);
 }
@@ -8724,19 +8428,17 @@ static void app_wait(struct app *app, uint64_t at_most)
 /* Whether to give up: at start, or with -once, after so many tries. */
 static bool app_gives_up(const struct app *app)
 {
-    const struct session *reg = &app->entries.session;
-    const struct session *docker = &app->containers.session;
-    const struct options *o = &app->opt;
+    const struct side *reg = &app->entries.side;
+    const struct side *docker = &app->containers.side;
+    uint64_t most = (uint64_t)app->opt.retry_attempts;
 
-    if (o->retry_attempts < 0)
+    if (app->opt.retry_attempts < 0)
         return false;
-    if ((o->once || !reg->ever) &&
-        reg->retry.tries > (uint64_t)o->retry_attempts)
+    if (!reg->ever && reg->retry.tries > most)
         return true;
-    return o->once &&
-           (docker->retry.tries > (uint64_t)o->retry_attempts ||
-            app->entries.watch.retry.tries > (uint64_t)o->retry_attempts ||
-            app->containers.watch.retry.tries > (uint64_t)o->retry_attempts);
+    return app->opt.once &&
+           (reg->retry.tries > most || reg->list_retry.tries > most ||
+            docker->retry.tries > most || docker->list_retry.tries > most);
 }
 
 /* With -once: whether all has been done that could be. */
@@ -8744,35 +8446,37 @@ static bool app_is_done(const struct app *app)
 {
     const struct containers *cs = &app->containers;
 
-    return entries_idle(&app->entries) && session_ready(&cs->session) &&
-           cs->session.ever && !cs->watch.reading &&
-           cs->watch.due == UINT64_MAX && queue_first(&cs->queue) == NULL &&
-           !conn_busy(&cs->engine) && list_empty(&cs->unsettled) &&
-           (!containers_all_known(cs) || cs->pruned == containers_epochs(cs));
+    return side_idle(&app->entries.side) && side_idle(&cs->side) &&
+           list_empty(&cs->unsettled) &&
+           (!containers_all_known(cs) || !app->entries.prune_due);
 }
 
 /* The exit code of -once: 1 if something could not be done. */
 static int app_code(const struct app *app)
 {
-    return entries_counted(&app->entries).missing > 0 ||
-           !app->containers.complete ||
-           !list_empty(&app->containers.queue.later);
+    size_t waiting;
+
+    (void)entries_count(&app->entries, &waiting, false);
+    return waiting > 0 || !app->containers.side.whole ||
+           !list_empty(&app->containers.side.queue.later);
 }
 
 /* With -on-exit deregister: removes what we registered, as far as the
  * registry lets us within five seconds. */
 static void app_deregister(struct app *app)
 {
-    uint64_t now = os_now(), end = now + EXIT_MS;
+    struct side *side = &app->entries.side;
+    uint64_t end = os_now() + EXIT_MS;
+    size_t waiting;
 
     containers_exit(&app->containers);
     app_tick(app);
-    while (now < end && !entries_idle(&app->entries)) {
+    while (side->now < end && !side_idle(side)) {
         app_wait(app, end);
         app_tick(app);
-        now = os_now();
     }
-    if (entries_counted(&app->entries).missing > 0)
+    (void)entries_count(&app->entries, &waiting, false);
+    if (waiting > 0)
         log_at(LOG_WARN, "not all services could be deregistered");
 }
 
@@ -8812,7 +8516,7 @@ static int app_open(struct app *app, struct err *e)
         return -1;
     entries_init(&app->entries, &app->reg);
     containers_init(&app->containers, &app->entries);
-    app->entries.session.first_pause_ms =
+    app->entries.side.first_pause_ms =
         MS((uint64_t)app->opt.retry_interval);
     return 0;
 }

@@ -12,6 +12,7 @@ The first rule whose glob matches "METHOD /path" gives the answer.  An answer is
     (status, value)          a message: a dict or list goes as JSON, str and bytes as they are
     b"..."                   these raw bytes, then the connection is closed
     async function(writer)   takes over the connection, which is closed when it returns
+    Late(seconds, answer)    any of these, after a while
     function(request)        gives one of the above, or None to behave well after all
 """
 import asyncio
@@ -37,6 +38,19 @@ LONGEST_HEAD = 1 << 20      # an ID of 100 kB stands in a request line
 async def hang(_writer):
     """An answer: none."""
     await asyncio.sleep(3600)
+
+
+class Late:
+    """An answer that comes after so many seconds; a function() is called only then, and gives it."""
+
+    def __init__(self, seconds, answer):
+        self.seconds = seconds
+        self.answer = answer
+
+    async def wait(self):
+        await asyncio.sleep(self.seconds)
+        plain = callable(self.answer) and not inspect.iscoroutinefunction(self.answer)
+        return self.answer() if plain else self.answer
 
 
 async def plainly(writer, data):
@@ -104,6 +118,9 @@ class Peer:
                 return answer
         return None
 
+    def answered(self, request, answer):
+        """A whole message has been sent."""
+
     async def serve(self, reader, writer):
         task = asyncio.current_task()
         self.connections[task] = writer
@@ -115,12 +132,15 @@ class Peer:
                 answer = self.ruled(request)
                 if answer is None:
                     answer = self.answer(request)
+                if isinstance(answer, Late):
+                    answer = await answer.wait()
                 if callable(answer):
                     await answer(writer)
                     break
                 await self.deliver(writer, answer if isinstance(answer, bytes) else message(*answer))
                 if isinstance(answer, bytes):
                     break
+                self.answered(request, answer)
         except (asyncio.IncompleteReadError, asyncio.CancelledError, ConnectionError):
             pass
         except ValueError as e:     # also LimitOverrunError's cousins: what came is not HTTP
@@ -233,9 +253,16 @@ def listing(container):
                           "PublicPort": int(b["HostPort"] or 0), "Type": kind or "tcp"})
     return {"Id": container["Id"], "Names": [container["Name"]],
             "Image": container["Config"]["Image"], "Labels": container["Config"].get("Labels") or {},
-            "State": container["State"].get("Status", "running"), "Status": "Up 1 second", "Ports": ports,
+            "State": container["State"].get("Status", "running"), "Status": since(container["State"]), "Ports": ports,
             "HostConfig": {"NetworkMode": container["HostConfig"]["NetworkMode"]},
             "NetworkSettings": {"Networks": container["NetworkSettings"].get("Networks") or {}}}
+
+
+def since(state):
+    """A state in the words of a list."""
+    words = {"exited": "Exited (%d) 1 second ago", "restarting": "Restarting (%d) 1 second ago",
+             "created": "Created", "dead": "Dead", "paused": "Up 1 second (Paused)"}.get(state.get("Status"))
+    return (words or "Up 1 second").replace("%d", str(state.get("ExitCode")))
 
 
 EVENTS_HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -282,15 +309,22 @@ class Engine(Peer):
             if parts[1] in self.boxes:
                 return 200, self.text(self.boxes[parts[1]])
             return 404, {"message": "No such container: " + parts[1]}
+        if parts == ["networks"]:
+            return 200, list({net["Id"]: net for net in self.networks()}.values())
         if len(parts) == 2 and parts[0] == "networks":
-            for b in self.boxes.values():
-                for net, row in b["NetworkSettings"]["Networks"].items():
-                    if parts[1] in (net, row.get("NetworkID")):
-                        return 200, {"Name": net, "Id": row.get("NetworkID", ""), "Scope": "local",
-                                     "Driver": self.drivers.get(net, "bridge")}
+            for net in self.networks():
+                if parts[1] in (net["Name"], net["Id"]):
+                    return 200, net
             return 404, {"message": "network %s not found" % parts[1]}
         self.complain("asked for " + request.target)
         return 404, {"message": "page not found"}
+
+    def networks(self):
+        """Of each container, those that it is on."""
+        for b in self.boxes.values():
+            for name, row in (b["NetworkSettings"].get("Networks") or {}).items():
+                yield {"Name": name, "Id": row.get("NetworkID", ""), "Scope": "local",
+                       "Driver": self.drivers.get(name, "bridge")}
 
     def text(self, value):
         return json.dumps(value, ensure_ascii=not self.raw)

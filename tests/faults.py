@@ -103,7 +103,7 @@ def present():
     for i, entry in e2e.get("/v1/agent/services").items():
         mark = (entry["Meta"] or {}).get("registrator", "")
         found[i] = e2e.view(entry)
-        if entry["ID"] != i or not re.fullmatch("[^-]+-[^-]+", mark):
+        if entry["ID"] != i or not re.fullmatch(e2e.MARK, mark):
             found[i] = entry
     return found
 

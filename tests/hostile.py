@@ -37,6 +37,7 @@ from collections import namedtuple
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from glob import glob as files_like
+from shlex import quote
 
 import peers
 from fakes import (DEREGISTER, EVENTS_HEAD, REGISTER, Consul, Engine, body_of,
@@ -45,7 +46,7 @@ from peers import Failure, demand, equal
 
 AT_ONCE = 24
 MEMORY = float(os.environ.get("HOSTILE_MEMORY", "1"))
-DESCRIPTORS = 3 + 2 + 5 + 4     # std, the pipe of signals, engine, registry
+DESCRIPTORS = 3 + 2 + 9 + 4     # std, the pipe of signals, engine, registry
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 CASES = peers.Cases()
 add, case = CASES.add, CASES.case
@@ -150,10 +151,6 @@ class World(peers.World):
         demand(ended.cpu_s < peers.CPU_S,
                "busy: %.2f s of processor time%s" % (ended.cpu_s, what))
         return ended.log
-
-    def proc_mb(self, key):
-        with open("/proc/%d/status" % self.proc.pid) as f:
-            return int(re.search(key + r":\s*(\d+)", f.read())[1]) / 1024
 
     def descriptors(self):
         return len(os.listdir("/proc/%d/fd" % self.proc.pid))
@@ -1268,15 +1265,15 @@ WRAPPED = {}
 def build_wrapped():
     """A static registrator in which wrap.c stands before libc."""
     to = tempfile.mkdtemp(prefix="hostile-")
-    bearssl = files_like(ROOT + "/bearssl-0.6*")[0]
+    bearssl = files_like("bearssl-0.6*", root_dir=ROOT)[0]
     atexit.register(shutil.rmtree, to)
     wrap = ",".join("--wrap=" + name for name in (
         "malloc", "calloc", "realloc", "time", "clock_gettime"))
     subprocess.run(
         ["musl-gcc", "-O1", "-static", "-fno-pie", "-no-pie", "-Wl," + wrap,
          "-isystem", bearssl + "/inc", "-o", to + "/wrapped",
-         ROOT + "/registrator.c", ROOT + "/tests/wrap.c",
-         bearssl + "/build-musl-gcc/libbearssl.a"], check=True)
+         "registrator.c", "tests/wrap.c",
+         bearssl + "/build-musl-gcc/libbearssl.a"], cwd=ROOT, check=True)
     return to + "/wrapped"
 
 
@@ -1380,7 +1377,7 @@ def with_descriptors(w, n):
     script = w.path("few")
     with open(script, "w") as f:
         f.write('#!/bin/sh\nexport ASAN_OPTIONS=detect_leaks=0\n'
-                'ulimit -n %d && exec "%s" "$@"\n' % (n, w.binary))
+                'ulimit -n %d && exec %s "$@"\n' % (n, quote(w.binary)))
     os.chmod(script, 0o755)
     w.binary = script
 
@@ -1543,12 +1540,12 @@ async def _(w):
     await life(w, one, args=["-resync", "1"])
     used = []
     for number in range(6000):
+        del w.engine.requests[:]
         w.engine.attach(one, {"net%d" % number: "10.0.0.2"})
         (net,) = one["NetworkSettings"]["Networks"].values()
-        path = "/networks/" + net["NetworkID"]
-        while path not in (r.path for r in w.engine.requests[-5:]):
+        paths = {"/networks", "/networks/" + net["NetworkID"]}
+        while not paths & {r.path for r in w.engine.requests}:
             await asyncio.sleep(0)
-        del w.engine.requests[:-5]
         if number % 2000 == 1999:
             used.append(w.proc_mb("VmRSS"))
     demand(used[-1] - used[0] < 0.6 * MEMORY, "memory grows", repr(used))

@@ -20,11 +20,10 @@ import tarfile
 import time
 
 import e2e
-from e2e import (ADV, DIR, HOST, SOCK, Agent, Failure, case, docker,
+from e2e import (ADV, DIR, HOST, SOCK, TOP, Agent, Failure, case, docker,
                  expect, inspect, run, same, sh, svc, wait_for)
 
 e2e.cases.clear()               # ours follow
-TOP = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 SIZE_MAX = 200 * 1000           # bytes, all layers
 GROUP = 4242                    # of the engine's socket
 CONSUL_PATH = ":/var/cache/registrator-test"    # where setup.sh puts it

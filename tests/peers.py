@@ -20,9 +20,10 @@ import shutil
 import signal
 import sys
 import tempfile
+import time
 import traceback
 import unicodedata
-from collections import namedtuple
+from collections import Counter, namedtuple
 from functools import partial
 
 from fakes import Consul, Engine, body_of, box, hang, listing, plainly, state_of
@@ -33,7 +34,8 @@ CASE_S = 240        # for a whole case
 AT_ONCE = 8         # cases
 CPU_S = float(os.environ.get("PEERS_CPU_S", "0.3"))     # what a case may cost; more for a torture build
 SECRET = "s3cr3t"   # part of every token and password below
-ROUTINE = "Starting registrator|Using .* adapter|consul: current leader|Listening|Syncing|added:|ignored:"
+ROUTINE = "Starting registrator|Using .* adapter|consul: current leader|Listening|Syncing|in sync:|added:|ignored:"
+MARK = "[0-9a-f]{16}-[0-9a-f]{24}"      # OWNER-CONTENT
 
 
 class Failure(Exception):
@@ -106,13 +108,13 @@ class World:
         clean = {k: v for k, v in os.environ.items() if not k.startswith(("DOCKER_", "CONSUL_", "SERVICE_"))}
         return {**clean, "DOCKER_HOST": "unix://" + self.docker, **more}
 
-    async def spawn(self, *argv, stdout=None, **env):
+    async def spawn(self, *argv, stdout=None, stderr=None, **env):
         env = self.environment(**env)
         self.runs.append([self.path("out-%d" % len(self.runs)), self.path("err-%d" % len(self.runs))])
         with open(self.runs[-1][0], "wb") as out, open(self.runs[-1][1], "wb") as err:
             self.proc = await asyncio.create_subprocess_exec(
                 self.binary, *argv, env=env, user=self.user, stdin=asyncio.subprocess.DEVNULL,
-                stdout=stdout or out, stderr=err)
+                stdout=stdout or out, stderr=stderr or err)
         self.began = asyncio.get_running_loop().time()
         self.may_end = False
 
@@ -150,6 +152,10 @@ class World:
         with open("/proc/%d/stat" % self.proc.pid) as f:
             fields = f.read().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    def proc_mb(self, key):
+        with open("/proc/%d/status" % self.proc.pid) as f:
+            return int(re.search(key + r":\s*(\d+)", f.read())[1]) / 1024
 
     # -- looking
 
@@ -219,6 +225,15 @@ class World:
             equal("log lines without a date", undated, [])
 
 
+    async def close(self):
+        """The peers go away; the program too, if it still runs."""
+        self.engine.close()
+        self.consul.close()
+        if self.proc and self.proc.returncode is None:
+            self.proc.kill()
+            await self.proc.wait()
+
+
 def clean_text(data):
     try:
         text = data.decode()
@@ -268,6 +283,8 @@ def option_cases():
     bad("-log-level", "")
     bad("-on-exit", "stop")
     bad("-on-exit", "")
+    for value in ["10.1.2", "10.1.2.3/24", "10.1.2.3.4", "256.1.1.1", "any text", "http://10.1.2.3", "10.1.2.3:80"]:
+        bad("-ip", value)
     for value in ["never", "", "Always"]:
         bad("-deregister", value, '-deregister must be "always" or "on-success"')
     for value in ["0", "-5"]:
@@ -326,7 +343,7 @@ def accepted_cases():
             ("hostname", "zz", [], "zz:c:80", always),
             ("ip", "10.9.8.7", [], r"10\.9\.8\.7", always),
             ("ip", "lo", [], r"127\.0\.0\.1", always),
-            ("ip", "any text", [], "any text", always),
+            ("ip", "db.example.com", [], r"db\.example\.com", always),
             ("tags", "blue", [], "blue", always),
             ("useIpFromLabel", "addr", [], r"\b9\.9\.9\.9\b(?!/)", always),
             ("log-level", "error", [], listed, nothing),
@@ -435,8 +452,16 @@ def address_cases():
         return repr(text.replace(SECRET, "***")[:40])
 
     far, user = "unix://" + "/x" * 100, "me:%s@" % SECRET
-    for uri in ["nosuch://x", "http://127.0.0.1:8500", "localhost:8500", "Consul2:", "consulx://h", "x://" + user]:
+    for uri in ["nosuch://x", "Consul2:", "consulx://h", "x://" + user]:
         add("URI: unknown scheme " + shown(uri), refused, [uri], {}, 1, ["consul", "consul-unix", "print"])
+    for uri, meant in [("http://127.0.0.1:8500", "consul://"), ("https://h", "consul-tls://"),
+                       ("localhost:8500", "consul://"), ("10.1.2.3:8500", "consul://"),
+                       ("consul:10.1.2.3:8500", "consul://10.1.2.3:8500"), ("consul-tls:h", "consul-tls://h"),
+                       ("CONSUL://h", "consul://"), ("Consul:", "consul:"), ("Print:", "print:"),
+                       ("print", "print:"), ("print:x", "print:"), ("consul://h:8500/v1", "path"),
+                       ("consul://h?dc=x", "query"), ("consul-tls://h/x", "path"),
+                       ("zookeeper://h/x", "ZooKeeper is not supported")]:
+        add("URI: means another thing than it says: " + shown(uri), refused, [uri], {}, 1, [meant])
     for uri in ["consul://h:70000", "consul://h:0", "consul://h:-1", "consul://h:x", "consul://h:8500:9",
                 "consul://h\x01:8500", "consul://h\r\nX: y", "consul://a b:8500", "consul://[::1",
                 "consul://" + user + "h:70000", "consul-" + far, "consul-unix:", "consul-unix://"]:
@@ -631,9 +656,10 @@ def metadata_rows():
 
 def id_rows():
     me = "|".join([a()["Id"][:12], "h:a:80"])
-    for id_ in ["", "/x", "x//y", ".", "..", "x/..", "x/../y", "./x", "x/./y", "x\ty", "x\xa0y", "x\u200by", "\ufeffx"]:
+    for id_ in ["", "/x", "x//y", ".", "..", "x/..", "x/../y", "./x", "x/./y", "x\ty", "x\xa0y", "x\u200by", "\ufeffx",
+                "\xe9\u65e5\U0001f600", "caf\xe9", "x" * 1025]:
         yield Row("id refused: " + ascii(id_), [a(env=["SERVICE_ID=" + id_])], {"h:a:80": {}}, warns=[me])
-    for id_ in ["x", "x/y", "x..y", ".x", "my id", "a:b:80", "\xe9\u65e5\U0001f600"]:
+    for id_ in ["x", "x/y", "x..y", ".x", "my id", "a:b:80", "~!\"#$%&'()*+,;<=>?@[\\]^_`{|}", "x" * 1024]:
         yield Row("id taken: " + ascii(id_), [a(env=["SERVICE_ID=" + id_])], {id_: {"Port": 8080}})
     yield Row("one id for all ports", [a({443: 3, "80/udp": 2, 80: 1, "9/udp": 4}, env=["SERVICE_ID=x"])],
               {"x": {"Port": 4}, "x:80": {"Port": 1}, "x:80:udp": {"Port": 2}, "x:443": {"Port": 3}},
@@ -777,7 +803,7 @@ def check_rows():
 
 for rows in (name_rows, metadata_rows, id_rows, attribute_rows, address_rows, sharing_rows, check_rows):
     for each in rows():
-        add("services: " + each.name, services, each)
+        add("services: " + each.name[:80], services, each)
 
 
 @case("services: only keys that are needed")
@@ -786,7 +812,7 @@ async def _(w):
     equal("exit status", await w.once(), 0)
     sent = w.consul.sent["h:a:80"]
     demand(sent.keys() <= {"ID", "Name", "Port", "Address", "Tags", "Meta"}, "more keys than needed", repr(sent))
-    demand(re.fullmatch("[^-]+-[^-]+", sent["Meta"]["registrator"]), "the mark is not OWNER-CONTENT", repr(sent))
+    demand(re.fullmatch(MARK, sent["Meta"]["registrator"]), "the mark is not OWNER-CONTENT", repr(sent))
 
 
 # ==== D. Life: section 6 ========================================================================
@@ -1440,7 +1466,7 @@ async def owned(w, *args):
     other = owner.translate(str.maketrans("0123456789abcdef", "fedcba9876543210"))
     for service in [entry("ghost", mark), entry("oldhost:gone:80", owner + "-" + content[::-1]),
                     entry("other", other + "-" + content), entry("h:other:80", other + "-" + content),
-                    entry("odd", "nodash"), entry("unmarked")]:
+                    entry("odd", mark.replace("-", "")), entry("unmarked")]:
         w.consul.put(service)
     w.consul.put(entry("bare"))
     w.consul.services["bare"].update(Tags=None, Meta=None, Port=None, Proxy={"Upstreams": [{"x": [[], {}]}]})
@@ -1503,14 +1529,17 @@ async def _(w):
     w.consul.on("GET /v1/agent/services", (200, {}))
     await life(w, a(), args=["-resync", "1"])
     await w.until_services("h:first:80", "h:a:80")
-    await w.quiet(4)
-    said = w.lines(ROUTINE)
-    equal("lines about it", len(said), 1)
+    loop = asyncio.get_running_loop()
+    begin, before = loop.time(), len(w.writes())
+    await asyncio.sleep(4)
+    again, most = Counter(w.writes(before)), loop.time() - begin + 1
+    equal("what is written again", again.keys(), {("register", "h:first:80"), ("register", "h:a:80")})
+    demand(max(again.values()) <= most, "more than a write a resync", repr(again))
+    equal("lines about it", len(w.lines(ROUTINE)), 1)
     w.engine.start(box("b", {80: 8081}))
     await w.until_services("h:first:80", "h:a:80", "h:b:80")
     w.engine.die(a())
     await w.until_services("h:first:80", "h:b:80")
-    await w.quiet(2.5)
 
 
 @case("trouble: an agent too old to keep Meta")
@@ -1578,6 +1607,12 @@ async def at_rest(args, w):
 add("trouble: at rest", at_rest, [])
 add("trouble: at rest with options", at_rest,
     ["-cleanup", "-deregister", "on-success", "-tags", "t", "-ttl", "9", "-ttl-refresh", "3"])
+
+
+@case("trouble: -ttl has no effect with Consul, which one line says")
+async def _(w):
+    await life(w, args=["-ttl", "9", "-ttl-refresh", "3"])
+    equal("lines about it", len([line for line in w.lines(ROUTINE) if "-ttl" in line]), 1)
 
 
 @case("trouble: a change while it was away is one write")
@@ -1845,9 +1880,35 @@ async def _(w):
     for text in ["Starting registrator ", "Using consul adapter: " + w.uri, "consul: current leader 127.0.0.1:8300",
                  "Listening for Docker events ...", "added: %s h:a:80" % id12, "removed: %s h:a:80" % id12,
                  "ignored: %s no published ports" % bare["Id"][:12],
-                 "ignored: %s port 81 not published on host" % id12, "ignored: %s service on port 82" % id12]:
+                 "ignored: %s port 81 not published on host" % id12,
+                 "ignored: %s service on port 82: SERVICE_IGNORE is set" % id12]:
         equal("times it logs %r" % text, w.log.count("registrator: " + text), 1)
     demand(re.search(r"registrator: Syncing services on \d+ containers", w.log), "no line about syncing")
+    demand(re.search(r"registrator: in sync: 1 services? of 2 containers, 1 written, 0 removed\n", w.log),
+           "no line about how it stands")
+
+
+@case("log: in UTC, whatever the zone")
+async def _(w):
+    await life(w, TZ="XXX-5")
+    hour, now = w.lines()[0][11:13], time.gmtime()
+    demand((int(hour) - now.tm_hour) % 24 in (0, 1, 23), "not UTC", w.lines()[0], time.asctime(now))
+
+
+@case("log: how it stands after each first pass")
+async def _(w):
+    """At the start, and when either side is back."""
+    w.has(a(), box("b", {80: 8081}))
+    await w.run()
+    await w.until_log("in sync: 2 services of 2 containers, 2 written, 0 removed")
+    w.engine.boxes.popitem()
+    w.engine.drop()
+    await w.until_log("in sync: 1 services? of 1 containers?, 0 written, 1 removed")
+    w.consul.close()
+    w.engine.start(box("c", {80: 8082}))
+    await w.until_log("consul: .*trying again")
+    await w.consul.listen(port=w.port)
+    await w.until_log("in sync: 2 services of 2 containers, 1 written, 0 removed")
 
 
 # ==== F. Hostile text ===========================================================================
@@ -1883,9 +1944,9 @@ async def hostile(row, w):
     evil = box("evil", {80: 8080, 81: 8081}, image=text, env=["SERVICE_80_NAME=" + text, "SERVICE_NOTE=" + text,
                                                              "SERVICE_CHECK_SCRIPT=" + text],
                labels={"SERVICE_TAGS": text, "SERVICE_81_ID": text, text: text, "SERVICE_" + text: text})
-    name = "".join(c for c in text if c not in "/" and plain(c).isprintable())
+    name = "n" + "".join(c for c in text if re.fullmatch("[ -.0-~]", c))    # as Docker's, not empty
     named = box(name, {80: 8082})
-    id_ = text if plain(text).isprintable() else "h:evil:81"    # Consul could not deregister it
+    id_ = text if re.fullmatch("[ -~]+", text) else "h:evil:81"     # Consul could not deregister it
     await life(w, good)
     w.engine.start(evil)
     w.engine.start(named)
@@ -1910,8 +1971,9 @@ async def _(w):
     long = "x" * 100000
     await life(w, a(env=["SERVICE_TAGS=" + long, "SERVICE_NOTE=" + long, "PATH=" + long], labels={long: long}))
     w.engine.start(box("b", {80: 8081}, labels={"SERVICE_CHECK_HTTP": "/" + long}))
-    await w.until_services(first={}, a={"Tags": [long], "Meta": {}},
+    await w.until_services(first={}, a={"Tags": None, "Meta": {}},
                            b={"Check": {"HTTP": "http://%s:8081/%s" % (HOST, long), "Interval": "10s"}})
+    demand(re.search(a()["Id"][:12] + ".*tags", w.log), "no warning about the tags")
     demand(max(map(len, w.lines())) < 10000, "a log line of %d bytes" % max(map(len, w.lines())))
 
 
@@ -2025,11 +2087,7 @@ async def run_case(kind, binary, name, test, limit):
             except Exception as e:      # a mistake of the test is a failure too
                 reason, details = "%s: %s" % (type(e).__name__, e), traceback.format_exc().splitlines()[-3:-1]
             finally:
-                w.engine.close()
-                w.consul.close()
-                if w.proc and w.proc.returncode is None:
-                    w.proc.kill()
-                    await w.proc.wait()
+                await w.close()
             log = ["log: " + repr(line[:500])[1:-1] for line in (w.lines()[-12:] if w.runs else [])]
             return ["not ok %s: %s" % (name, reason)] + ["  " + line for line in [*details, *log]]
 
