@@ -741,14 +741,18 @@ static void buf_vfmt(struct buf *b, const char *f, va_list args)
     }
 }
 
+/* In a function with a format and its arguments: adds what they make. */
+#define BUF_FORMAT(b, format) do { \
+        va_list args; \
+        va_start(args, format); \
+        buf_vfmt(b, format, args); \
+        va_end(args); \
+    } while (0)
+
 PRINTF(2, 3)
 static void buf_fmt(struct buf *b, const char *format, ...)
 {
-    va_list args;
-
-    va_start(args, format);
-    buf_vfmt(b, format, args);
-    va_end(args);
+    BUF_FORMAT(b, format);
 }
 
 /* The same as a text in memory of a. */
@@ -756,11 +760,8 @@ PRINTF(2, 3)
 static struct str str_fmt(struct arena *a, const char *format, ...)
 {
     struct buf b = { 0 };
-    va_list args;
 
-    va_start(args, format);
-    buf_vfmt(&b, format, args);
-    va_end(args);
+    BUF_FORMAT(&b, format);
     return buf_done(&b, a);
 }
 
@@ -898,12 +899,9 @@ PRINTF(2, 3)
 static int err_set(struct err *e, const char *format, ...)
 {
     struct buf b = { 0 };
-    va_list args;
     size_t i;
 
-    va_start(args, format);
-    buf_vfmt(&b, format, args);
-    va_end(args);
+    BUF_FORMAT(&b, format);
     for (i = 0; i < b.n && i < sizeof e->text - 1; i++)
         e->text[i] = b.p[i] == '\0' ? ' ' : b.p[i];
     e->text[i] = '\0';
@@ -947,13 +945,10 @@ static void log_at(enum log_level level, const char *format, ...)
     struct buf text = { 0 }, line = { 0 };
     time_t now = time(NULL);
     struct tm tm = { 0 };
-    va_list args;
 
     if (level > log_limit)
         return;
-    va_start(args, format);
-    buf_vfmt(&text, format, args);
-    va_end(args);
+    BUF_FORMAT(&text, format);
     (void)gmtime_r(&now, &tm);
     buf_fmt(&line, "%d/%02d/%02d %02d:%02d:%02d registrator: ",
             tm.tm_year + 1900, tm.tm_mon + 1, tm.tm_mday, tm.tm_hour,
@@ -4152,7 +4147,7 @@ struct docker_container {
     unsigned exit_code;
     struct docker_port *port;   /* by number, tcp first */
     size_t ports;
-    struct docker_network *network;     /* by name */
+    struct docker_network *network;
     size_t networks;
     struct docker_var *env, *label;     /* in the engine's order */
     size_t envs, labels;
@@ -4279,13 +4274,6 @@ static void docker_ports(struct docker_container *c, const struct json *j)
     c->ports = kept;
 }
 
-static int docker_network_cmp(const void *a, const void *b)
-{
-    const struct docker_network *p = a, *q = b;
-
-    return str_cmp(p->name, q->name);
-}
-
 /* NetworkSettings.Networks since Docker 1.9; before, the default bridge's
  * address stands in NetworkSettings itself.  The swarm's ingress network is
  * nobody's address. */
@@ -4313,7 +4301,6 @@ static void docker_networks(struct docker_container *c, const struct json *j)
         if (n->ip.n == 0)
             n->ip = json_get_str(j, i + 1, "GlobalIPv6Address", &c->arena);
     }
-    qsort(c->network, c->networks, sizeof *c->network, docker_network_cmp);
 }
 
 /* Config.Env, ["K=V", "K"], of which the second is no variable; or
@@ -4394,55 +4381,37 @@ static void docker_read_networks(struct buf *known, const struct json *j)
     }
 }
 
-/* Sets `routable` of all networks of the container.  False: one of them is
- * not among the known ones. */
-static bool docker_set_routable(struct docker_container *c, struct str known)
+/* Sets `routable` of the container's networks.  It matters if a port may be
+ * reached at the container's own address: one that is exposed but missing in
+ * Ports; with Podman, any, since that (seen in 4.3) lists ports as published on
+ * macvlan and ipvlan, where nothing is, which is undone here.  False: it
+ * matters, and a network is not among the known ones. */
+static bool docker_set_routable(struct docker_container *c, struct str known,
+                                bool podman)
 {
-    bool all = true;
+    bool matters = false, all_known = true, all_routable = true;
     size_t i, at;
 
-    for (i = 0; i < c->networks; i++) {
-        struct str id = c->network[i].id;
-
-        if (!docker_id(id))
-            continue;           /* Docker before 1.10 has no others */
-        at = str_find(known, id);
-        all = all && at < known.n;
-        c->network[i].routable = at < known.n && known.p[at + id.n] == '+';
-    }
-    return all;
-}
-
-/* Whether a port may be reached at the container's own address, so that the
- * drivers of its networks matter: one that is exposed but missing in Ports;
- * with Podman, any. */
-static bool docker_networks_matter(const struct docker_container *c,
-                                   bool podman)
-{
-    size_t i;
-
-    if (!c->running || docker_shares(c) ||
-        str_eq(c->mode, STR("host")) || str_eq(c->mode, STR("none")))
-        return false;
     for (i = 0; i < c->ports; i++)
-        if (!c->port[i].listed || podman)
-            return true;
-    return false;
-}
+        matters = matters || podman || !c->port[i].listed;
+    if (!matters || !c->running || docker_shares(c) ||
+        str_eq(c->mode, STR("host")) || str_eq(c->mode, STR("none")))
+        return true;
+    for (i = 0; i < c->networks; i++) {
+        struct docker_network *n = &c->network[i];
 
-/* Podman (seen in 4.3) lists ports as published on macvlan and ipvlan, where
- * nothing is.  This undoes it: what remains is as Docker has it. */
-static void docker_fix_podman_ports(struct docker_container *c)
-{
-    size_t i;
-
-    for (i = 0; i < c->networks; i++)
-        if (!c->network[i].routable)
-            return;
-    for (i = 0; i < c->ports; i++) {
+        if (docker_id(n->id)) {         /* Docker before 1.10 has no others */
+            at = str_find(known, n->id);
+            all_known = all_known && at < known.n;
+            n->routable = at < known.n && known.p[at + n->id.n] == '+';
+        }
+        all_routable = all_routable && n->routable;
+    }
+    for (i = 0; podman && all_routable && i < c->ports; i++) {
         c->port[i].listed = false;
         c->port[i].host_port = 0;
     }
+    return all_known;
 }
 
 /* ---- The engine ---- */
@@ -4578,7 +4547,6 @@ static void svc_note(struct svc_notes *notes, enum log_level level,
 {
     struct svc_note *note;
     struct buf text = { .max = ERR_MAX };
-    va_list args;
 
     for (note = notes->first; level == LOG_WARN && note != NULL;
          note = note->next)
@@ -4588,9 +4556,7 @@ static void svc_note(struct svc_notes *notes, enum log_level level,
         }
     if (level != LOG_WARN && notes->n++ >= NOTES_MAX)
         return;
-    va_start(args, format);
-    buf_vfmt(&text, format, args);
-    va_end(args);
+    BUF_FORMAT(&text, format);
     note = arena_alloc(&notes->arena, sizeof *note);
     note->next = NULL;
     note->level = level;
@@ -4770,7 +4736,7 @@ static bool svc_next_tag(struct str *list, struct buf *tag)
 {
     tag->n = 0;
     while (list->n > 0) {
-        bool escaped = str_prefix(*list, STR("\\,"));
+        bool escaped = *list->p == '\\' && list->n > 1 && list->p[1] == ',';
         char c = escaped ? ',' : *list->p;
 
         *list = str_from(*list, escaped ? 2 : 1);
@@ -4965,19 +4931,17 @@ static struct str svc_own_address(const struct docker_container *c,
 {
     struct str mode = str_eq(c->mode, STR("default")) ? STR("bridge")
                                                       : c->mode;
-    struct str found = STR("");
-    size_t i;
+    const struct docker_network *first = NULL, *n = c->network;
 
-    for (i = 0; i < c->networks; i++) {
-        const struct docker_network *n = &c->network[i];
-
+    for (; n < c->network + c->networks; n++) {
         if (n->ip.n == 0 || (routable && !n->routable))
             continue;
         if (str_eq(n->name, mode) || (n->id.n > 0 && str_eq(n->id, mode)))
             return n->ip;
-        found = found.n == 0 ? n->ip : found;
+        if (first == NULL || str_cmp(n->name, first->name) < 0)
+            first = n;
     }
-    return found;
+    return first != NULL ? first->ip : STR("");
 }
 
 /* How others reach a port: not at all, at the host, or at the very address. */
@@ -7390,11 +7354,9 @@ static void question_on_networks(struct request *r, const struct answer *a)
     conn_reason(a, &why);
     if (a->status == 200 && json_parse(&cs->side.json, a->body, &why) == 0)
         docker_read_networks(&cs->networks, &cs->side.json);
-    known = docker_set_routable(q->info, buf_str(&cs->networks));
+    known = docker_set_routable(q->info, buf_str(&cs->networks), cs->podman);
     err_set(&e, "GET /networks: %.400s", a->status == 200
             ? "it does not show the network of the container" : why.text);
-    if (cs->podman)
-        docker_fix_podman_ports(q->info);
     container_apply(q, NULL, known ? NULL : &e);
 }
 
@@ -7404,18 +7366,15 @@ static void question_go_on(struct question *q)
     struct containers *cs = q->containers;
     struct docker_container *info = q->info;
     bool shares = docker_shares(info);
-    bool matter = docker_networks_matter(info, cs->podman);
 
     container_share(cs, q->container,
                     shares ? str_after(info->mode, ':') : STR(""));
-    if (matter && !docker_set_routable(info, buf_str(&cs->networks))) {
+    if (!docker_set_routable(info, buf_str(&cs->networks), cs->podman)) {
         conn_send(&cs->engine, containers_get(cs, "/networks", STR(""), ""), q,
                   question_on_networks);
     } else if (shares && info->running) {
         question_ask(q, str_of(q->container->network_of), question_on_shared);
     } else {
-        if (matter && cs->podman)
-            docker_fix_podman_ports(info);
         container_apply(q, NULL, NULL);
     }
 }

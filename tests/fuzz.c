@@ -278,9 +278,7 @@ static void fuzz_docker(struct str in)
     CHECK(known.n % 66 == 0);
     c = docker_inspect(&j);
     if (c != NULL) {
-        (void)docker_set_routable(c, edge(buf_str(&known)));
-        if (docker_networks_matter(c, *in.p & 1) && (*in.p & 1) != 0)
-            docker_fix_podman_ports(c);
+        (void)docker_set_routable(c, edge(buf_str(&known)), *in.p & 1);
         fuzz_derive(c, c->ports % 2 ? c : NULL, (unsigned char)*in.p);
     }
     docker_free(c);

@@ -1611,7 +1611,7 @@ static void docker_inspects(void)
           "{'web':{'IPAddress':'10.0.0.2','NetworkID':'f'},'ingress':"
           "{'IPAddress':'10.255.0.3'},'app':{'IPAddress':'',"
           "'GlobalIPv6Address':'fd00::2'},'none':null}}}",
-          "n   runs app@fd00::2 none@ web@10.0.0.2" },
+          "n   runs web@10.0.0.2 app@fd00::2 none@" },
         /* environment and labels */
         { HEAD RUNS "'Config':{'Env':['A=1','B','C=','D=x=y\\nz','=e',7,null],"
           "'Labels':{'L':'v','M':null,'':''}},'NetworkSettings':{'Networks':"
@@ -1657,20 +1657,22 @@ static void docker_inspects(void)
     buf_free(&text);
 }
 
-/* Which networks are known, and which of them are on the wire. */
-static void docker_networks_known(void)
+/* Which networks are known, and which of them are on the wire: where that
+ * matters. */
+static void docker_wires(void)
 {
     static const char *const in =
         "[{'Id':'@','Driver':'macvlan'},{'Id':'x','Driver':'macvlan'},null,"
-        "{'Driver':'ipvlan'},{'Id':'%','Driver':'bridge'},{'Id':'$'}]";
+        "{'Driver':'ipvlan'},{'Id':'%','Driver':'bridge'},{'Id':'$'},"
+        "{'Id':'&','Driver':'ipvlan'}]";
     static const struct {
         const char *ids;            /* of the container's networks */
         bool known;
         const char *routable;
     } row[] = {
         { "", true, "" }, { "@", true, "+" }, { "%", true, "-" },
-        { "$", true, "-" }, { "@%", true, "+-" }, { "!", false, "-" },
-        { "@!", false, "+-" }, { "x", true, "-" },
+        { "$", true, "-" }, { "@%", true, "+-" }, { "@&", true, "++" },
+        { "!", false, "-" }, { "@!", false, "+-" }, { "x", true, "-" },
     };
     struct json j = { .n = 0 };
     struct buf text = { .max = 0 }, known = { .max = 0 };
@@ -1682,7 +1684,7 @@ static void docker_networks_known(void)
         for (k = 0; k < 64; k++)
             id[i][k] = "0123456789abcdef"[(k + i) % 16];
     for (i = 0; in[i] != '\0'; i++)
-        if (strchr("@%$", in[i]) != NULL)
+        if (strchr("@%$&", in[i]) != NULL)
             for (k = 0; k < 64; k++)
                 buf_byte(&text, id[(size_t)in[i]][k]);
         else
@@ -1692,7 +1694,9 @@ static void docker_networks_known(void)
     docker_read_networks(&known, &j);
     for (i = 0; i < LENGTH(row); i++) {
         struct docker_network n[2];
-        struct docker_container c = { .network = n };
+        struct docker_port port = { .number = 80, .exposed = true };
+        struct docker_container c = { .running = true, .port = &port,
+                                      .ports = 1, .network = n };
 
         memset(n, 0, sizeof n);
         for (k = 0; row[i].ids[k] != '\0'; k++) {
@@ -1701,8 +1705,8 @@ static void docker_networks_known(void)
             n[k].id.n = row[i].ids[k] == 'x' ? 1 : 64;
         }
         c.networks = k;
-        ROW(docker_set_routable(&c, edge(buf_str(&known))) == row[i].known,
-            row[i].ids);
+        ROW(docker_set_routable(&c, edge(buf_str(&known)), false) ==
+            row[i].known, row[i].ids);
         for (k = 0; k < c.networks; k++)
             ROW(n[k].routable == (row[i].routable[k] == '+'), row[i].ids);
     }
@@ -1711,8 +1715,9 @@ static void docker_networks_known(void)
     buf_free(&known);
 }
 
-/* Whether the drivers of its networks matter, with Docker and with Podman. */
-static void docker_wires(void)
+/* Whether the networks of a container have to be known, with Docker and with
+ * Podman. */
+static void docker_wires_matter(void)
 {
     static const struct {
         const char *ports, *exposed, *mode;
@@ -1738,17 +1743,17 @@ static void docker_wires(void)
         in.n = 0;
         buf_fmt(&in, "{'Id':'@','Name':'/n','State':{'Running':true},'Config':"
                 "{'ExposedPorts':{%s}},'HostConfig':{'NetworkMode':'%s'},"
-                "'NetworkSettings':{'Ports':{%s},'Networks':{}}}",
-                row[i].exposed, row[i].mode, row[i].ports);
+                "'NetworkSettings':{'Ports':{%s},'Networks':{'a':{'NetworkID':"
+                "'@'}}}}", row[i].exposed, row[i].mode, row[i].ports);
         buf_byte(&in, '\0');
         WANT(json_parse(&j, edge(quoted(&text, in.p)), &e) == 0);
         c = docker_inspect(&j);
         WANT(c != NULL);
-        want(docker_networks_matter(c, false) == row[i].docker &&
-             docker_networks_matter(c, true) == row[i].podman, __LINE__,
-             "row %zu", i);
+        want(docker_set_routable(c, STR(""), false) == !row[i].docker &&
+             docker_set_routable(c, STR(""), true) == !row[i].podman,
+             __LINE__, "row %zu", i);
         c->running = false;
-        want(!docker_networks_matter(c, true), __LINE__, "row %zu", i);
+        want(docker_set_routable(c, STR(""), true), __LINE__, "row %zu", i);
         docker_free(c);
     }
     json_free(&j);
@@ -1763,26 +1768,32 @@ static void docker_podman_ports(void)
     static const char *const in =
         HEAD RUNS "'Config':{'ExposedPorts':{'80/tcp':{},'81/tcp':{}}},"
         "'NetworkSettings':{'Ports':{'80/tcp':[{'HostIp':'','HostPort':'8'}],"
-        "'81/tcp':null},'Networks':{'a':{'IPAddress':'1.1.1.1'},"
-        "'b':{'IPAddress':'2.2.2.2'}}}}";
-    static const char *const out[] = {
-        "n   runs 80/tcpLE=:8 81/tcpLE a@1.1.1.1 b@2.2.2.2",
-        "n   runs 80/tcpE 81/tcpE a@1.1.1.1 b@2.2.2.2"
+        "'81/tcp':null},'Networks':{'a':{'IPAddress':'1.1.1.1','NetworkID':"
+        "'@'},'b':{'IPAddress':'2.2.2.2','NetworkID':'@'}}}}";
+    static const char *const listed =
+        "n   runs 80/tcpLE=:8 81/tcpLE a@1.1.1.1 b@2.2.2.2";
+    static const struct {
+        bool podman;
+        const char *known, *out;
+    } row[] = {
+        { false, "@+", listed }, { true, "", listed }, { true, "@-", listed },
+        { true, "@+", "n   runs 80/tcpE 81/tcpE a@1.1.1.1 b@2.2.2.2" },
     };
     struct json j = { .n = 0 };
     struct buf text = { .max = 0 };
-    struct docker_container *c;
     struct err e;
     size_t i;
 
-    WANT(json_parse(&j, edge(quoted(&text, in)), &e) == 0);
-    c = docker_inspect(&j);
-    for (i = 0; i < LENGTH(out); i++) {
-        c->network[i].routable = true;
-        docker_fix_podman_ports(c);
-        SAME(container_text(&text, c), str_of(out[i]), "ports");
+    for (i = 0; i < LENGTH(row); i++) {
+        struct docker_container *c;
+
+        WANT(json_parse(&j, edge(quoted(&text, in)), &e) == 0);
+        c = docker_inspect(&j);
+        (void)docker_set_routable(c, quoted(&text, row[i].known),
+                                  row[i].podman);
+        SAME(container_text(&text, c), str_of(row[i].out), row[i].known);
+        docker_free(c);
     }
-    docker_free(c);
     json_free(&j);
     buf_free(&text);
 }
@@ -4853,8 +4864,8 @@ int UNIT_MAIN(int argc, char **argv)
         { "opt addresses", opt_addresses }, { "opt uris", opt_uris },
         { "docker events", docker_events }, { "docker rows", docker_rows },
         { "docker inspects", docker_inspects },
-        { "docker networks", docker_networks_known },
         { "docker wires", docker_wires },
+        { "docker wires matter", docker_wires_matter },
         { "docker podman ports", docker_podman_ports },
         { "docker gone", docker_gone },
         { "docker engines", docker_engines },
