@@ -295,11 +295,9 @@ static void *arena_alloc(struct arena *a, size_t n)
     if (c == NULL || c->room - c->used < n) {
         room = c == NULL ? 128 : c->room < 65536 ? c->room * 2 : c->room;
         room = room < n ? n : room;
-        c = mem_new(sizeof *c + room);
-        c->before = a->last;
-        c->used = 0;
-        c->room = room;
-        a->last = c;
+        a->last = mem_new(sizeof *c + room);
+        *a->last = (struct chunk){ .before = c, .room = room };
+        c = a->last;
     }
     c->used += n;
     return (char *)c->data + (c->used - n);
@@ -1026,22 +1024,18 @@ static size_t json_add(struct json *j, enum json_type type, size_t at,
  * quotes; 0 if it is not one. */
 static size_t json_string(struct str s)
 {
-    size_t i, k;
+    size_t i;
 
     for (i = 1; i < s.n && (unsigned char)s.p[i] >= 0x20; i++) {
         if (s.p[i] == '"')
             return i + 1;
         if (s.p[i] != '\\')
             continue;
-        if (++i == s.n)
+        if (++i == s.n || !str_has(STR("\"\\/bfnrtu"), s.p[i]))
             return 0;
-        if (s.p[i] == 'u') {
-            for (k = 0; k < 4; k++)
-                if (++i == s.n || !str_hexdigit(s.p[i]))
-                    return 0;
-        } else if (str_index(STR("\"\\/bfnrt"), s.p[i]) == 8) {
+        if (s.p[i] == 'u' && (s.n - i < 5 ||
+            !str_all(str_upto(str_from(s, i + 1), 4), str_hexdigit)))
             return 0;
-        }
     }
     return 0;
 }
@@ -1264,8 +1258,8 @@ struct splitter {
     bool begun;         /* that bracket has been seen */
     bool quoted;        /* in a string */
     bool escaped;       /* there, behind a backslash */
-    size_t names;       /* strings at the depth of the objects, less those
-                           objects that must have one */
+    size_t names;       /* strings at the depth of the objects, less the
+                           objects if each must have one */
     struct buf element;
 };
 
@@ -1299,7 +1293,7 @@ static bool json_split_byte(struct splitter *s, char c)
         if ((outside && (c != s->open || (s->begun && s->at > 0))) ||
             (s->depth == s->at && c != '{'))
             return false;
-        s->names -= s->depth == s->at && !outside && s->open == '{';
+        s->names -= s->depth == 1 && s->at == 1 && s->open == '{';
         s->begun = true;
         s->depth++;
     } else if (!outside && (c == '}' || c == ']')) {
@@ -1520,31 +1514,17 @@ static int os_signals(struct err *e)
     return 0;
 }
 
-/* Waits until one of p[n] is ready, a signal comes or ms have passed.  poll
- * gets only those that are open: it refuses more fields than the process may
- * have descriptors (ulimit -n). */
+/* Waits until one of p[n] is ready, a signal comes or ms have passed.  There
+ * must be room for one more behind them. */
 static void os_wait(struct pollfd *p, size_t n, uint64_t ms)
 {
-    struct pollfd open[2 * CONNS_MAX + 1];
     char drain[64];
-    size_t i, m = 0;
-    int ready;
 
-    CHECK(n < LENGTH(open));
-    for (i = 0; i < n; i++)
-        if (p[i].fd >= 0)
-            open[m++] = p[i];
-    open[m].fd = os_pipe[0];
-    open[m].events = POLLIN;
-    open[m].revents = 0;
-    ready = poll(open, (nfds_t)(m + 1), ms > INT_MAX ? INT_MAX : (int)ms);
-    for (i = m = 0; i < n; i++) {
-        p[i].revents = 0;
-        if (ready > 0 && p[i].fd >= 0)  /* else EINTR, or time is up */
-            p[i].revents = open[m++].revents;
-    }
-    while (ready > 0 && open[m].revents != 0 &&
-           read(os_pipe[0], drain, sizeof drain) > 0)
+    p[n].fd = os_pipe[0];
+    p[n].events = POLLIN;
+    if (poll(p, (nfds_t)n + 1, ms > INT_MAX ? INT_MAX : (int)ms) <= 0)
+        return;                         /* time is up, or EINTR */
+    while (p[n].revents != 0 && read(os_pipe[0], drain, sizeof drain) > 0)
         continue;
 }
 
@@ -4581,11 +4561,8 @@ static void svc_note(struct svc_notes *notes, enum log_level level,
         return;
     BUF_FORMAT(&text, format);
     note = arena_alloc(&notes->arena, sizeof *note);
-    note->next = NULL;
-    note->level = level;
-    note->ignored = ignored;
-    note->format = format;
-    note->others = 0;
+    *note = (struct svc_note){ .level = level, .ignored = ignored,
+                               .format = format };
     note->text = buf_done(&text, &notes->arena);
     if (notes->last != NULL)
         notes->last->next = note;
@@ -4974,30 +4951,27 @@ struct svc_endpoint {
     struct str ip;      /* of the binding, or the container's own */
 };
 
-/* A port of a container that does not run: where it was while it ran.  Who was
- * never seen running has port 0: it can keep what its ID names, no more. */
+/* A port of a container that does not run: where it was while it ran.  One that
+ * was never seen running has port 0: it can keep what its ID names, no more. */
 static struct svc_endpoint svc_former_endpoint(struct svc_job *job,
                                                const struct docker_port *p)
 {
     struct svc_endpoint at = { SVC_PUBLISHED, 0, { "", 0 } };
     const struct svc_set *before = job->before;
-    bool udp = p->proto == DOCKER_UDP;
 
-    for (; before != NULL && job->at_before < before->n; job->at_before++) {
-        const struct service *s = &before->service[job->at_before];
-
-        if (s->exposed > p->number ||
-            (s->exposed == p->number && s->udp && !udp))
-            break;
-        if (s->exposed == p->number && s->udp == udp) {
-            at.reach = SVC_ADDRESS;
-            at.port = s->port;
-            at.ip = s->address;
-            return at;
-        }
-    }
     if (before != NULL)
         at.reach = SVC_NOT;
+    for (; before != NULL && job->at_before < before->n; job->at_before++) {
+        const struct service *s = &before->service[job->at_before];
+        int d = s->exposed == p->number
+            ? s->udp - (p->proto == DOCKER_UDP)
+            : s->exposed < p->number ? -1 : 1;
+
+        if (d == 0)
+            at = (struct svc_endpoint){ SVC_ADDRESS, s->port, s->address };
+        if (d >= 0)
+            break;
+    }
     return at;
 }
 
@@ -8392,7 +8366,7 @@ static void app_wait(struct app *app, uint64_t at_most)
 {
     struct entries *es = &app->entries;
     struct containers *cs = &app->containers;
-    struct pollfd fd[2 * CONNS_MAX];
+    struct pollfd fd[2 * CONNS_MAX + 1];
     const uint64_t due_at[] = { side_due(&es->side), es->renew_due,
                                 containers_due(cs) };
     uint64_t due = at_most, now = os_now();

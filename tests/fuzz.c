@@ -95,7 +95,7 @@ static void fuzz_list(unsigned depth, char open, struct str in)
         if (json_type(&j, v) == JSON_OBJECT)
             buf_fmt(&wanted, "%.*s|", PUT(json_raw(&j, v)));
         else
-            odd = odd || json_type(&j, v) != JSON_STRING;
+            odd = true;
     }
     buf_byte(&wanted, '.');
     if (!odd)
