@@ -82,8 +82,9 @@ static void fuzz_list(unsigned depth, char open, struct str in)
 {
     static struct json j;
     struct buf wanted = { .max = 0 }, got = { .max = 0 };
-    bool plain = true;          /* what is no object is odd, or no list */
+    bool plain = true;          /* of others, each byte is said to be odd */
     struct err e;
+    bool odd = false;           /* each byte of another value is said to be */
     size_t i;
 
     if (depth != 1 || json_parse(&j, edge(in), &e) != 0 ||
@@ -92,12 +93,13 @@ static void fuzz_list(unsigned depth, char open, struct str in)
     for (i = 0; json_next(&j, JSON_ROOT, &i);) {
         size_t v = open == '{' ? i + 1 : i;
 
-        plain = plain && json_type(&j, v) == JSON_OBJECT;
-        if (plain)
+        if (json_type(&j, v) == JSON_OBJECT)
             buf_fmt(&wanted, "%.*s|", PUT(json_raw(&j, v)));
+        else
+            odd = true;
     }
     buf_byte(&wanted, '.');
-    if (plain)
+    if (!odd)
         CHECK(str_eq(split_all(&got, depth, open, in, in.n),
                      buf_str(&wanted)));
     buf_free(&wanted);
@@ -207,6 +209,7 @@ static void fuzz_derive(const struct docker_container *c,
     struct buf once = { .max = 0 }, twice = { .max = 0 };
     struct docker_container ended = *c;
     struct svc_set *set, *again, *after, *blank;
+    const struct svc_note *note;
     size_t i, k;
 
     ended.running = false;
@@ -233,9 +236,14 @@ static void fuzz_derive(const struct docker_container *c,
         CHECK(s->port == was->port &&
               (after->n < set->n || str_eq(s->id, was->id)));
     }
-    for (i = 0; i < blank->n; i++)
-        CHECK(blank->service[i].kept);
-    CHECK(notes.n == 0 || notes.first != NULL);
+    for (i = 0; i < after->n && !after->arena.full; i++)
+        CHECK((!c->running || !after->service[i].kept) &&
+              svc_id_ok(after->service[i].id));
+    for (i = 0; i < blank->n && !blank->arena.full; i++)
+        CHECK(blank->service[i].kept && svc_id_ok(blank->service[i].id));
+    for (i = 0, note = notes.first; note != NULL; note = note->next)
+        i++;
+    CHECK(i <= NOTES_MAX + 20);         /* and a warning of each format */
     svc_free(set);
     svc_free(again);
     svc_free(after);
@@ -268,9 +276,7 @@ static void fuzz_docker(struct str in)
     CHECK(known.n % 66 == 0);
     c = docker_inspect(&j);
     if (c != NULL) {
-        (void)docker_set_routable(c, edge(buf_str(&known)));
-        if (docker_networks_matter(c, *in.p & 1) && (*in.p & 1) != 0)
-            docker_fix_podman_ports(c);
+        (void)docker_set_routable(c, edge(buf_str(&known)), *in.p & 1);
         fuzz_derive(c, c->ports % 2 ? c : NULL, (unsigned char)*in.p);
     }
     docker_free(c);
