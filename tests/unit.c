@@ -2498,7 +2498,8 @@ static void svc_metadata(void)
 static void svc_stopped(void)
 {
     static const struct box two = { .ports = "80=8080 53/udp=1.1.1.1@5353" },
-        inner = { .ports = "80" };
+        inner = { .ports = "80" }, dns = { .exposed = "53 53/udp",
+          .ports = "53 53/udp=5353" };
     static const struct svc_row row[] = {
         { .why = "exposed ports", .box = { .ended = true, .exposed =
           "80 53/udp", .networks = "bridge=" },
@@ -2520,6 +2521,10 @@ static void svc_stopped(void)
           .exposed = "80 53/udp 9", .networks = "bridge=", .image = "w" },
           .out = "h:c:53:udp w-53 1.1.1.1:5353 [udp] | "
                  "h:c:80 w-80 10.0.0.9:8080", .notes = NOT_ON_HOST("9") },
+        { .why = "udp, beside an unpublished tcp", .before = &dns,
+          .box = { .ended = true, .exposed = "53 53/udp" },
+          .out = "h:c:53:udp web 10.0.0.9:5353 [udp]",
+          .notes = NOT_ON_HOST("53") },
         { .why = "renamed", .before = &two, .box = { .ended = true,
           .name = "d", .exposed = "80" }, .out = "h:d:80 web 10.0.0.9:8080" },
         { .why = "-internal, as it was before", .before = &inner,
