@@ -611,12 +611,23 @@ static void buf_free(struct buf *b)
     memset(b, 0, sizeof *b);
 }
 
-/* The finished text, in memory of a; b is released. */
+/* The finished array, in memory of a; b is released. */
+static void *buf_array(struct buf *b, struct arena *a)
+{
+    void *p = arena_alloc(a, b->n);
+
+    if (b->n > 0)
+        memcpy(p, b->p, b->n);
+    buf_free(b);
+    return p;
+}
+
+/* The same for a text. */
 static struct str buf_done(struct buf *b, struct arena *a)
 {
-    struct str s = str_copy(a, buf_str(b));
+    struct str s = { NULL, b->n };
 
-    buf_free(b);
+    s.p = buf_array(b, a);
     return s;
 }
 
@@ -909,31 +920,28 @@ static int err_set(struct err *e, const char *format, ...)
     return -1;
 }
 
-/* Whether a reader sees the character as what it is: not a control character,
- * none that ends a line or reverses the direction of text. */
-static bool log_printable(uint32_t c)
-{
-    return c >= 0x20 && (c < 0x7f || c > 0x9f) && c != 0x61c &&
-           (c < 0x200e || c > 0x200f) && (c < 0x2028 || c > 0x202e) &&
-           (c < 0x2066 || c > 0x2069);
-}
-
-/* Adds s.  What could mislead a reader, or is not UTF-8, is made visible. */
+/* Adds s.  What could mislead a reader, or is not UTF-8, is made visible:
+ * control characters, and those that end a line or reverse the direction of
+ * text. */
 static void log_escape(struct buf *b, struct str s)
 {
     while (s.n > 0) {
         unsigned char first = (unsigned char)*s.p;
         size_t n = s.n;
         uint32_t c = str_rune(&s);
+        bool hidden = c < 0x20 || (c >= 0x7f && c < 0xa0) || c == 0x61c ||
+                      c == 0x200e || c == 0x200f ||
+                      (c >= 0x2028 && c <= 0x202e) ||
+                      (c >= 0x2066 && c <= 0x2069);
 
         if (c == 0xfffd && n - s.n == 1)
             buf_fmt(b, "\\x%02x", first);
-        else if (log_printable(c))
-            buf_rune(b, c);
         else if (c == '\n')
             buf_lit(b, "\\n");
-        else
+        else if (hidden)
             buf_fmt(b, c < 0x100 ? "\\x%02x" : "\\u%04x", c);
+        else
+            buf_rune(b, c);
     }
 }
 
@@ -4200,18 +4208,10 @@ static int docker_port_cmp(const void *a, const void *b)
     return p->proto < q->proto ? -1 : p->proto > q->proto;
 }
 
-/* The container's entry for the same port, or NULL. */
-static const struct docker_port *docker_find_port(
-    const struct docker_container *c, const struct docker_port *p)
-{
-    return c->ports == 0 ? NULL
-        : bsearch(p, c->port, c->ports, sizeof *p, docker_port_cmp);
-}
-
 /* Adds the ports that are the names of object t.  Of several bindings the
  * first counts, an IPv4 one before an IPv6 one. */
 static void docker_add_ports(struct docker_container *c, const struct json *j,
-                             size_t t, bool listed)
+                             size_t t, bool listed, struct buf *ports)
 {
     size_t i, k;
 
@@ -4230,17 +4230,8 @@ static void docker_add_ports(struct docker_container *c, const struct json *j,
                 str_port(json_get_raw(j, k, "HostPort"), &p.host_port))
                 p.host_ip = ip;
         }
-        c->port[c->ports++] = p;
+        buf_add(ports, BYTES(p));
     }
-}
-
-static size_t docker_count(const struct json *j, size_t t)
-{
-    size_t i, n = 0;
-
-    for (i = 0; json_next(j, t, &i);)
-        n++;
-    return n;
 }
 
 /* All ports of the container, each once: those of NetworkSettings.Ports,
@@ -4248,23 +4239,24 @@ static size_t docker_count(const struct json *j, size_t t)
  * HostConfig.PortBindings. */
 static void docker_ports(struct docker_container *c, const struct json *j)
 {
-    size_t ports = docker_get(j, "NetworkSettings", "Ports");
-    size_t exposed = docker_get(j, "Config", "ExposedPorts");
-    size_t bound = docker_get(j, "HostConfig", "PortBindings");
-    size_t n = docker_count(j, ports) + docker_count(j, exposed) +
-               docker_count(j, bound), i, kept = 0;
-    struct docker_port *p = arena_alloc(&c->arena, n * sizeof *p), *last;
+    struct docker_port *p, *last = NULL;
+    struct buf all = { 0 };
+    size_t n, i;
 
-    c->port = p;
-    docker_add_ports(c, j, ports, true);
-    docker_add_ports(c, j, exposed, false);
+    docker_add_ports(c, j, docker_get(j, "NetworkSettings", "Ports"), true,
+                     &all);
+    docker_add_ports(c, j, docker_get(j, "Config", "ExposedPorts"), false,
+                     &all);
     if (!c->running)
-        docker_add_ports(c, j, bound, false);
-    qsort(p, c->ports, sizeof *p, docker_port_cmp);
-    for (i = 0; i < c->ports; i++) {
-        last = kept > 0 ? &p[kept - 1] : NULL;
+        docker_add_ports(c, j, docker_get(j, "HostConfig", "PortBindings"),
+                         false, &all);
+    n = all.n / sizeof *p;
+    c->port = p = buf_array(&all, &c->arena);
+    qsort(p, n, sizeof *p, docker_port_cmp);
+    for (i = 0; i < n; i++) {
         if (last == NULL || docker_port_cmp(last, &p[i]) != 0) {
-            p[kept++] = p[i];
+            last = &p[c->ports++];
+            *last = p[i];
             continue;
         }
         last->listed |= p[i].listed;
@@ -4274,7 +4266,6 @@ static void docker_ports(struct docker_container *c, const struct json *j)
             last->host_ip = p[i].host_ip;
         }
     }
-    c->ports = kept;
 }
 
 /* NetworkSettings.Networks since Docker 1.9; before, the default bridge's
@@ -4283,27 +4274,27 @@ static void docker_ports(struct docker_container *c, const struct json *j)
 static void docker_networks(struct docker_container *c, const struct json *j)
 {
     size_t list = docker_get(j, "NetworkSettings", "Networks"), i;
-    size_t size = (docker_count(j, list) + 1) * sizeof *c->network;
-    struct docker_network *n = memset(arena_alloc(&c->arena, size), 0, size);
+    struct docker_network n = { STR_INIT("bridge"), STR_INIT(""),
+                                STR_INIT(""), false };
+    struct buf all = { 0 };
 
-    c->network = n;
     if (json_type(j, list) != JSON_OBJECT) {
-        n->name = STR("bridge");
-        n->ip = json_str(j, docker_get(j, "NetworkSettings", "IPAddress"),
-                         &c->arena);
-        c->networks = 1;
-        return;
+        n.ip = json_str(j, docker_get(j, "NetworkSettings", "IPAddress"),
+                        &c->arena);
+        buf_add(&all, BYTES(n));
     }
-    for (i = 0; json_next(j, list, &i);) {
+    for (i = 0; json_type(j, list) == JSON_OBJECT && json_next(j, list, &i);) {
         if (str_eq(json_raw(j, i), STR("ingress")))
             continue;
-        n = &c->network[c->networks++];
-        n->name = json_str(j, i, &c->arena);
-        n->id = json_get_str(j, i + 1, "NetworkID", &c->arena);
-        n->ip = json_get_str(j, i + 1, "IPAddress", &c->arena);
-        if (n->ip.n == 0)
-            n->ip = json_get_str(j, i + 1, "GlobalIPv6Address", &c->arena);
+        n.name = json_str(j, i, &c->arena);
+        n.id = json_get_str(j, i + 1, "NetworkID", &c->arena);
+        n.ip = json_get_str(j, i + 1, "IPAddress", &c->arena);
+        if (n.ip.n == 0)
+            n.ip = json_get_str(j, i + 1, "GlobalIPv6Address", &c->arena);
+        buf_add(&all, BYTES(n));
     }
+    c->networks = all.n / sizeof n;
+    c->network = buf_array(&all, &c->arena);
 }
 
 /* Config.Env, ["K=V", "K"], of which the second is no variable; or
@@ -4313,8 +4304,8 @@ static struct docker_var *docker_vars(struct docker_container *c,
                                       size_t *n)
 {
     size_t list = docker_get(j, "Config", name), i;
-    struct docker_var *vars = arena_alloc(&c->arena, docker_count(j, list) *
-                                                     sizeof *vars), v;
+    struct docker_var v;
+    struct buf all = { 0 };
 
     for (i = 0; json_next(j, list, &i);) {
         v.name = v.value = json_str(j, i, &c->arena);
@@ -4324,9 +4315,10 @@ static struct docker_var *docker_vars(struct docker_container *c,
             v.name = str_cut(&v.value, '=');
         else
             continue;
-        vars[(*n)++] = v;
+        buf_add(&all, BYTES(v));
     }
-    return vars;
+    *n = all.n / sizeof v;
+    return buf_array(&all, &c->arena);
 }
 
 /* The answer of GET /containers/{id}/json; the caller frees it.  NULL: it is
@@ -4770,8 +4762,7 @@ static void svc_split_tags(struct svc_job *job, struct svc_meta *m)
         }
     buf_add(&tags, BYTES(udp));
     m->tags = tags.n / sizeof *m->tag;
-    m->tag = memcpy(arena_alloc(job->a, tags.n), tags.p, tags.n);
-    buf_free(&tags);
+    m->tag = buf_array(&tags, job->a);
     buf_free(&tag);
     if (lost > 0)
         svc_note(job->notes, LOG_WARN, false, "more than %d bytes of tags: "
@@ -4994,7 +4985,9 @@ static struct svc_endpoint svc_endpoint(struct svc_job *job,
         return at;
     host = str_eq(net->mode, STR("host"));
     if (shares)
-        bound = docker_find_port(net, p);
+        bound = net->ports == 0 ? NULL
+                : bsearch(p, net->port, net->ports, sizeof *p,
+                          docker_port_cmp);
     if (host && unlisted) {
         at.reach = SVC_PUBLISHED;
     } else if (bound != NULL && bound->host_port > 0) {

@@ -2672,6 +2672,15 @@ static void svc_many(void)
 
 /* ---- Registries ---- */
 
+static size_t count_of(const struct json *j, size_t t)
+{
+    size_t i, n = 0;
+
+    for (i = 0; json_next(j, t, &i);)
+        n++;
+    return n;
+}
+
 static void consul_check_kinds(void)
 {
 #define TEN ",'Interval':'10s'"
@@ -2913,7 +2922,7 @@ static void consul_metas(void)
                          &v.notes);
             WANT(json_parse(&j, buf_str(&body), &e) == 0);
             meta = json_get(&j, JSON_ROOT, "Meta");
-            WANT(docker_count(&j, meta) == (n < 63 ? n : 63) + 1);
+            WANT(count_of(&j, meta) == (n < 63 ? n : 63) + 1);
         }
         (void)notes_text(&text, &v.notes);
         WANT((text.n > 0) == (n > 63) &&
