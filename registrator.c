@@ -242,8 +242,8 @@ struct str {
 #define BYTES(x) ((struct str){ (const char *)&(x), sizeof(x) })
 #define PUT(s) (int)(s).n, (s).p        /* for "%.*s" */
 
-/* Without memory there is nothing to be done but to start again, which loses
- * nothing: the engine and the registry know it all. */
+/* Without memory the program ends, and is started again by what runs it.  That
+ * loses nothing: the engine and the registry know it all. */
 static void mem_none(void)
 {
     static const char why[] = "registrator: out of memory\n";
@@ -870,7 +870,7 @@ static bool list_empty(const struct link *l)
     return l->next == l;
 }
 
-/* Takes l out of whatever list it is in; it may be in none. */
+/* Removes l from its list, if it is in one. */
 static void list_remove(struct link *l)
 {
     l->before->next = l->next;
@@ -1342,7 +1342,7 @@ static enum split json_split(struct splitter *s, struct str *in)
 
 /* ==== 5. URL ================================================ url_ ====
  *
- * Where a peer is to be found.  No CR, LF, NUL or blank leaves this section.
+ * Where a peer is.  No CR, LF, NUL or blank leaves this section.
  *
  * Calls: str_ buf_ err_.
  */
@@ -1858,7 +1858,7 @@ static const uint16_t os_calls[] = {
     SYS_getsockname, SYS_getsockopt, SYS_madvise, SYS_munmap, SYS_read,
     SYS_recvfrom, SYS_recvmsg, SYS_restart_syscall, SYS_rt_sigprocmask,
     SYS_rt_sigreturn, SYS_sendmsg, SYS_sendto, SYS_setitimer, SYS_setsockopt,
-    SYS_uname, SYS_write, SYS_writev,   /* recvmsg, sendmsg: musl 1.2.4 and later */
+    SYS_uname, SYS_write, SYS_writev,  /* recvmsg, sendmsg: from musl 1.2.4 */
 #if defined __x86_64__
     SYS_clock_gettime, SYS_poll, SYS_stat,
 #elif defined __aarch64__
@@ -2803,7 +2803,7 @@ struct http {
     enum { IN_HEAD, IN_LENGTH, IN_CHUNK_SIZE, IN_CHUNK, IN_CHUNK_END,
            IN_TRAILER, IN_REST, IN_NOTHING } state;
     unsigned status;
-    bool http10;        /* it closes unless it says otherwise */
+    bool http10;        /* it closes unless it has keep-alive */
     bool close;         /* no second response comes on this connection */
     bool chunked, sized;
     uint64_t left;      /* of the body or the chunk, in bytes */
@@ -2976,7 +2976,7 @@ static int http_line(struct http *h, struct str *in, struct err *e)
     return result == 0 ? 1 : -1;
 }
 
-/* Goes on with *in, takes off what it used, and tells what it found. */
+/* Goes on with *in, takes off what it used, and returns what it found. */
 static enum http_found http_next(struct http *h, struct str *in,
                                  struct str *body, struct err *e)
 {
@@ -4297,8 +4297,8 @@ static void docker_networks(struct docker_container *c, const struct json *j)
     c->network = buf_array(&all, &c->arena);
 }
 
-/* Config.Env, ["K=V", "K"], of which the second is no variable; or
- * Config.Labels, {"K": "V"}.  Returns them, and *n. */
+/* The n variables of Config.Env: ["K=V", "K"] (the second is none), or of
+ * Config.Labels: {"K": "V"}. */
 static struct docker_var *docker_vars(struct docker_container *c,
                                       const struct json *j, const char *name,
                                       size_t *n)
@@ -4378,9 +4378,9 @@ static void docker_read_networks(struct buf *known, const struct json *j)
 
 /* Sets `routable` of the container's networks.  It matters if a port may be
  * reached at the container's own address: one that is exposed but missing in
- * Ports; with Podman, any, since that (seen in 4.3) lists ports as published on
- * macvlan and ipvlan, where nothing is, which is undone here.  False: it
- * matters, and a network is not among the known ones. */
+ * Ports; with Podman, any, since that lists ports as published on macvlan and
+ * ipvlan, where nothing is (seen in 4.3; undone here).  False: it matters, and
+ * a network is not among the known ones. */
 static bool docker_set_routable(struct docker_container *c, struct str known,
                                 bool podman)
 {
@@ -4576,8 +4576,8 @@ struct svc_meta {
     struct svc_attr attr;
     unsigned port;      /* the one that it is for; 0: all */
     size_t order;       /* of two with one key, the later one counts */
-    struct str *tag;    /* of svc_split_tags: those of this list and of -tags, */
-    size_t tags;        /* and a last one for UDP; NULL: not split yet */
+    struct str *tag;    /* those of this list and of -tags, and a last one */
+    size_t tags;        /* for UDP; NULL: svc_split_tags has not been called */
 };
 
 /* What goes into the services of one container. */
@@ -4714,16 +4714,17 @@ static void svc_read_metas(struct svc_job *job, struct service *s,
         else if (m->attr.value.n <= SERVICE_ATTR_MAX)
             s->attr[s->attrs++] = m->attr;
         else
-            svc_note(job->notes, LOG_WARN, false, "port %u: attribute \"%.*s\" "
-                     "has more than %d bytes and is not used", s->exposed,
-                     PUT(str_first(m->attr.key, 140)), SERVICE_ATTR_MAX);
+            svc_note(job->notes, LOG_WARN, false, "port %u: attribute "
+                     "\"%.*s\" has more than %d bytes and is not used",
+                     s->exposed, PUT(str_first(m->attr.key, 140)),
+                     SERVICE_ATTR_MAX);
     }
 }
 
 /* ---- Tags, names, IDs ---- */
 
-/* Takes the next tag off a list that is split at commas, of which "\," is
- * none.  False: there are no more but empty ones. */
+/* Takes the next tag off a list with commas between them; "\," is a comma in a
+ * tag.  Empty ones are passed over.  False: there are no more. */
 static bool svc_next_tag(struct str *list, struct buf *tag)
 {
     tag->n = 0;
@@ -4942,8 +4943,8 @@ struct svc_endpoint {
     struct str ip;      /* of the binding, or the container's own */
 };
 
-/* A port of a container that does not run: where it was while it ran.  One that
- * was never seen running has port 0: it can keep what its ID names, no more. */
+/* A port of a container that does not run: where it was while it ran.  If that
+ * was never seen it is port 0: only what its ID names can be kept. */
 static struct svc_endpoint svc_former_endpoint(struct svc_job *job,
                                                const struct docker_port *p)
 {
@@ -4976,7 +4977,7 @@ static struct svc_endpoint svc_endpoint(struct svc_job *job,
     bool shares = docker_shares(job->c);
     const struct docker_container *net = shares ? job->shared : job->c;
     const struct docker_port *bound = p;
-    bool unlisted = shares || !p->listed;       /* Ports does not tell */
+    bool unlisted = shares || !p->listed;       /* Ports has no entry */
     bool host;
 
     if (!job->c->running)

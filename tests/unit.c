@@ -440,6 +440,14 @@ static void text_log(void)
         { STR_INIT("\xff\xc0\x80"), STR_INIT("\\xff\\xc0\\x80") },
         { STR_INIT("\xef\xbf\xbd"), STR_INIT("\xef\xbf\xbd") },
         { STR_INIT("a\0b"), STR_INIT("a\\x00b") },
+        { STR_INIT("\xd8\x9c\xe2\x80\x8e\xe2\x80\x8f"),
+          STR_INIT("\\u061c\\u200e\\u200f") },
+        { STR_INIT("\xe2\x80\xa8\xe2\x80\xae\xe2\x81\xa6\xe2\x81\xa9"),
+          STR_INIT("\\u2028\\u202e\\u2066\\u2069") },
+        { STR_INIT("\xe2\x80\x8d\xe2\x80\x90\xe2\x80\xa7\xe2\x80\xaf"),
+          STR_INIT("\xe2\x80\x8d\xe2\x80\x90\xe2\x80\xa7\xe2\x80\xaf") },
+        { STR_INIT("\xc2\x80\xc2\x9f\xc2\xa0"), STR_INIT("\\x80\\x9f\xc2\xa0")
+        },
     };
     struct buf b = { .max = 0 };
     size_t i;
@@ -592,6 +600,8 @@ static void json_strings(void)
         { "\\ud83d", STR_INIT("\xef\xbf\xbd") },
         { "\\ud83dx", STR_INIT("\xef\xbf\xbdx") },
         { "\\ude00\\ud83d", STR_INIT("\xef\xbf\xbd\xef\xbf\xbd") },
+        { "\\ude00\\ude00", STR_INIT("\xef\xbf\xbd\xef\xbf\xbd") },
+        { "\\ud83d\\ue000", STR_INIT("\xef\xbf\xbd\xee\x80\x80") },
         { "\\ud83d\\u0041", STR_INIT("\xef\xbf\xbd" "A") },
         { "\\ud83d\\ud83d\\ude00",
           STR_INIT("\xef\xbf\xbd\xf0\x9f\x98\x80") },
@@ -3026,6 +3036,8 @@ static void consul_rows(void)
           "'0123456789abcdeg-0123456789abcdef01234567'}}", true, false },
         { "{'ID':'x','Meta':{'registrator':"
           "'123456789abcdef-00123456789abcdef01234567'}}", true, false },
+        { "{'ID':'x','Meta':{'registrator':"
+          "'123456789abcdef-0123456789abcdef01234567'}}", true, false },
         { "{'ID':'x','Meta':{'registrator':"
           "'0123456789abcdef-0123456789abcdef0123456g'}}", true, false },
         { "{'ID':'x','Meta':{'registrator':'-'}}", true, false },
