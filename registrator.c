@@ -50,17 +50,17 @@
  *     getsockname getsockopt ioctl madvise mmap mprotect munmap open poll
  *     read recvfrom recvmsg restart_syscall rt_sigprocmask rt_sigreturn
  *     sendmsg sendto setitimer setsockopt socket stat tkill uname write
- *     writev
  *     arm64: newfstatat openat ppoll
  *     arm: clock_gettime32 clock_gettime64 fcntl64 mmap2 sigreturn stat64
  *     statx
  *
  * and of these open only to read, mmap and mprotect without execution, tkill
- * for itself alone (abort), ioctl to find the number of an interface, socket
- * for unix, IPv4 and IPv6, and with -ip for netlink.  Before, it also calls
+ * for itself alone (abort), ioctl to find the number of an interface, fcntl
+ * for flags and locks, socket for unix, IPv4 and IPv6, and with -ip for
+ * netlink.  Before, it also calls
  *
- *     arch_prctl execve fstat getpid openat pipe prctl prlimit64
- *     rt_sigaction set_tid_address
+ *     arch_prctl execve getpid pipe prctl prlimit64 rt_sigaction
+ *     set_tid_address
  *
  * The rules that comments cite:
  *
@@ -1490,8 +1490,9 @@ static void os_signal(int number)
     } else if (number == SIGUSR1) {
         os_summary = 1;
     } else {
+        if (!os_stop)
+            (void)alarm(5);
         os_stop = 1;
-        (void)alarm(5);
     }
     (void)!write(os_pipe[1], "", 1);    /* full: os_wait ends all the same */
     errno = saved;
@@ -1858,7 +1859,7 @@ static const uint16_t os_calls[] = {
     SYS_getsockname, SYS_getsockopt, SYS_madvise, SYS_munmap, SYS_read,
     SYS_recvfrom, SYS_recvmsg, SYS_restart_syscall, SYS_rt_sigprocmask,
     SYS_rt_sigreturn, SYS_sendmsg, SYS_sendto, SYS_setitimer, SYS_setsockopt,
-    SYS_uname, SYS_write, SYS_writev,  /* recvmsg, sendmsg: from musl 1.2.4 */
+    SYS_uname, SYS_write,       /* recvmsg, sendmsg: musl 1.2.4 and later */
 #if defined __x86_64__
     SYS_clock_gettime, SYS_poll, SYS_stat,
 #elif defined __aarch64__
@@ -4378,9 +4379,9 @@ static void docker_read_networks(struct buf *known, const struct json *j)
 
 /* Sets `routable` of the container's networks.  It matters if a port may be
  * reached at the container's own address: one that is exposed but missing in
- * Ports; with Podman, any, since that lists ports as published on macvlan and
- * ipvlan, where nothing is (seen in 4.3; undone here).  False: it matters, and
- * a network is not among the known ones. */
+ * Ports; with Podman, any, since that (seen in 4.3) lists ports as published
+ * on macvlan and ipvlan, where nothing is, which is undone here.  False: it
+ * matters, and a network is not among the known ones. */
 static bool docker_set_routable(struct docker_container *c, struct str known,
                                 bool podman)
 {
@@ -4576,8 +4577,8 @@ struct svc_meta {
     struct svc_attr attr;
     unsigned port;      /* the one that it is for; 0: all */
     size_t order;       /* of two with one key, the later one counts */
-    struct str *tag;    /* those of this list and of -tags, and a last one */
-    size_t tags;        /* for UDP; NULL: svc_split_tags has not been called */
+    struct str *tag;    /* of svc_split_tags: of this list and of -tags, */
+    size_t tags;        /* and a last one for UDP; NULL: not split yet */
 };
 
 /* What goes into the services of one container. */
@@ -4943,8 +4944,9 @@ struct svc_endpoint {
     struct str ip;      /* of the binding, or the container's own */
 };
 
-/* A port of a container that does not run: where it was while it ran.  If that
- * was never seen it is port 0: only what its ID names can be kept. */
+/* A port of a container that does not run: where it was while it ran.  One
+ * that was never seen running has port 0: it keeps what its ID names, no
+ * more. */
 static struct svc_endpoint svc_former_endpoint(struct svc_job *job,
                                                const struct docker_port *p)
 {
@@ -5393,9 +5395,6 @@ static int consul_open_tls(struct registry *r, struct err *e)
     struct str name = env_get("CONSUL_TLS_SERVER_NAME");
     bool on = true;
 
-    if (env_get("CONSUL_CAPATH").n > 0)
-        return err_set(e, "CONSUL_CAPATH is not supported: name a file of CAs "
-                          "in CONSUL_CACERT instead");
     if (verify.n > 0 && !str_bool(verify, &on))
         return err_set(e, "CONSUL_HTTP_SSL_VERIFY is true or false, not "
                           "\"%.*s\"", PUT(verify));
@@ -5481,6 +5480,9 @@ static int consul_open(struct registry *r, const struct reg_scheme *scheme,
     struct url u = *uri;
     bool tls = scheme->tls;
 
+    if (env_get("CONSUL_CAPATH").n > 0)
+        return err_set(e, "CONSUL_CAPATH is not supported: name a file of CAs "
+                          "in CONSUL_CACERT instead");
     r->own = mem_zero(sizeof(struct consul));
     conn_init(&r->peer, "consul", 4);
     if (scheme->port == 0) {
@@ -5767,8 +5769,8 @@ static void consul_meta(struct buf *b, const struct service *s,
         }
     }
     if (notes != NULL && left.n > 0)
-        svc_note(notes, LOG_WARN, false, "port %u: left out of the attributes: "
-                 "%.*s", s->exposed, PUT(left));
+        svc_note(notes, LOG_WARN, false, "port %u: left out of the "
+                 "attributes: %.*s", s->exposed, PUT(left));
     buf_free(&left);
 }
 
@@ -6118,6 +6120,7 @@ struct entries {
                                    entries: struct other, by key; */
     struct buf others_next;     /* and the list that is being read */
     bool cleanup;               /* -cleanup */
+    uint64_t owner_of_8;        /* what version 8 had as OWNER in our marks */
     struct str hostname;
     uint64_t order;             /* of the last claim */
     uint64_t renew_due;         /* -ttl: when all is written anew */
@@ -6262,7 +6265,8 @@ static bool entry_waits(const struct entries *es, const struct reg_entry *e,
         *taken = true;
         err_set(why, "%s: the ID \"%.*s\" is already used by container %s: "
                      "not registered as long as that one has it",
-                other->set->container, PUT(str_first(other->id, 200)), s->set->container);
+                other->set->container, PUT(str_first(other->id, 200)),
+                s->set->container);
     } else if (s != NULL ? s->kept || entry_in_sync(es, e)
                          : action != ENTRY_REMOVE && e->write == NULL) {
         return false;
@@ -6270,7 +6274,8 @@ static bool entry_waits(const struct entries *es, const struct reg_entry *e,
                e->write == NULL) {
         *taken = true;
         err_set(why, "%s: the ID \"%.*s\" %s: left alone", s->set->container,
-                PUT(str_first(s->id, 200)), e->held ? "has been taken by another registrator"
+                PUT(str_first(s->id, 200)),
+                e->held ? "has been taken by another registrator"
                 : "belongs to somebody else (-cleanup would take it)");
     } else {
         err_set(why, "%s%s%.*s to be %s: %s", e->container,
@@ -6680,6 +6685,10 @@ static bool entries_row(struct side *side, const struct json *j)
     struct buf folded = { 0 };
     struct reg_entry *e = NULL;
 
+    if (item.owner == es->owner_of_8) {
+        item.owner = es->reg->owner;
+        item.have.content = 0;          /* so that it gets our mark */
+    }
     if (item.owner == 0 && es->cleanup &&
         reg_is_default_id(item.id, es->hostname))
         item.owner = es->reg->owner;
@@ -6977,7 +6986,8 @@ struct containers {
     struct str ip;              /* -ip */
     bool ip_is_interface;
     uint64_t resync_ms;         /* 0: never */
-    uint64_t options;           /* digest of those that OWNER covers */
+    uint64_t options;           /* digest of those that OWNER covers, but for
+                                   -explicit */
 };
 
 /* The questions about a container, one after another: itself, its networks,
@@ -7537,8 +7547,9 @@ static void containers_set_owner(struct containers *cs)
                          "are marked as this host's");
         id = cs->cfg.hostname;
     }
+    cs->entries->owner_of_8 = str_hash(cs->options, id);
     entries_set_owner(cs->entries, str_hash(1, id) << 32 |
-                                   (cs->options & 0xffffffff));
+                      ((cs->options + cs->cfg.only_named) & 0xffffffff));
     arena_free(&scratch);
 }
 
@@ -7713,6 +7724,13 @@ static bool containers_all_known(const struct containers *cs)
     return true;
 }
 
+/* Whether all is known that services depend on, so that nothing is missing for
+ * that reason. */
+static bool containers_certain(const struct containers *cs)
+{
+    return containers_all_known(cs) && !cs->cfg.ip_unknown;
+}
+
 /* Lets go what no container explains: the services of containers that have
  * vanished, and entries of ours that were never claimed. */
 static void containers_prune(struct containers *cs)
@@ -7733,9 +7751,12 @@ static void containers_tell(struct containers *cs)
     struct entries *es = cs->entries;
     size_t waiting, n = entries_count(es, &waiting, false);
 
-    if (waiting > 0)
+    if (waiting > 0 || !containers_certain(cs))
         log_at(LOG_WARN, "not in sync: %zu of %zu services of %zu containers "
-                         "wait", waiting, n, cs->side.index.n);
+                         "wait%s", waiting, n, cs->side.index.n,
+               containers_certain(cs) ? "" : cs->cfg.ip_unknown
+               ? ", and the address of -ip is not known"
+               : ", and not all containers are known");
     else
         log_at(LOG_INFO, "in sync: %zu services of %zu containers, %u "
                          "written, %u removed", n, cs->side.index.n,
@@ -7797,11 +7818,10 @@ static void containers_tick(struct containers *cs, uint64_t now)
         next = l->next;
         container_settle(cs, LIST_OF(struct container, unsettled, l));
     }
-    if (!containers_all_known(cs) || !es->side.listed || es->side.reading)
-        return;
-    if (es->prune_due)
+    if (es->prune_due && es->side.listed && !es->side.reading &&
+        containers_all_known(cs))
         containers_prune(cs);
-    if (!es->told && side_idle(&es->side))
+    if (!es->told && side_idle(&cs->side) && side_idle(&es->side))
         containers_tell(cs);
 }
 
@@ -7890,7 +7910,7 @@ struct opt {
 
 static const struct opt opt_table[] = {
     { "cleanup", OPT_BOOL, FLAG(cleanup), 0, 0, "",
-      "also remove entries of this host that no container explains" },
+      "take over what has our IDs, and remove this host's leftovers" },
     { "confine", OPT_BOOL, FLAG(confine), 0, 0, "",
       "sandbox itself after start, by seccomp (default: true)" },
     { "deregister", OPT_TEXT, FLAG(deregister), 0, 0, " always|on-success",
@@ -8137,8 +8157,7 @@ static int app_check(struct app *app, struct err *e)
         return err_set(e, "-retry-interval must be greater than 0");
     if (f->once && !f->attempts_given)
         f->retry_attempts = 0;
-    cs->options = str_hash(str_hash(f->internal + 2u * f->only_named, f->ip),
-                           f->hostname);
+    cs->options = str_hash(str_hash(f->internal, f->ip), f->hostname);
     cs->on_success = f->on_success;
     cs->resync_ms = MS((uint64_t)f->resync * 1000);
     cs->cfg.only_named = f->only_named;
@@ -8408,7 +8427,7 @@ static int app_code(const struct app *app)
     size_t waiting;
 
     (void)entries_count(&app->entries, &waiting, false);
-    return waiting > 0 || !app->containers.side.whole ||
+    return waiting > 0 || !containers_certain(&app->containers) ||
            !list_empty(&app->containers.side.queue.later);
 }
 
@@ -8482,7 +8501,7 @@ int main(int argc, char **argv)
     struct err e;
     int code;
 
-    if (os_descriptors(&e) != 0 || os_signals(&e) != 0) {
+    if (os_signals(&e) != 0 || os_descriptors(&e) != 0) {
         log_at(LOG_ERROR, "%s", e.text);
         return 1;
     }
