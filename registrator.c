@@ -315,13 +315,10 @@ static void arena_free(struct arena *a)
     a->full = false;
 }
 
-/* A literal or another terminated text. */
+/* A literal or another terminated text; NULL is empty. */
 static struct str str_of(const char *z)
 {
-    struct str s = { z, 0 };
-
-    s.n = z == NULL ? 0 : strlen(z);
-    return s;
+    return (struct str){ z, z == NULL ? 0 : strlen(z) };
 }
 
 static struct str str_from(struct str s, size_t at)
@@ -572,11 +569,10 @@ static uint32_t str_rune(struct str *s)
 static struct str str_copy(struct arena *a, struct str s)
 {
     char *p = arena_alloc(a, s.n);
-    struct str copy = { p, s.n };
 
     if (s.n > 0)
         memcpy(p, s.p, s.n);
-    return copy;
+    return (struct str){ p, s.n };
 }
 
 /* A terminated copy, for the caller to free. */
@@ -600,9 +596,7 @@ struct buf {
 
 static struct str buf_str(const struct buf *b)
 {
-    struct str s = { b->p, b->n };
-
-    return s;
+    return (struct str){ b->p, b->n };
 }
 
 static void buf_free(struct buf *b)
@@ -625,10 +619,9 @@ static void *buf_array(struct buf *b, struct arena *a)
 /* The same for a text. */
 static struct str buf_done(struct buf *b, struct arena *a)
 {
-    struct str s = { NULL, b->n };
+    size_t n = b->n;
 
-    s.p = buf_array(b, a);
-    return s;
+    return (struct str){ buf_array(b, a), n };
 }
 
 /* Room for n more bytes, of which the caller then counts b->n up. */
@@ -686,15 +679,12 @@ static void buf_number(struct buf *b, uint64_t v, unsigned base, size_t least)
 {
     char digits[20];
     size_t at = sizeof digits;
-    struct str s;
 
     CHECK(least <= sizeof digits);
     do
         digits[--at] = "0123456789abcdef"[v % base];
     while ((v /= base) > 0 || sizeof digits - at < least);
-    s.p = digits + at;
-    s.n = sizeof digits - at;
-    buf_add(b, s);
+    buf_add(b, (struct str){ digits + at, sizeof digits - at });
 }
 
 /* What vsnprintf would do with "%s", "%.Ns", "%d", "%u", "%x", "%zu", "%llx",
@@ -4443,13 +4433,11 @@ static struct str docker_identity(const struct json *j, bool podman,
 static bool docker_is_podman(const struct json *j)
 {
     size_t list = json_get(j, JSON_ROOT, "Components"), i;
+    bool podman = json_get(j, JSON_ROOT, "BuildahVersion") != 0;
 
-    if (json_get(j, JSON_ROOT, "BuildahVersion") != 0)
-        return true;
     for (i = 0; json_next(j, list, &i);)
-        if (str_prefix(json_get_raw(j, i, "Name"), STR("Podman")))
-            return true;
-    return false;
+        podman |= str_prefix(json_get_raw(j, i, "Name"), STR("Podman"));
+    return podman;
 }
 
 /* ==== 11. Services ========================================== svc_ ====
