@@ -242,8 +242,8 @@ struct str {
 #define BYTES(x) ((struct str){ (const char *)&(x), sizeof(x) })
 #define PUT(s) (int)(s).n, (s).p        /* for "%.*s" */
 
-/* Without memory there is nothing to be done but to start again, which loses
- * nothing: the engine and the registry know it all. */
+/* Without memory the program ends, and is started again by what runs it.  That
+ * loses nothing: the engine and the registry know it all. */
 static void mem_none(void)
 {
     static const char why[] = "registrator: out of memory\n";
@@ -315,13 +315,10 @@ static void arena_free(struct arena *a)
     a->full = false;
 }
 
-/* A literal or another terminated text. */
+/* A literal or another terminated text; NULL is empty. */
 static struct str str_of(const char *z)
 {
-    struct str s = { z, 0 };
-
-    s.n = z == NULL ? 0 : strlen(z);
-    return s;
+    return (struct str){ z, z == NULL ? 0 : strlen(z) };
 }
 
 static struct str str_from(struct str s, size_t at)
@@ -572,11 +569,10 @@ static uint32_t str_rune(struct str *s)
 static struct str str_copy(struct arena *a, struct str s)
 {
     char *p = arena_alloc(a, s.n);
-    struct str copy = { p, s.n };
 
     if (s.n > 0)
         memcpy(p, s.p, s.n);
-    return copy;
+    return (struct str){ p, s.n };
 }
 
 /* A terminated copy, for the caller to free. */
@@ -600,9 +596,7 @@ struct buf {
 
 static struct str buf_str(const struct buf *b)
 {
-    struct str s = { b->p, b->n };
-
-    return s;
+    return (struct str){ b->p, b->n };
 }
 
 static void buf_free(struct buf *b)
@@ -611,13 +605,23 @@ static void buf_free(struct buf *b)
     memset(b, 0, sizeof *b);
 }
 
-/* The finished text, in memory of a; b is released. */
+/* The finished array, in memory of a; b is released. */
+static void *buf_array(struct buf *b, struct arena *a)
+{
+    void *p = arena_alloc(a, b->n);
+
+    if (b->n > 0)
+        memcpy(p, b->p, b->n);
+    buf_free(b);
+    return p;
+}
+
+/* The same for a text. */
 static struct str buf_done(struct buf *b, struct arena *a)
 {
-    struct str s = str_copy(a, buf_str(b));
+    size_t n = b->n;
 
-    buf_free(b);
-    return s;
+    return (struct str){ buf_array(b, a), n };
 }
 
 /* Room for n more bytes, of which the caller then counts b->n up. */
@@ -675,15 +679,12 @@ static void buf_number(struct buf *b, uint64_t v, unsigned base, size_t least)
 {
     char digits[20];
     size_t at = sizeof digits;
-    struct str s;
 
     CHECK(least <= sizeof digits);
     do
         digits[--at] = "0123456789abcdef"[v % base];
     while ((v /= base) > 0 || sizeof digits - at < least);
-    s.p = digits + at;
-    s.n = sizeof digits - at;
-    buf_add(b, s);
+    buf_add(b, (struct str){ digits + at, sizeof digits - at });
 }
 
 /* What vsnprintf would do with "%s", "%.Ns", "%d", "%u", "%x", "%zu", "%llx",
@@ -859,7 +860,7 @@ static bool list_empty(const struct link *l)
     return l->next == l;
 }
 
-/* Takes l out of whatever list it is in; it may be in none. */
+/* Removes l from its list, if it is in one. */
 static void list_remove(struct link *l)
 {
     l->before->next = l->next;
@@ -909,31 +910,28 @@ static int err_set(struct err *e, const char *format, ...)
     return -1;
 }
 
-/* Whether a reader sees the character as what it is: not a control character,
- * none that ends a line or reverses the direction of text. */
-static bool log_printable(uint32_t c)
-{
-    return c >= 0x20 && (c < 0x7f || c > 0x9f) && c != 0x61c &&
-           (c < 0x200e || c > 0x200f) && (c < 0x2028 || c > 0x202e) &&
-           (c < 0x2066 || c > 0x2069);
-}
-
-/* Adds s.  What could mislead a reader, or is not UTF-8, is made visible. */
+/* Adds s.  What could mislead a reader, or is not UTF-8, is made visible:
+ * control characters, and those that end a line or reverse the direction of
+ * text. */
 static void log_escape(struct buf *b, struct str s)
 {
     while (s.n > 0) {
         unsigned char first = (unsigned char)*s.p;
         size_t n = s.n;
         uint32_t c = str_rune(&s);
+        bool hidden = c < 0x20 || (c >= 0x7f && c < 0xa0) || c == 0x61c ||
+                      c == 0x200e || c == 0x200f ||
+                      (c >= 0x2028 && c <= 0x202e) ||
+                      (c >= 0x2066 && c <= 0x2069);
 
         if (c == 0xfffd && n - s.n == 1)
             buf_fmt(b, "\\x%02x", first);
-        else if (log_printable(c))
-            buf_rune(b, c);
         else if (c == '\n')
             buf_lit(b, "\\n");
-        else
+        else if (hidden)
             buf_fmt(b, c < 0x100 ? "\\x%02x" : "\\u%04x", c);
+        else
+            buf_rune(b, c);
     }
 }
 
@@ -1334,7 +1332,7 @@ static enum split json_split(struct splitter *s, struct str *in)
 
 /* ==== 5. URL ================================================ url_ ====
  *
- * Where a peer is to be found.  No CR, LF, NUL or blank leaves this section.
+ * Where a peer is.  No CR, LF, NUL or blank leaves this section.
  *
  * Calls: str_ buf_ err_.
  */
@@ -2796,7 +2794,7 @@ struct http {
     enum { IN_HEAD, IN_LENGTH, IN_CHUNK_SIZE, IN_CHUNK, IN_CHUNK_END,
            IN_TRAILER, IN_REST, IN_NOTHING } state;
     unsigned status;
-    bool http10;        /* it closes unless it says otherwise */
+    bool http10;        /* it closes unless it has keep-alive */
     bool close;         /* no second response comes on this connection */
     bool chunked, sized;
     uint64_t left;      /* of the body or the chunk, in bytes */
@@ -2969,7 +2967,7 @@ static int http_line(struct http *h, struct str *in, struct err *e)
     return result == 0 ? 1 : -1;
 }
 
-/* Goes on with *in, takes off what it used, and tells what it found. */
+/* Goes on with *in, takes off what it used, and returns what it found. */
 static enum http_found http_next(struct http *h, struct str *in,
                                  struct str *body, struct err *e)
 {
@@ -4201,18 +4199,10 @@ static int docker_port_cmp(const void *a, const void *b)
     return p->proto < q->proto ? -1 : p->proto > q->proto;
 }
 
-/* The container's entry for the same port, or NULL. */
-static const struct docker_port *docker_find_port(
-    const struct docker_container *c, const struct docker_port *p)
-{
-    return c->ports == 0 ? NULL
-        : bsearch(p, c->port, c->ports, sizeof *p, docker_port_cmp);
-}
-
 /* Adds the ports that are the names of object t.  Of several bindings the
  * first counts, an IPv4 one before an IPv6 one. */
 static void docker_add_ports(struct docker_container *c, const struct json *j,
-                             size_t t, bool listed)
+                             size_t t, bool listed, struct buf *ports)
 {
     size_t i, k;
 
@@ -4231,17 +4221,8 @@ static void docker_add_ports(struct docker_container *c, const struct json *j,
                 str_port(json_get_raw(j, k, "HostPort"), &p.host_port))
                 p.host_ip = ip;
         }
-        c->port[c->ports++] = p;
+        buf_add(ports, BYTES(p));
     }
-}
-
-static size_t docker_count(const struct json *j, size_t t)
-{
-    size_t i, n = 0;
-
-    for (i = 0; json_next(j, t, &i);)
-        n++;
-    return n;
 }
 
 /* All ports of the container, each once: those of NetworkSettings.Ports,
@@ -4249,23 +4230,24 @@ static size_t docker_count(const struct json *j, size_t t)
  * HostConfig.PortBindings. */
 static void docker_ports(struct docker_container *c, const struct json *j)
 {
-    size_t ports = docker_get(j, "NetworkSettings", "Ports");
-    size_t exposed = docker_get(j, "Config", "ExposedPorts");
-    size_t bound = docker_get(j, "HostConfig", "PortBindings");
-    size_t n = docker_count(j, ports) + docker_count(j, exposed) +
-               docker_count(j, bound), i, kept = 0;
-    struct docker_port *p = arena_alloc(&c->arena, n * sizeof *p), *last;
+    struct docker_port *p, *last = NULL;
+    struct buf all = { 0 };
+    size_t n, i;
 
-    c->port = p;
-    docker_add_ports(c, j, ports, true);
-    docker_add_ports(c, j, exposed, false);
+    docker_add_ports(c, j, docker_get(j, "NetworkSettings", "Ports"), true,
+                     &all);
+    docker_add_ports(c, j, docker_get(j, "Config", "ExposedPorts"), false,
+                     &all);
     if (!c->running)
-        docker_add_ports(c, j, bound, false);
-    qsort(p, c->ports, sizeof *p, docker_port_cmp);
-    for (i = 0; i < c->ports; i++) {
-        last = kept > 0 ? &p[kept - 1] : NULL;
+        docker_add_ports(c, j, docker_get(j, "HostConfig", "PortBindings"),
+                         false, &all);
+    n = all.n / sizeof *p;
+    c->port = p = buf_array(&all, &c->arena);
+    qsort(p, n, sizeof *p, docker_port_cmp);
+    for (i = 0; i < n; i++) {
         if (last == NULL || docker_port_cmp(last, &p[i]) != 0) {
-            p[kept++] = p[i];
+            last = &p[c->ports++];
+            *last = p[i];
             continue;
         }
         last->listed |= p[i].listed;
@@ -4275,7 +4257,6 @@ static void docker_ports(struct docker_container *c, const struct json *j)
             last->host_ip = p[i].host_ip;
         }
     }
-    c->ports = kept;
 }
 
 /* NetworkSettings.Networks since Docker 1.9; before, the default bridge's
@@ -4284,38 +4265,38 @@ static void docker_ports(struct docker_container *c, const struct json *j)
 static void docker_networks(struct docker_container *c, const struct json *j)
 {
     size_t list = docker_get(j, "NetworkSettings", "Networks"), i;
-    size_t size = (docker_count(j, list) + 1) * sizeof *c->network;
-    struct docker_network *n = memset(arena_alloc(&c->arena, size), 0, size);
+    struct docker_network n = { STR_INIT("bridge"), STR_INIT(""),
+                                STR_INIT(""), false };
+    struct buf all = { 0 };
 
-    c->network = n;
     if (json_type(j, list) != JSON_OBJECT) {
-        n->name = STR("bridge");
-        n->ip = json_str(j, docker_get(j, "NetworkSettings", "IPAddress"),
-                         &c->arena);
-        c->networks = 1;
-        return;
+        n.ip = json_str(j, docker_get(j, "NetworkSettings", "IPAddress"),
+                        &c->arena);
+        buf_add(&all, BYTES(n));
     }
-    for (i = 0; json_next(j, list, &i);) {
+    for (i = 0; json_type(j, list) == JSON_OBJECT && json_next(j, list, &i);) {
         if (str_eq(json_raw(j, i), STR("ingress")))
             continue;
-        n = &c->network[c->networks++];
-        n->name = json_str(j, i, &c->arena);
-        n->id = json_get_str(j, i + 1, "NetworkID", &c->arena);
-        n->ip = json_get_str(j, i + 1, "IPAddress", &c->arena);
-        if (n->ip.n == 0)
-            n->ip = json_get_str(j, i + 1, "GlobalIPv6Address", &c->arena);
+        n.name = json_str(j, i, &c->arena);
+        n.id = json_get_str(j, i + 1, "NetworkID", &c->arena);
+        n.ip = json_get_str(j, i + 1, "IPAddress", &c->arena);
+        if (n.ip.n == 0)
+            n.ip = json_get_str(j, i + 1, "GlobalIPv6Address", &c->arena);
+        buf_add(&all, BYTES(n));
     }
+    c->networks = all.n / sizeof n;
+    c->network = buf_array(&all, &c->arena);
 }
 
-/* Config.Env, ["K=V", "K"], of which the second is no variable; or
- * Config.Labels, {"K": "V"}.  Returns them, and *n. */
+/* The n variables of Config.Env: ["K=V", "K"] (the second is none), or of
+ * Config.Labels: {"K": "V"}. */
 static struct docker_var *docker_vars(struct docker_container *c,
                                       const struct json *j, const char *name,
                                       size_t *n)
 {
     size_t list = docker_get(j, "Config", name), i;
-    struct docker_var *vars = arena_alloc(&c->arena, docker_count(j, list) *
-                                                     sizeof *vars), v;
+    struct docker_var v;
+    struct buf all = { 0 };
 
     for (i = 0; json_next(j, list, &i);) {
         v.name = v.value = json_str(j, i, &c->arena);
@@ -4325,9 +4306,10 @@ static struct docker_var *docker_vars(struct docker_container *c,
             v.name = str_cut(&v.value, '=');
         else
             continue;
-        vars[(*n)++] = v;
+        buf_add(&all, BYTES(v));
     }
-    return vars;
+    *n = all.n / sizeof v;
+    return buf_array(&all, &c->arena);
 }
 
 /* The answer of GET /containers/{id}/json; the caller frees it.  NULL: it is
@@ -4451,13 +4433,11 @@ static struct str docker_identity(const struct json *j, bool podman,
 static bool docker_is_podman(const struct json *j)
 {
     size_t list = json_get(j, JSON_ROOT, "Components"), i;
+    bool podman = json_get(j, JSON_ROOT, "BuildahVersion") != 0;
 
-    if (json_get(j, JSON_ROOT, "BuildahVersion") != 0)
-        return true;
     for (i = 0; json_next(j, list, &i);)
-        if (str_prefix(json_get_raw(j, i, "Name"), STR("Podman")))
-            return true;
-    return false;
+        podman |= str_prefix(json_get_raw(j, i, "Name"), STR("Podman"));
+    return podman;
 }
 
 /* ==== 11. Services ========================================== svc_ ====
@@ -4732,8 +4712,8 @@ static void svc_read_metas(struct svc_job *job, struct service *s,
 
 /* ---- Tags, names, IDs ---- */
 
-/* Takes the next tag off a list that is split at commas, of which "\," is
- * none.  False: there are no more but empty ones. */
+/* Takes the next tag off a list with commas between them; "\," is a comma in a
+ * tag.  Empty ones are passed over.  False: there are no more. */
 static bool svc_next_tag(struct str *list, struct buf *tag)
 {
     tag->n = 0;
@@ -4772,8 +4752,7 @@ static void svc_split_tags(struct svc_job *job, struct svc_meta *m)
         }
     buf_add(&tags, BYTES(udp));
     m->tags = tags.n / sizeof *m->tag;
-    m->tag = memcpy(arena_alloc(job->a, tags.n), tags.p, tags.n);
-    buf_free(&tags);
+    m->tag = buf_array(&tags, job->a);
     buf_free(&tag);
     if (lost > 0)
         svc_note(job->notes, LOG_WARN, false, "more than %d bytes of tags: "
@@ -4988,7 +4967,7 @@ static struct svc_endpoint svc_endpoint(struct svc_job *job,
     bool shares = docker_shares(job->c);
     const struct docker_container *net = shares ? job->shared : job->c;
     const struct docker_port *bound = p;
-    bool unlisted = shares || !p->listed;       /* Ports does not tell */
+    bool unlisted = shares || !p->listed;       /* Ports has no entry */
     bool host;
 
     if (!job->c->running)
@@ -4997,7 +4976,9 @@ static struct svc_endpoint svc_endpoint(struct svc_job *job,
         return at;
     host = str_eq(net->mode, STR("host"));
     if (shares)
-        bound = docker_find_port(net, p);
+        bound = net->ports == 0 ? NULL
+                : bsearch(p, net->port, net->ports, sizeof *p,
+                          docker_port_cmp);
     if (host && unlisted) {
         at.reach = SVC_PUBLISHED;
     } else if (bound != NULL && bound->host_port > 0) {

@@ -164,7 +164,7 @@ static void fuzz_registration(const struct service *s)
     body.n = 0;
     consul_value(&reg, s, buf_str(&mark), &body, &marked, NULL);
     CHECK(json_parse(&j, edge(buf_str(&body)), &e) == 0);
-    CHECK(docker_count(&j, json_get(&j, JSON_ROOT, "Meta")) <= 64);
+    CHECK(count_of(&j, json_get(&j, JSON_ROOT, "Meta")) <= 64);
     listed(&list, &j);
     CHECK(json_parse(&j, edge(buf_str(&list)), &e) == 0);
     CHECK(consul_item(&reg, &j, &a, &item) && item.owner == 1);
