@@ -713,11 +713,13 @@ class Store:
         self.services, self.checks, self.sent = {}, {}, {}
         self.foreign = {}       # ID: Foreign
         self.writer = {}        # ID: (registrator, when it was registered)
+        self.unseen = {}        # ID: a check that stays there from an entry that was written over unseen
         self.before = {}        # ID: whose it was before it was another's
         self.author = {}        # ID: the container it was registered for
 
     def forget(self, i):
-        for table in (self.services, self.checks, self.sent, self.foreign, self.writer, self.author, self.before):
+        for table in (self.services, self.checks, self.sent, self.foreign, self.writer, self.author, self.before,
+                      self.unseen):
             table.pop(i, None)
 
     def set_writer(self, i, registrator, now):
@@ -799,7 +801,9 @@ class Agent(Front, Consul):
         late = self.life() is None
         if late and i in store.foreign:
             return              # that one has written it again
-        store.foreign.pop(i, None)
+        theirs = store.foreign.pop(i, None)
+        if theirs and life and not life.has_seen(theirs.placed):
+            store.unseen[i] = theirs.check      # nobody knew that it has to be replaced
         super().put(service, replace)
         store.set_writer(i, self.r, self.r.model.now())
         self.r.owner = mark[:16]
@@ -1760,7 +1764,8 @@ class Model:
             if refused(claim.service):
                 return []       # it may be as it was
             want.append(oracle.fingerprint(claim.service))
-            if len(self.registrators) > 1 and not claim.service.check:     # the other's may stay, if both write at once
+            if not claim.service.check and (    # one that was written at the same time, by whomever, may stay
+                    len(self.registrators) > 1 or self.store.unseen.get(i) == service.check):
                 want.append(oracle.fingerprint(claim.service._replace(check=service.check)))
         if not want:
             return ["too much: %s, of %s; may be kept for %s: %s" % (
