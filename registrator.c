@@ -175,6 +175,8 @@ enum {
     SERVICE_ATTR_MAX = 128 * 1024, /* of an attribute; of longer arguments,
                                    Linux starts no script */
     SERVICE_TAGS_MAX = 16 * 1024, /* of its tags */
+    OTHERS_SIZE = 8 * 1024 * 1024, /* what is kept of others' entries: of
+                                   170,000 */
     NOTES_MAX = 100,            /* log lines about a container at a time */
     CONNECT_MS = MS(5000),      /* to one address */
     CALL_MS = MS(10 * 1000),    /* an answer, or the next part of it */
@@ -1284,6 +1286,8 @@ struct splitter {
     bool begun;         /* that bracket has been seen */
     bool quoted;        /* in a string */
     bool escaped;       /* there, behind a backslash */
+    size_t names;       /* strings at the depth of the objects, less those
+                           objects that must have one */
     struct buf element;
 };
 
@@ -1299,7 +1303,7 @@ static void json_split_start(struct splitter *s, unsigned at, char open)
 /* Whether all of a list has been seen.  A stream never ends so. */
 static bool json_split_done(const struct splitter *s)
 {
-    return s->begun && s->depth == 0;
+    return s->begun && s->depth == 0 && s->names == 0;
 }
 
 /* Goes past one byte.  False: it cannot stand there. */
@@ -1312,10 +1316,12 @@ static bool json_split_byte(struct splitter *s, char c)
         s->escaped = c == '\\' && !s->escaped;
     } else if (c == '"' && !outside) {
         s->quoted = true;
+        s->names += between;
     } else if (c == '{' || c == '[') {
         if ((outside && (c != s->open || (s->begun && s->at > 0))) ||
             (s->depth == s->at && c != '{'))
             return false;
+        s->names -= s->depth == s->at && !outside && s->open == '{';
         s->begun = true;
         s->depth++;
     } else if (!outside && (c == '}' || c == ']')) {
@@ -1465,7 +1471,7 @@ static void url_base64(struct buf *b, struct str s)
  * Calls: str_ buf_ err_.
  * Kernel: socket connect read poll open close pipe fcntl sigaction
  * clock_gettime getaddrinfo getifaddrs gethostname getsockopt setsockopt
- * stat getentropy isatty setrlimit syscall getpid alarm.
+ * stat getentropy isatty getrlimit setrlimit syscall getpid alarm.
  */
 
 int getentropy(void *, size_t);         /* _XOPEN_SOURCE hides it */
@@ -1993,6 +1999,20 @@ static int os_sandbox(bool interface, struct err *e)
     return err_set(e, "seccomp: not in a build for this system and C library");
 }
 #endif
+
+/* Whether as many descriptors may be open as all connections need, and what
+ * start and a name server take beside them. */
+static int os_descriptors(struct err *e)
+{
+    const rlim_t needed = 2 * CONNS_MAX + 12;
+    struct rlimit limit;
+
+    if (getrlimit(RLIMIT_NOFILE, &limit) == 0 && limit.rlim_cur < needed)
+        return err_set(e, "ulimit -n: %u descriptors are too few, %u are "
+                          "needed", (unsigned)limit.rlim_cur,
+                       (unsigned)needed);
+    return 0;
+}
 
 /* Keeps secrets in memory: no core file, no reading by other processes of the
  * same user.  Best effort; failure is harmless. */
@@ -3909,11 +3929,14 @@ static int side_on_rows(struct request *r, struct str piece, struct err *e)
     struct side *s = r->context;
     enum split found;
 
-    while ((found = json_split(&s->split, &piece)) != SPLIT_MORE)
-        if (found != SPLIT_ELEMENT ||
+    while ((found = json_split(&s->split, &piece)) != SPLIT_MORE) {
+        if (found == SPLIT_ODD)
+            return err_set(e, "this is not a list");
+        if (found == SPLIT_LARGE ||
             json_parse(&s->json, buf_str(&s->split.element), e) != 0 ||
             !s->kind->row(s, &s->json))
             s->whole = false;
+    }
     return 0;
 }
 
@@ -6866,6 +6889,7 @@ static struct request *entries_list(struct side *side, unsigned *depth,
     *depth = kind->list_depth;
     *open = kind->list_open;
     buf_free(&es->others_next);
+    es->others_next.max = OTHERS_SIZE;
     return kind->list(es->reg);
 }
 
@@ -8588,7 +8612,7 @@ int main(int argc, char **argv)
     struct err e;
     int code;
 
-    if (os_signals(&e) != 0) {
+    if (os_descriptors(&e) != 0 || os_signals(&e) != 0) {
         log_at(LOG_ERROR, "%s", e.text);
         return 1;
     }
