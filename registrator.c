@@ -50,17 +50,17 @@
  *     getsockname getsockopt ioctl madvise mmap mprotect munmap open poll
  *     read recvfrom recvmsg restart_syscall rt_sigprocmask rt_sigreturn
  *     sendmsg sendto setitimer setsockopt socket stat tkill uname write
- *     writev
  *     arm64: newfstatat openat ppoll
  *     arm: clock_gettime32 clock_gettime64 fcntl64 mmap2 sigreturn stat64
  *     statx
  *
  * and of these open only to read, mmap and mprotect without execution, tkill
- * for itself alone (abort), ioctl to find the number of an interface, socket
- * for unix, IPv4 and IPv6, and with -ip for netlink.  Before, it also calls
+ * for itself alone (abort), ioctl to find the number of an interface, fcntl
+ * for flags and locks, socket for unix, IPv4 and IPv6, and with -ip for
+ * netlink.  Before, it also calls
  *
- *     arch_prctl execve fstat getpid openat pipe prctl prlimit64
- *     rt_sigaction set_tid_address
+ *     arch_prctl execve getpid pipe prctl prlimit64 rt_sigaction
+ *     set_tid_address
  *
  * The rules that comments cite:
  *
@@ -277,15 +277,10 @@ struct arena {
     bool full;
 };
 
-union align {
-    void *p;
-    uint64_t u;
-};
-
 struct chunk {
     struct chunk *before;
     size_t used, room;          /* bytes of data[] */
-    union align data[];
+    uint64_t data[];            /* nothing has to be aligned to more */
 };
 
 static void *arena_alloc(struct arena *a, size_t n)
@@ -296,16 +291,13 @@ static void *arena_alloc(struct arena *a, size_t n)
     CHECK(n <= TEXT_MAX);
     a->used += n;
     a->full = a->full || (a->limit > 0 && a->used > a->limit);
-    n = (n + sizeof(union align) - 1) / sizeof(union align) *
-        sizeof(union align);
+    n = (n + sizeof *c->data - 1) / sizeof *c->data * sizeof *c->data;
     if (c == NULL || c->room - c->used < n) {
         room = c == NULL ? 128 : c->room < 65536 ? c->room * 2 : c->room;
         room = room < n ? n : room;
-        c = mem_new(sizeof *c + room);
-        c->before = a->last;
-        c->used = 0;
-        c->room = room;
-        a->last = c;
+        a->last = mem_new(sizeof *c + room);
+        *a->last = (struct chunk){ .before = c, .room = room };
+        c = a->last;
     }
     c->used += n;
     return (char *)c->data + (c->used - n);
@@ -402,6 +394,12 @@ static bool str_blank(char c)
     return c == ' ' || c == '\t' || c == '\n' || c == '\r';
 }
 
+/* A printable character of ASCII. */
+static bool str_ascii(char c)
+{
+    return (unsigned char)c >= 0x20 && (unsigned char)c < 0x7f;
+}
+
 /* Not a blank, not a control character. */
 static bool str_graph(char c)
 {
@@ -423,23 +421,14 @@ static bool str_all(struct str s, bool (*is)(char))
     return str_span(s, is) == s.n;
 }
 
-/* Without regard to the case of ASCII letters. */
-static int str_casecmp(struct str a, struct str b)
-{
-    size_t i;
-
-    for (i = 0; i < a.n && i < b.n; i++) {
-        int d = str_lower(a.p[i]) - str_lower(b.p[i]);
-
-        if (d != 0)
-            return d;
-    }
-    return (a.n > b.n) - (a.n < b.n);
-}
-
+/* As str_eq, without regard to the case of ASCII letters. */
 static bool str_caseeq(struct str a, struct str b)
 {
-    return a.n == b.n && str_casecmp(a, b) == 0;
+    size_t i = 0;
+
+    while (a.n == b.n && i < a.n && str_lower(a.p[i]) == str_lower(b.p[i]))
+        i++;
+    return a.n == b.n && i == a.n;
 }
 
 /* Where c first stands in s, or s.n. */
@@ -478,10 +467,10 @@ static struct str str_after(struct str s, char c)
 /* Where needle first stands in s, or s.n. */
 static size_t str_find(struct str s, struct str needle)
 {
-    size_t at = 0;
+    size_t at = needle.n > 0 ? str_index(s, *needle.p) : 0;
 
     while (at < s.n && !str_prefix(str_from(s, at), needle))
-        at++;
+        at += 1 + str_index(str_from(s, at + 1), *needle.p);
     return at;
 }
 
@@ -560,26 +549,21 @@ static uint64_t str_hash(uint64_t h, struct str s)
  * well-formed UTF-8 (Unicode 15, table 3-7) is U+FFFD by itself, as in Go. */
 static uint32_t str_rune(struct str *s)
 {
+    static const uint32_t least[] = { 0, 0x80, 0x800, 0x10000 };
     const unsigned char *p = (const unsigned char *)s->p;
-    unsigned more = p[0] < 0x80 ? 0 : p[0] < 0xe0 ? 1 : p[0] < 0xf0 ? 2 : 3;
-    uint32_t c = p[0];
+    unsigned more = p[0] < 0xc0 ? 0 : p[0] < 0xe0 ? 1 : p[0] < 0xf0 ? 2 : 3;
+    bool ok = p[0] < 0x80 || (p[0] >= 0xc0 && p[0] < 0xf8 && s->n > more);
+    uint32_t c = more > 0 ? p[0] & 0x3fu >> more : p[0];
     unsigned i;
 
-    if (more > 0) {
-        static const unsigned char low[] = { 0, 0, 0xa0, 0x90 };
-        bool ok = p[0] >= 0xc2 && p[0] <= 0xf4 && s->n > more;
-
-        c &= 0x3fu >> more;
-        for (i = 1; ok && i <= more; i++) {
-            ok = (p[i] & 0xc0) == 0x80;
-            c = c << 6 | (p[i] & 0x3f);
-        }
-        ok = ok && !((p[0] == 0xe0 || p[0] == 0xf0) && p[1] < low[more]) &&
-             !(p[0] == 0xed && p[1] > 0x9f) && !(p[0] == 0xf4 && p[1] > 0x8f);
-        if (!ok) {
-            more = 0;
-            c = 0xfffd;
-        }
+    for (i = 1; ok && i <= more; i++) {
+        ok = (p[i] & 0xc0) == 0x80;
+        c = c << 6 | (p[i] & 0x3f);
+    }
+    if (!ok || c < least[more] || (c >= 0xd800 && c <= 0xdfff) ||
+        c > 0x10ffff) {
+        more = 0;
+        c = 0xfffd;
     }
     *s = str_from(*s, more + 1);
     return c;
@@ -693,6 +677,7 @@ static void buf_number(struct buf *b, uint64_t v, unsigned base, size_t least)
     size_t at = sizeof digits;
     struct str s;
 
+    CHECK(least <= sizeof digits);
     do
         digits[--at] = "0123456789abcdef"[v % base];
     while ((v /= base) > 0 || sizeof digits - at < least);
@@ -756,14 +741,18 @@ static void buf_vfmt(struct buf *b, const char *f, va_list args)
     }
 }
 
+/* In a function with a format and its arguments: adds what they make. */
+#define BUF_FORMAT(b, format) do { \
+        va_list args; \
+        va_start(args, format); \
+        buf_vfmt(b, format, args); \
+        va_end(args); \
+    } while (0)
+
 PRINTF(2, 3)
 static void buf_fmt(struct buf *b, const char *format, ...)
 {
-    va_list args;
-
-    va_start(args, format);
-    buf_vfmt(b, format, args);
-    va_end(args);
+    BUF_FORMAT(b, format);
 }
 
 /* The same as a text in memory of a. */
@@ -771,11 +760,8 @@ PRINTF(2, 3)
 static struct str str_fmt(struct arena *a, const char *format, ...)
 {
     struct buf b = { 0 };
-    va_list args;
 
-    va_start(args, format);
-    buf_vfmt(&b, format, args);
-    va_end(args);
+    BUF_FORMAT(&b, format);
     return buf_done(&b, a);
 }
 
@@ -802,8 +788,7 @@ static void buf_skip(struct buf *b, size_t n)
 /* Whether c stands for itself in a JSON string and is one byte of UTF-8. */
 static bool buf_json_plain(char c)
 {
-    return (unsigned char)c >= 0x20 && (unsigned char)c < 0x7f && c != '"' &&
-           c != '\\';
+    return str_ascii(c) && c != '"' && c != '\\';
 }
 
 /* s as a JSON string (RFC 8259 section 7).  What is not UTF-8 becomes
@@ -914,12 +899,9 @@ PRINTF(2, 3)
 static int err_set(struct err *e, const char *format, ...)
 {
     struct buf b = { 0 };
-    va_list args;
     size_t i;
 
-    va_start(args, format);
-    buf_vfmt(&b, format, args);
-    va_end(args);
+    BUF_FORMAT(&b, format);
     for (i = 0; i < b.n && i < sizeof e->text - 1; i++)
         e->text[i] = b.p[i] == '\0' ? ' ' : b.p[i];
     e->text[i] = '\0';
@@ -963,13 +945,10 @@ static void log_at(enum log_level level, const char *format, ...)
     struct buf text = { 0 }, line = { 0 };
     time_t now = time(NULL);
     struct tm tm = { 0 };
-    va_list args;
 
     if (level > log_limit)
         return;
-    va_start(args, format);
-    buf_vfmt(&text, format, args);
-    va_end(args);
+    BUF_FORMAT(&text, format);
     (void)gmtime_r(&now, &tm);
     buf_fmt(&line, "%d/%02d/%02d %02d:%02d:%02d registrator: ",
             tm.tm_year + 1900, tm.tm_mon + 1, tm.tm_mday, tm.tm_hour,
@@ -1045,22 +1024,18 @@ static size_t json_add(struct json *j, enum json_type type, size_t at,
  * quotes; 0 if it is not one. */
 static size_t json_string(struct str s)
 {
-    size_t i, k;
+    size_t i;
 
     for (i = 1; i < s.n && (unsigned char)s.p[i] >= 0x20; i++) {
         if (s.p[i] == '"')
             return i + 1;
         if (s.p[i] != '\\')
             continue;
-        if (++i == s.n)
+        if (++i == s.n || !str_has(STR("\"\\/bfnrtu"), s.p[i]))
             return 0;
-        if (s.p[i] == 'u') {
-            for (k = 0; k < 4; k++)
-                if (++i == s.n || !str_hexdigit(s.p[i]))
-                    return 0;
-        } else if (str_index(STR("\"\\/bfnrt"), s.p[i]) == 8) {
+        if (s.p[i] == 'u' && (s.n - i < 5 ||
+            !str_all(str_upto(str_from(s, i + 1), 4), str_hexdigit)))
             return 0;
-        }
     }
     return 0;
 }
@@ -1068,11 +1043,9 @@ static size_t json_string(struct str s)
 /* Where the digits that stand at i end; 0 if there are none. */
 static size_t json_digits(struct str s, size_t i)
 {
-    size_t from = i;
+    size_t n = i < s.n ? str_span(str_from(s, i), str_digit) : 0;
 
-    while (i < s.n && str_digit(s.p[i]))
-        i++;
-    return i > from ? i : 0;
+    return n > 0 ? i + n : 0;
 }
 
 /* The length of the number at s.p, or 0: RFC 8259 section 6. */
@@ -1100,17 +1073,16 @@ static size_t json_scalar(struct json *j, size_t at)
     static const char *const word[] = { "null", "true", "false" };
     struct str s = str_from(j->text, at);
     bool string = *s.p == '"';
+    enum json_type type = string ? JSON_STRING : JSON_NUMBER;
     size_t n = string ? json_string(s) : json_number(s), i;
 
-    if (n > 0 && string)
-        json_add(j, JSON_STRING, at + 1, n - 2);
-    else if (n > 0)
-        json_add(j, JSON_NUMBER, at, n);
     for (i = 0; n == 0 && i < LENGTH(word); i++)
         if (str_prefix(s, str_of(word[i]))) {
+            type = i == 0 ? JSON_NULL : JSON_BOOL;
             n = strlen(word[i]);
-            json_add(j, i == 0 ? JSON_NULL : JSON_BOOL, at, n);
         }
+    if (n > 0)
+        json_add(j, type, string ? at + 1 : at, string ? n - 2 : n);
     return n;
 }
 
@@ -1286,8 +1258,8 @@ struct splitter {
     bool begun;         /* that bracket has been seen */
     bool quoted;        /* in a string */
     bool escaped;       /* there, behind a backslash */
-    size_t names;       /* strings at the depth of the objects, less those
-                           objects that must have one */
+    size_t names;       /* strings at the depth of the objects, less the
+                           objects if each must have one */
     struct buf element;
 };
 
@@ -1321,7 +1293,7 @@ static bool json_split_byte(struct splitter *s, char c)
         if ((outside && (c != s->open || (s->begun && s->at > 0))) ||
             (s->depth == s->at && c != '{'))
             return false;
-        s->names -= s->depth == s->at && !outside && s->open == '{';
+        s->names -= s->depth == 1 && s->at == 1 && s->open == '{';
         s->begun = true;
         s->depth++;
     } else if (!outside && (c == '}' || c == ']')) {
@@ -1510,8 +1482,9 @@ static void os_signal(int number)
     } else if (number == SIGUSR1) {
         os_summary = 1;
     } else {
+        if (!os_stop)
+            (void)alarm(5);
         os_stop = 1;
-        (void)alarm(5);
     }
     (void)!write(os_pipe[1], "", 1);    /* full: os_wait ends all the same */
     errno = saved;
@@ -1542,31 +1515,17 @@ static int os_signals(struct err *e)
     return 0;
 }
 
-/* Waits until one of p[n] is ready, a signal comes or ms have passed.  poll
- * gets only those that are open: it refuses more fields than the process may
- * have descriptors (ulimit -n). */
+/* Waits until one of p[n] is ready, a signal comes or ms have passed.  There
+ * must be room for one more behind them. */
 static void os_wait(struct pollfd *p, size_t n, uint64_t ms)
 {
-    struct pollfd open[2 * CONNS_MAX + 1];
     char drain[64];
-    size_t i, m = 0;
-    int ready;
 
-    CHECK(n < LENGTH(open));
-    for (i = 0; i < n; i++)
-        if (p[i].fd >= 0)
-            open[m++] = p[i];
-    open[m].fd = os_pipe[0];
-    open[m].events = POLLIN;
-    open[m].revents = 0;
-    ready = poll(open, (nfds_t)(m + 1), ms > INT_MAX ? INT_MAX : (int)ms);
-    for (i = m = 0; i < n; i++) {
-        p[i].revents = 0;
-        if (ready > 0 && p[i].fd >= 0)  /* else EINTR, or time is up */
-            p[i].revents = open[m++].revents;
-    }
-    while (ready > 0 && open[m].revents != 0 &&
-           read(os_pipe[0], drain, sizeof drain) > 0)
+    p[n].fd = os_pipe[0];
+    p[n].events = POLLIN;
+    if (poll(p, (nfds_t)n + 1, ms > INT_MAX ? INT_MAX : (int)ms) <= 0)
+        return;                         /* time is up, or EINTR */
+    while (p[n].revents != 0 && read(os_pipe[0], drain, sizeof drain) > 0)
         continue;
 }
 
@@ -1806,8 +1765,8 @@ static void ip_format(struct buf *b, const unsigned char *ip, size_t n)
         }
 }
 
-/* Adds the IP address of a socket address.  False: it has none. */
-static bool ip_of_socket(const struct sockaddr *sa, struct buf *b)
+/* Adds the IP address of a socket address, if it has one. */
+static void ip_of_socket(const struct sockaddr *sa, struct buf *b)
 {
     const void *p = sa;
     const struct sockaddr_in *v4 = p;
@@ -1817,7 +1776,6 @@ static bool ip_of_socket(const struct sockaddr *sa, struct buf *b)
         ip_format(b, (const unsigned char *)&v4->sin_addr, 4);
     else if (sa->sa_family == AF_INET6)
         ip_format(b, (const unsigned char *)&v6->sin6_addr, 16);
-    return sa->sa_family == AF_INET || sa->sa_family == AF_INET6;
 }
 
 /* Whether an address cannot be reached from other hosts. */
@@ -1844,7 +1802,8 @@ static bool os_interface(struct str name, struct buf *b)
                           !str_has(buf_str(b), ':'))))
             continue;
         b->n = 0;
-        if (ip_of_socket(sa, b) && str_prefix(buf_str(b), STR("fe80:")))
+        ip_of_socket(sa, b);
+        if (str_prefix(buf_str(b), STR("fe80:")))
             b->n = 0;
     }
     freeifaddrs(list);
@@ -1892,7 +1851,7 @@ static const uint16_t os_calls[] = {
     SYS_getsockname, SYS_getsockopt, SYS_madvise, SYS_munmap, SYS_read,
     SYS_recvfrom, SYS_recvmsg, SYS_restart_syscall, SYS_rt_sigprocmask,
     SYS_rt_sigreturn, SYS_sendmsg, SYS_sendto, SYS_setitimer, SYS_setsockopt,
-    SYS_uname, SYS_write, SYS_writev,   /* recvmsg, sendmsg: musl 1.2.4 and later */
+    SYS_uname, SYS_write,       /* recvmsg, sendmsg: musl 1.2.4 and later */
 #if defined __x86_64__
     SYS_clock_gettime, SYS_poll, SYS_stat,
 #elif defined __aarch64__
@@ -2863,19 +2822,6 @@ static bool http_value_char(char c)
     return c == '\t' || buf_header_char(c);
 }
 
-/* What Connection says (RFC 9112 9.3). */
-static void http_connection(struct http *h, struct str list)
-{
-    while (list.n > 0) {
-        struct str word = str_trim(str_cut(&list, ','));
-
-        if (str_caseeq(word, STR("close")))
-            h->close = true;
-        else if (str_caseeq(word, STR("keep-alive")) && h->http10)
-            h->close = false;
-    }
-}
-
 /* One header line: those that this program uses. */
 static int http_field(struct http *h, struct str line, struct err *e)
 {
@@ -2896,8 +2842,15 @@ static int http_field(struct http *h, struct str line, struct err *e)
         if (!str_caseeq(value, STR("chunked")) || h->chunked || h->http10)
             return err_set(e, "Transfer-Encoding: %.*s", PUT(value));
         h->chunked = true;
-    } else if (str_caseeq(name, STR("Connection"))) {
-        http_connection(h, value);
+    } else if (str_caseeq(name, STR("Connection"))) {   /* RFC 9112 9.3 */
+        while (value.n > 0) {
+            struct str word = str_trim(str_cut(&value, ','));
+
+            if (str_caseeq(word, STR("close")))
+                h->close = true;
+            else if (str_caseeq(word, STR("keep-alive")) && h->http10)
+                h->close = false;
+        }
     } else if (str_caseeq(name, STR("Retry-After"))) {
         if (str_u64(value, 3600, &v))   /* a date is ignored */
             h->retry_after = (unsigned)v;
@@ -4101,8 +4054,9 @@ static bool docker_event(const struct json *j, struct docker_event *ev)
         { "destroy", DOCKER_GONE }, { "remove", DOCKER_GONE },
         { "connect", DOCKER_NETWORK }, { "disconnect", DOCKER_NETWORK },
     };
-    size_t actor = json_get(j, JSON_ROOT, "Actor"), container, i;
+    size_t actor = json_get(j, JSON_ROOT, "Actor"), i;
     size_t attributes = json_get(j, actor, "Attributes");
+    size_t container = json_get(j, attributes, "container");
     struct str type = json_get_raw(j, JSON_ROOT, "Type");
     struct str action = json_get_raw(j, JSON_ROOT, "Action");
     struct str code = json_get_raw(j, attributes, "exitCode");
@@ -4110,6 +4064,8 @@ static bool docker_event(const struct json *j, struct docker_event *ev)
 
     if (action.n == 0)
         action = json_get_raw(j, JSON_ROOT, "status");
+    if (type.n == 0)
+        type = STR("container");
     ev->action = DOCKER_OTHER;
     for (i = 0; i < LENGTH(known); i++)
         if (str_eq(action, str_of(known[i].name)))
@@ -4120,14 +4076,11 @@ static bool docker_event(const struct json *j, struct docker_event *ev)
     ev->id = json_get_raw(j, actor, "ID");
     if (ev->id.n == 0)
         ev->id = json_get_raw(j, JSON_ROOT, "id");
-    if (ev->action == DOCKER_NETWORK) {
-        container = json_get(j, attributes, "container");
-        if (container != 0)     /* else Podman's */
-            ev->id = json_raw(j, container);
-        return str_eq(type, STR("network")) && docker_id(ev->id);
-    }
+    if (ev->action == DOCKER_NETWORK && container != 0) /* else Podman's */
+        ev->id = json_raw(j, container);
     return ev->action != DOCKER_OTHER && docker_id(ev->id) &&
-           (type.n == 0 || str_eq(type, STR("container")));
+           str_eq(type, ev->action == DOCKER_NETWORK ? STR("network")
+                                                     : STR("container"));
 }
 
 /* A row of GET /containers/json. */
@@ -4198,7 +4151,7 @@ struct docker_container {
     unsigned exit_code;
     struct docker_port *port;   /* by number, tcp first */
     size_t ports;
-    struct docker_network *network;     /* by name */
+    struct docker_network *network;
     size_t networks;
     struct docker_var *env, *label;     /* in the engine's order */
     size_t envs, labels;
@@ -4234,27 +4187,8 @@ static bool docker_port_key(struct str s, struct docker_port *p)
 
     while (s.n > 0 && i < LENGTH(proto) && !str_caseeq(s, str_of(proto[i])))
         i++;
-    memset(p, 0, sizeof *p);
-    p->host_ip = STR("");
     p->proto = (enum docker_proto)i;
     return i < LENGTH(proto) && str_port(number, &p->number);
-}
-
-/* Of several bindings the first counts, an IPv4 one before an IPv6 one. */
-static void docker_bindings(struct docker_container *c, const struct json *j,
-                            size_t list, struct docker_port *p)
-{
-    size_t i;
-
-    for (i = 0; json_next(j, list, &i);) {
-        struct str ip = json_get_str(j, i, "HostIp", &c->arena);
-        bool better = p->host_port == 0 ||
-                      (str_has(p->host_ip, ':') && !str_has(ip, ':'));
-
-        if (better &&
-            str_port(json_get_raw(j, i, "HostPort"), &p->host_port))
-            p->host_ip = ip;
-    }
 }
 
 /* By number, tcp first: the order of docker_container.port. */
@@ -4275,22 +4209,30 @@ static const struct docker_port *docker_find_port(
         : bsearch(p, c->port, c->ports, sizeof *p, docker_port_cmp);
 }
 
-/* Adds the ports that are the names of object t. */
+/* Adds the ports that are the names of object t.  Of several bindings the
+ * first counts, an IPv4 one before an IPv6 one. */
 static void docker_add_ports(struct docker_container *c, const struct json *j,
                              size_t t, bool listed)
 {
-    struct docker_port p;
-    size_t i;
+    size_t i, k;
 
-    for (i = 0; json_next(j, t, &i);)
-        if (json_type(j, t) == JSON_OBJECT &&
-            docker_port_key(json_raw(j, i), &p)) {
-            p.listed = listed;
-            p.exposed = !listed;
-            if (listed)
-                docker_bindings(c, j, i + 1, &p);
-            c->port[c->ports++] = p;
+    for (i = 0; json_type(j, t) == JSON_OBJECT && json_next(j, t, &i);) {
+        struct docker_port p = { .listed = listed, .exposed = !listed,
+                                 .host_ip = STR_INIT("") };
+
+        if (!docker_port_key(json_raw(j, i), &p))
+            continue;
+        for (k = 0; listed && json_next(j, i + 1, &k);) {
+            struct str ip = json_get_str(j, k, "HostIp", &c->arena);
+            bool better = p.host_port == 0 ||
+                          (str_has(p.host_ip, ':') && !str_has(ip, ':'));
+
+            if (better &&
+                str_port(json_get_raw(j, k, "HostPort"), &p.host_port))
+                p.host_ip = ip;
         }
+        c->port[c->ports++] = p;
+    }
 }
 
 static size_t docker_count(const struct json *j, size_t t)
@@ -4336,13 +4278,6 @@ static void docker_ports(struct docker_container *c, const struct json *j)
     c->ports = kept;
 }
 
-static int docker_network_cmp(const void *a, const void *b)
-{
-    const struct docker_network *p = a, *q = b;
-
-    return str_cmp(p->name, q->name);
-}
-
 /* NetworkSettings.Networks since Docker 1.9; before, the default bridge's
  * address stands in NetworkSettings itself.  The swarm's ingress network is
  * nobody's address. */
@@ -4370,7 +4305,6 @@ static void docker_networks(struct docker_container *c, const struct json *j)
         if (n->ip.n == 0)
             n->ip = json_get_str(j, i + 1, "GlobalIPv6Address", &c->arena);
     }
-    qsort(c->network, c->networks, sizeof *c->network, docker_network_cmp);
 }
 
 /* Config.Env, ["K=V", "K"], of which the second is no variable; or
@@ -4451,55 +4385,37 @@ static void docker_read_networks(struct buf *known, const struct json *j)
     }
 }
 
-/* Sets `routable` of all networks of the container.  False: one of them is
- * not among the known ones. */
-static bool docker_set_routable(struct docker_container *c, struct str known)
+/* Sets `routable` of the container's networks.  It matters if a port may be
+ * reached at the container's own address: one that is exposed but missing in
+ * Ports; with Podman, any, since that (seen in 4.3) lists ports as published
+ * on macvlan and ipvlan, where nothing is, which is undone here.  False: it
+ * matters, and a network is not among the known ones. */
+static bool docker_set_routable(struct docker_container *c, struct str known,
+                                bool podman)
 {
-    bool all = true;
+    bool matters = false, all_known = true, all_routable = true;
     size_t i, at;
 
-    for (i = 0; i < c->networks; i++) {
-        struct str id = c->network[i].id;
-
-        if (!docker_id(id))
-            continue;           /* Docker before 1.10 has no others */
-        at = str_find(known, id);
-        all = all && at < known.n;
-        c->network[i].routable = at < known.n && known.p[at + id.n] == '+';
-    }
-    return all;
-}
-
-/* Whether a port may be reached at the container's own address, so that the
- * drivers of its networks matter: one that is exposed but missing in Ports;
- * with Podman, any. */
-static bool docker_networks_matter(const struct docker_container *c,
-                                   bool podman)
-{
-    size_t i;
-
-    if (!c->running || docker_shares(c) ||
-        str_eq(c->mode, STR("host")) || str_eq(c->mode, STR("none")))
-        return false;
     for (i = 0; i < c->ports; i++)
-        if (!c->port[i].listed || podman)
-            return true;
-    return false;
-}
+        matters = matters || podman || !c->port[i].listed;
+    if (!matters || !c->running || docker_shares(c) ||
+        str_eq(c->mode, STR("host")) || str_eq(c->mode, STR("none")))
+        return true;
+    for (i = 0; i < c->networks; i++) {
+        struct docker_network *n = &c->network[i];
 
-/* Podman (seen in 4.3) lists ports as published on macvlan and ipvlan, where
- * nothing is.  This undoes it: what remains is as Docker has it. */
-static void docker_fix_podman_ports(struct docker_container *c)
-{
-    size_t i;
-
-    for (i = 0; i < c->networks; i++)
-        if (!c->network[i].routable)
-            return;
-    for (i = 0; i < c->ports; i++) {
+        if (docker_id(n->id)) {         /* Docker before 1.10 has no others */
+            at = str_find(known, n->id);
+            all_known = all_known && at < known.n;
+            n->routable = at < known.n && known.p[at + n->id.n] == '+';
+        }
+        all_routable = all_routable && n->routable;
+    }
+    for (i = 0; podman && all_routable && i < c->ports; i++) {
         c->port[i].listed = false;
         c->port[i].host_port = 0;
     }
+    return all_known;
 }
 
 /* ---- The engine ---- */
@@ -4635,7 +4551,6 @@ static void svc_note(struct svc_notes *notes, enum log_level level,
 {
     struct svc_note *note;
     struct buf text = { .max = ERR_MAX };
-    va_list args;
 
     for (note = notes->first; level == LOG_WARN && note != NULL;
          note = note->next)
@@ -4645,15 +4560,10 @@ static void svc_note(struct svc_notes *notes, enum log_level level,
         }
     if (level != LOG_WARN && notes->n++ >= NOTES_MAX)
         return;
-    va_start(args, format);
-    buf_vfmt(&text, format, args);
-    va_end(args);
+    BUF_FORMAT(&text, format);
     note = arena_alloc(&notes->arena, sizeof *note);
-    note->next = NULL;
-    note->level = level;
-    note->ignored = ignored;
-    note->format = format;
-    note->others = 0;
+    *note = (struct svc_note){ .level = level, .ignored = ignored,
+                               .format = format };
     note->text = buf_done(&text, &notes->arena);
     if (notes->last != NULL)
         notes->last->next = note;
@@ -4675,6 +4585,8 @@ struct svc_meta {
     struct svc_attr attr;
     unsigned port;      /* the one that it is for; 0: all */
     size_t order;       /* of two with one key, the later one counts */
+    struct str *tag;    /* of svc_split_tags: of this list and of -tags, */
+    size_t tags;        /* and a last one for UDP; NULL: not split yet */
 };
 
 /* What goes into the services of one container. */
@@ -4694,8 +4606,7 @@ struct svc_job {
     struct str label_ip;        /* ... of -useIpFromLabel */
     struct str name;            /* of services without a SERVICE_NAME */
     struct str id;              /* how default IDs begin */
-    struct str tags_of;         /* the list of tags that was split last, */
-    const struct service *tags_in;      /* and who has them */
+    struct svc_meta none;       /* stands for a variable that is missing */
     void *by_id;                /* of tsearch: the services so far */
     struct arena *a;            /* of the set */
     struct svc_notes *notes;
@@ -4773,9 +4684,7 @@ static struct str svc_attr(const struct service *s, const char *key)
 
 /* Everything but the attributes that a service takes from its metadata. */
 struct svc_keys {
-    struct str name, tags;
-    struct str id;              /* .p NULL: none was given */
-    bool name_of_port;          /* it was given for this very port */
+    struct svc_meta *name, *id, *tags;
     bool ignore;
 };
 
@@ -4784,7 +4693,7 @@ struct svc_keys {
 static void svc_read_metas(struct svc_job *job, struct service *s,
                            struct svc_keys *k)
 {
-    const struct svc_meta *meta = job->meta;
+    struct svc_meta *meta = job->meta, *m;
     size_t general = 0, own, end;
 
     while (job->at_meta < job->metas && meta[job->at_meta].port < s->exposed)
@@ -4792,32 +4701,32 @@ static void svc_read_metas(struct svc_job *job, struct service *s,
     own = end = job->at_meta;
     while (end < job->metas && meta[end].port == s->exposed)
         end++;
-    memset(k, 0, sizeof *k);
+    k->name = k->id = k->tags = &job->none;
+    k->ignore = false;
     s->attr = arena_alloc(job->a, (job->general + end - own) *
                                   sizeof *s->attr);
     while (general < job->general || own < end) {
         int d = general == job->general ? 1 : own == end ? -1
                 : str_cmp(meta[general].attr.key, meta[own].attr.key);
-        const struct svc_attr *a = &meta[d < 0 ? general : own].attr;
 
+        m = &meta[d < 0 ? general : own];
         general += d <= 0;
         own += d >= 0;
-        if (str_eq(a->key, STR("name"))) {
-            k->name = a->value;
-            k->name_of_port = d >= 0;
-        } else if (str_eq(a->key, STR("id"))) {
-            k->id = a->value;
-        } else if (str_eq(a->key, STR("tags"))) {
-            k->tags = a->value;
-        } else if (str_eq(a->key, STR("ignore"))) {
-            k->ignore = a->value.n > 0;
-        } else if (a->value.n > SERVICE_ATTR_MAX) {
-            svc_note(job->notes, LOG_WARN, false, "port %u: attribute \"%.*s\" "
-                     "has more than %d bytes and is not used", s->exposed,
-                     PUT(str_first(a->key, 140)), SERVICE_ATTR_MAX);
-        } else {
-            s->attr[s->attrs++] = *a;
-        }
+        if (str_eq(m->attr.key, STR("name")))
+            k->name = m;
+        else if (str_eq(m->attr.key, STR("id")))
+            k->id = m;
+        else if (str_eq(m->attr.key, STR("tags")))
+            k->tags = m;
+        else if (str_eq(m->attr.key, STR("ignore")))
+            k->ignore = m->attr.value.n > 0;
+        else if (m->attr.value.n <= SERVICE_ATTR_MAX)
+            s->attr[s->attrs++] = m->attr;
+        else
+            svc_note(job->notes, LOG_WARN, false, "port %u: attribute "
+                     "\"%.*s\" has more than %d bytes and is not used",
+                     s->exposed, PUT(str_first(m->attr.key, 140)),
+                     SERVICE_ATTR_MAX);
     }
 }
 
@@ -4829,7 +4738,7 @@ static bool svc_next_tag(struct str *list, struct buf *tag)
 {
     tag->n = 0;
     while (list->n > 0) {
-        bool escaped = str_prefix(*list, STR("\\,"));
+        bool escaped = *list->p == '\\' && list->n > 1 && list->p[1] == ',';
         char c = escaped ? ',' : *list->p;
 
         *list = str_from(*list, escaped ? 2 : 1);
@@ -4841,21 +4750,16 @@ static bool svc_next_tag(struct str *list, struct buf *tag)
     return tag->n > 0;
 }
 
-/* The tags of the container, of the command line, and of UDP, without those
- * that would be too much.  Ports with the same list share the result. */
-static void svc_tags(struct svc_job *job, struct service *s, struct str own)
+/* Splits a list of tags, once for all ports that have it: sets m->tag to those
+ * of the container, of the command line, and of UDP, without those that would
+ * be too much. */
+static void svc_split_tags(struct svc_job *job, struct svc_meta *m)
 {
-    struct str list[] = { own, job->cfg->tags }, udp = STR("udp"), copy;
-    const struct service *same = job->tags_in;
+    struct str list[] = { m->attr.value, job->cfg->tags };
+    struct str udp = STR("udp"), copy;
     struct buf tags = { 0 }, tag = { 0 };
     size_t room = SERVICE_TAGS_MAX, lost = 0, i;
 
-    if (same != NULL && same->udp == s->udp && job->tags_of.p == own.p &&
-        job->tags_of.n == own.n) {
-        s->tag = same->tag;
-        s->tags = same->tags;
-        return;
-    }
     for (i = 0; i < LENGTH(list); i++)
         while (svc_next_tag(&list[i], &tag)) {
             if (tag.n > room) {
@@ -4866,32 +4770,14 @@ static void svc_tags(struct svc_job *job, struct service *s, struct str own)
             copy = str_copy(job->a, buf_str(&tag));
             buf_add(&tags, BYTES(copy));
         }
-    if (s->udp)
-        buf_add(&tags, BYTES(udp));
-    s->tags = tags.n / sizeof *s->tag;
-    s->tag = arena_alloc(job->a, tags.n);
-    if (tags.n > 0)
-        memcpy(s->tag, tags.p, tags.n);
+    buf_add(&tags, BYTES(udp));
+    m->tags = tags.n / sizeof *m->tag;
+    m->tag = memcpy(arena_alloc(job->a, tags.n), tags.p, tags.n);
     buf_free(&tags);
     buf_free(&tag);
-    job->tags_of = own;
-    job->tags_in = s;
     if (lost > 0)
-        svc_note(job->notes, LOG_WARN, false, "port %u: more than %d bytes of "
-                 "tags: %zu of them are left out", s->exposed,
-                 SERVICE_TAGS_MAX, lost);
-}
-
-/* An image that is given by nothing but its ID, whole or the beginning; six
- * digits are too many to be a name by chance. */
-static bool svc_is_image_id(const struct docker_container *c)
-{
-    struct str s = c->image;
-
-    return str_prefix(s, STR("sha256:")) ||
-           (str_all(s, str_hexdigit) &&
-            (s.n == 64 || s.n == 12 ||
-             (s.n >= 6 && str_prefix(c->digest, s))));
+        svc_note(job->notes, LOG_WARN, false, "more than %d bytes of tags: "
+                 "%zu of them are left out", SERVICE_TAGS_MAX, lost);
 }
 
 /* The value of the container's label of that name; empty: it has none, or the
@@ -4906,12 +4792,17 @@ static struct str svc_label(const struct docker_container *c, struct str name)
     return STR("");
 }
 
-/* The name of a service without a SERVICE_NAME. */
+/* The name of a service without a SERVICE_NAME: the last part of the image's,
+ * unless that is an ID, whole or the beginning; six digits are too many to be
+ * a name by chance. */
 static struct str svc_default_name(const struct docker_container *c)
 {
     struct str s = c->image, service;
+    bool id = str_all(s, str_hexdigit) &&
+              (s.n == 64 || s.n == 12 ||
+               (s.n >= 6 && str_prefix(c->digest, s)));
 
-    if (!svc_is_image_id(c)) {
+    if (!id && !str_prefix(s, STR("sha256:"))) {
         s = str_cut(&s, '@');
         while (s.n > 1 && s.p[s.n - 1] == '/')
             s.n--;
@@ -4928,15 +4819,15 @@ static struct str svc_default_name(const struct docker_container *c)
  * given for this very port stays as it is.  One that is too long gives way to
  * the next: SERVICE_NAME, the default, the container's, its ID. */
 static struct str svc_name(const struct svc_job *job, const struct service *s,
-                           const struct svc_keys *k)
+                           const struct svc_meta *given)
 {
-    const struct str names[] = { k->name, job->name, job->c->name,
+    const struct str names[] = { given->attr.value, job->name, job->c->name,
                                  str_first(job->c->id, 12) };
     struct str name = STR("");
     size_t i;
 
     for (i = 0; i < LENGTH(names); i++) {
-        bool whole = !job->several || (i == 0 && k->name_of_port);
+        bool whole = !job->several || (i == 0 && given->port > 0);
 
         if (names[i].n == 0)
             continue;
@@ -4953,11 +4844,6 @@ static struct str svc_name(const struct svc_job *job, const struct service *s,
     return name;
 }
 
-static bool svc_id_char(char c)
-{
-    return (unsigned char)c >= 0x20 && (unsigned char)c < 0x7f;
-}
-
 /* Whether Consul can deregister the ID, which it takes from a path: it answers
  * 301 if // or a . or .. part is in it, and 400 to many characters beyond
  * ASCII, however they are escaped (seen in 1.8.7). */
@@ -4965,7 +4851,7 @@ static bool svc_id_ok(struct str id)
 {
     struct str rest = id, part;
 
-    if (id.n == 0 || id.n > SERVICE_ID_MAX || !str_all(id, svc_id_char))
+    if (id.n == 0 || id.n > SERVICE_ID_MAX || !str_all(id, str_ascii))
         return false;
     while (rest.n > 0) {
         part = str_cut(&rest, '/');
@@ -4986,30 +4872,28 @@ static struct str svc_port_id(const struct svc_job *job, struct str base,
 /* Sets the ID: SERVICE_ID if that can be used, else the default one.  False:
  * that cannot be used either. */
 static bool svc_set_id(const struct svc_job *job, struct service *s,
-                       struct str given)
+                       const struct svc_meta *given)
 {
-    struct str id = svc_port_id(job, job->id, s);
-    bool ok = given.p != NULL && svc_id_ok(given);
+    struct str id = svc_port_id(job, job->id, s), wanted = given->attr.value;
+    bool ok = svc_id_ok(wanted);
 
-    s->id = ok ? given : id;
+    s->id = ok ? wanted : id;
     s->default_id = str_eq(s->id, id);
-    if (given.p != NULL && !ok)
+    if (!ok && given != &job->none)
         svc_note(job->notes, LOG_WARN, false, "port %u: SERVICE_ID \"%.*s\" "
                  "cannot be used (1 to %d characters of ASCII, no leading /, "
                  "no //, no . or .. part): the ID is %.*s", s->exposed,
-                 PUT(str_first(given, 100)), SERVICE_ID_MAX, PUT(id));
+                 PUT(str_first(wanted, 100)), SERVICE_ID_MAX, PUT(id));
     return ok || svc_id_ok(id);
 }
 
-/* As Consul's catalog compares IDs: without regard to case.  Digests decide
- * first, since thousands of long IDs may begin alike. */
+/* By the digests of IDs in lower case, since Consul's catalog compares them
+ * without regard to it.  Two that are one by chance get different IDs. */
 static int svc_id_cmp(const void *a, const void *b)
 {
     const struct service *p = a, *q = b;
 
-    if (p->id_digest != q->id_digest)
-        return p->id_digest < q->id_digest ? -1 : 1;
-    return str_casecmp(p->id, q->id);
+    return p->id_digest < q->id_digest ? -1 : p->id_digest > q->id_digest;
 }
 
 /* No two services of a container have the same ID: the later one gets its
@@ -5049,19 +4933,17 @@ static struct str svc_own_address(const struct docker_container *c,
 {
     struct str mode = str_eq(c->mode, STR("default")) ? STR("bridge")
                                                       : c->mode;
-    struct str found = STR("");
-    size_t i;
+    const struct docker_network *first = NULL, *n = c->network;
 
-    for (i = 0; i < c->networks; i++) {
-        const struct docker_network *n = &c->network[i];
-
+    for (; n < c->network + c->networks; n++) {
         if (n->ip.n == 0 || (routable && !n->routable))
             continue;
         if (str_eq(n->name, mode) || (n->id.n > 0 && str_eq(n->id, mode)))
             return n->ip;
-        found = found.n == 0 ? n->ip : found;
+        if (first == NULL || str_cmp(n->name, first->name) < 0)
+            first = n;
     }
-    return found;
+    return first != NULL ? first->ip : STR("");
 }
 
 /* How others reach a port: not at all, at the host, or at the very address. */
@@ -5071,29 +4953,28 @@ struct svc_endpoint {
     struct str ip;      /* of the binding, or the container's own */
 };
 
-/* A port of a container that does not run: where it was while it ran.  Who was
- * never seen running has port 0: it can keep what its ID names, no more. */
+/* A port of a container that does not run: where it was while it ran.  One
+ * that was never seen running has port 0: it keeps what its ID names, no
+ * more. */
 static struct svc_endpoint svc_former_endpoint(struct svc_job *job,
                                                const struct docker_port *p)
 {
     struct svc_endpoint at = { SVC_PUBLISHED, 0, { "", 0 } };
     const struct svc_set *before = job->before;
-    bool udp = p->proto == DOCKER_UDP;
 
-    for (; before != NULL && job->at_before < before->n; job->at_before++) {
-        const struct service *s = &before->service[job->at_before];
-
-        if (s->exposed > p->number)
-            break;
-        if (s->exposed == p->number && s->udp == udp) {
-            at.reach = SVC_ADDRESS;
-            at.port = s->port;
-            at.ip = s->address;
-            return at;
-        }
-    }
     if (before != NULL)
         at.reach = SVC_NOT;
+    for (; before != NULL && job->at_before < before->n; job->at_before++) {
+        const struct service *s = &before->service[job->at_before];
+        int d = s->exposed == p->number
+            ? s->udp - (p->proto == DOCKER_UDP)
+            : s->exposed < p->number ? -1 : 1;
+
+        if (d == 0)
+            at = (struct svc_endpoint){ SVC_ADDRESS, s->port, s->address };
+        if (d >= 0)
+            break;
+    }
     return at;
 }
 
@@ -5177,7 +5058,7 @@ static bool svc_make(struct svc_job *job, const struct docker_port *p,
     s->udp = p->proto == DOCKER_UDP;
     s->kept = at->port == 0;            /* where it was is not known */
     svc_read_metas(job, s, &k);
-    if (k.ignore || (job->cfg->only_named && k.name.n == 0)) {
+    if (k.ignore || (job->cfg->only_named && k.name->attr.value.n == 0)) {
         svc_note(notes, LOG_INFO, true, "service on port %u: %s", p->number,
                  k.ignore ? "SERVICE_IGNORE is set"
                           : "no SERVICE_NAME (-explicit)");
@@ -5188,12 +5069,15 @@ static bool svc_make(struct svc_job *job, const struct docker_port *p,
                  "known, give it with -ip", p->number);
         return false;
     }
-    s->name = svc_name(job, s, &k);
+    s->name = svc_name(job, s, k.name);
     if (!svc_set_id(job, s, k.id) || !svc_unique_id(job, s)) {
         svc_note(notes, LOG_WARN, true, "port %u: no usable ID", p->number);
         return false;
     }
-    svc_tags(job, s, k.tags);
+    if (k.tags->tag == NULL)
+        svc_split_tags(job, k.tags);
+    s->tag = k.tags->tag;
+    s->tags = k.tags->tags - !s->udp;
     return true;
 }
 
@@ -5518,9 +5402,6 @@ static int consul_open_tls(struct registry *r, struct err *e)
     struct str name = env_get("CONSUL_TLS_SERVER_NAME");
     bool on = true;
 
-    if (env_get("CONSUL_CAPATH").n > 0)
-        return err_set(e, "CONSUL_CAPATH is not supported: name a file of CAs "
-                          "in CONSUL_CACERT instead");
     if (verify.n > 0 && !str_bool(verify, &on))
         return err_set(e, "CONSUL_HTTP_SSL_VERIFY is true or false, not "
                           "\"%.*s\"", PUT(verify));
@@ -5606,6 +5487,9 @@ static int consul_open(struct registry *r, const struct reg_scheme *scheme,
     struct url u = *uri;
     bool tls = scheme->tls;
 
+    if (env_get("CONSUL_CAPATH").n > 0)
+        return err_set(e, "CONSUL_CAPATH is not supported: name a file of CAs "
+                          "in CONSUL_CACERT instead");
     r->own = mem_zero(sizeof(struct consul));
     conn_init(&r->peer, "consul", 4);
     if (scheme->port == 0) {
@@ -5892,8 +5776,8 @@ static void consul_meta(struct buf *b, const struct service *s,
         }
     }
     if (notes != NULL && left.n > 0)
-        svc_note(notes, LOG_WARN, false, "port %u: left out of the attributes: "
-                 "%.*s", s->exposed, PUT(left));
+        svc_note(notes, LOG_WARN, false, "port %u: left out of the "
+                 "attributes: %.*s", s->exposed, PUT(left));
     buf_free(&left);
 }
 
@@ -6058,7 +5942,7 @@ static struct request *print_hello(struct registry *r, unsigned step)
     os_hostname(&name);
     if (os_resolve(buf_str(&name), 1, address, ADDRS_MAX, &n, &e) == 0)
         for (i = 0; i < n && r->host.n == 0; i++) {
-            (void)ip_of_socket((const void *)&address[i].sa, &r->host);
+            ip_of_socket((const void *)&address[i].sa, &r->host);
             if (ip_is_local(buf_str(&r->host)))
                 r->host.n = 0;
         }
@@ -6243,6 +6127,7 @@ struct entries {
                                    entries: struct other, by key; */
     struct buf others_next;     /* and the list that is being read */
     bool cleanup;               /* -cleanup */
+    uint64_t owner_of_8;        /* what version 8 had as OWNER in our marks */
     struct str hostname;
     uint64_t order;             /* of the last claim */
     uint64_t renew_due;         /* -ttl: when all is written anew */
@@ -6387,7 +6272,8 @@ static bool entry_waits(const struct entries *es, const struct reg_entry *e,
         *taken = true;
         err_set(why, "%s: the ID \"%.*s\" is already used by container %s: "
                      "not registered as long as that one has it",
-                other->set->container, PUT(str_first(other->id, 200)), s->set->container);
+                other->set->container, PUT(str_first(other->id, 200)),
+                s->set->container);
     } else if (s != NULL ? s->kept || entry_in_sync(es, e)
                          : action != ENTRY_REMOVE && e->write == NULL) {
         return false;
@@ -6395,7 +6281,8 @@ static bool entry_waits(const struct entries *es, const struct reg_entry *e,
                e->write == NULL) {
         *taken = true;
         err_set(why, "%s: the ID \"%.*s\" %s: left alone", s->set->container,
-                PUT(str_first(s->id, 200)), e->held ? "has been taken by another registrator"
+                PUT(str_first(s->id, 200)),
+                e->held ? "has been taken by another registrator"
                 : "belongs to somebody else (-cleanup would take it)");
     } else {
         err_set(why, "%s%s%.*s to be %s: %s", e->container,
@@ -6805,6 +6692,10 @@ static bool entries_row(struct side *side, const struct json *j)
     struct buf folded = { 0 };
     struct reg_entry *e = NULL;
 
+    if (item.owner == es->owner_of_8) {
+        item.owner = es->reg->owner;
+        item.have.content = 0;          /* so that it gets our mark */
+    }
     if (item.owner == 0 && es->cleanup &&
         reg_is_default_id(item.id, es->hostname))
         item.owner = es->reg->owner;
@@ -7102,7 +6993,8 @@ struct containers {
     struct str ip;              /* -ip */
     bool ip_is_interface;
     uint64_t resync_ms;         /* 0: never */
-    uint64_t options;           /* digest of those that OWNER covers */
+    uint64_t options;           /* digest of those that OWNER covers, but for
+                                   -explicit */
 };
 
 /* The questions about a container, one after another: itself, its networks,
@@ -7471,11 +7363,9 @@ static void question_on_networks(struct request *r, const struct answer *a)
     conn_reason(a, &why);
     if (a->status == 200 && json_parse(&cs->side.json, a->body, &why) == 0)
         docker_read_networks(&cs->networks, &cs->side.json);
-    known = docker_set_routable(q->info, buf_str(&cs->networks));
+    known = docker_set_routable(q->info, buf_str(&cs->networks), cs->podman);
     err_set(&e, "GET /networks: %.400s", a->status == 200
             ? "it does not show the network of the container" : why.text);
-    if (cs->podman)
-        docker_fix_podman_ports(q->info);
     container_apply(q, NULL, known ? NULL : &e);
 }
 
@@ -7485,18 +7375,15 @@ static void question_go_on(struct question *q)
     struct containers *cs = q->containers;
     struct docker_container *info = q->info;
     bool shares = docker_shares(info);
-    bool matter = docker_networks_matter(info, cs->podman);
 
     container_share(cs, q->container,
                     shares ? str_after(info->mode, ':') : STR(""));
-    if (matter && !docker_set_routable(info, buf_str(&cs->networks))) {
+    if (!docker_set_routable(info, buf_str(&cs->networks), cs->podman)) {
         conn_send(&cs->engine, containers_get(cs, "/networks", STR(""), ""), q,
                   question_on_networks);
     } else if (shares && info->running) {
         question_ask(q, str_of(q->container->network_of), question_on_shared);
     } else {
-        if (matter && cs->podman)
-            docker_fix_podman_ports(info);
         container_apply(q, NULL, NULL);
     }
 }
@@ -7667,8 +7554,9 @@ static void containers_set_owner(struct containers *cs)
                          "are marked as this host's");
         id = cs->cfg.hostname;
     }
+    cs->entries->owner_of_8 = str_hash(cs->options, id);
     entries_set_owner(cs->entries, str_hash(1, id) << 32 |
-                                   (cs->options & 0xffffffff));
+                      ((cs->options + cs->cfg.only_named) & 0xffffffff));
     arena_free(&scratch);
 }
 
@@ -7843,6 +7731,13 @@ static bool containers_all_known(const struct containers *cs)
     return true;
 }
 
+/* Whether all is known that services depend on, so that nothing is missing for
+ * that reason. */
+static bool containers_certain(const struct containers *cs)
+{
+    return containers_all_known(cs) && !cs->cfg.ip_unknown;
+}
+
 /* Lets go what no container explains: the services of containers that have
  * vanished, and entries of ours that were never claimed. */
 static void containers_prune(struct containers *cs)
@@ -7863,9 +7758,12 @@ static void containers_tell(struct containers *cs)
     struct entries *es = cs->entries;
     size_t waiting, n = entries_count(es, &waiting, false);
 
-    if (waiting > 0)
+    if (waiting > 0 || !containers_certain(cs))
         log_at(LOG_WARN, "not in sync: %zu of %zu services of %zu containers "
-                         "wait", waiting, n, cs->side.index.n);
+                         "wait%s", waiting, n, cs->side.index.n,
+               containers_certain(cs) ? "" : cs->cfg.ip_unknown
+               ? ", and the address of -ip is not known"
+               : ", and not all containers are known");
     else
         log_at(LOG_INFO, "in sync: %zu services of %zu containers, %u "
                          "written, %u removed", n, cs->side.index.n,
@@ -7927,11 +7825,10 @@ static void containers_tick(struct containers *cs, uint64_t now)
         next = l->next;
         container_settle(cs, LIST_OF(struct container, unsettled, l));
     }
-    if (!containers_all_known(cs) || !es->side.listed || es->side.reading)
-        return;
-    if (es->prune_due)
+    if (es->prune_due && es->side.listed && !es->side.reading &&
+        containers_all_known(cs))
         containers_prune(cs);
-    if (!es->told && side_idle(&es->side))
+    if (!es->told && side_idle(&cs->side) && side_idle(&es->side))
         containers_tell(cs);
 }
 
@@ -8020,7 +7917,7 @@ struct opt {
 
 static const struct opt opt_table[] = {
     { "cleanup", OPT_BOOL, FLAG(cleanup), 0, 0, "",
-      "also remove entries of this host that no container explains" },
+      "take over what has our IDs, and remove this host's leftovers" },
     { "confine", OPT_BOOL, FLAG(confine), 0, 0, "",
       "sandbox itself after start, by seccomp (default: true)" },
     { "deregister", OPT_TEXT, FLAG(deregister), 0, 0, " always|on-success",
@@ -8267,8 +8164,7 @@ static int app_check(struct app *app, struct err *e)
         return err_set(e, "-retry-interval must be greater than 0");
     if (f->once && !f->attempts_given)
         f->retry_attempts = 0;
-    cs->options = str_hash(str_hash(f->internal + 2u * f->only_named, f->ip),
-                           f->hostname);
+    cs->options = str_hash(str_hash(f->internal, f->ip), f->hostname);
     cs->on_success = f->on_success;
     cs->resync_ms = MS((uint64_t)f->resync * 1000);
     cs->cfg.only_named = f->only_named;
@@ -8490,7 +8386,7 @@ static void app_wait(struct app *app, uint64_t at_most)
 {
     struct entries *es = &app->entries;
     struct containers *cs = &app->containers;
-    struct pollfd fd[2 * CONNS_MAX];
+    struct pollfd fd[2 * CONNS_MAX + 1];
     const uint64_t due_at[] = { side_due(&es->side), es->renew_due,
                                 containers_due(cs) };
     uint64_t due = at_most, now = os_now();
@@ -8538,7 +8434,7 @@ static int app_code(const struct app *app)
     size_t waiting;
 
     (void)entries_count(&app->entries, &waiting, false);
-    return waiting > 0 || !app->containers.side.whole ||
+    return waiting > 0 || !containers_certain(&app->containers) ||
            !list_empty(&app->containers.side.queue.later);
 }
 
@@ -8612,7 +8508,7 @@ int main(int argc, char **argv)
     struct err e;
     int code;
 
-    if (os_descriptors(&e) != 0 || os_signals(&e) != 0) {
+    if (os_signals(&e) != 0 || os_descriptors(&e) != 0) {
         log_at(LOG_ERROR, "%s", e.text);
         return 1;
     }

@@ -91,6 +91,7 @@ suite_build() {
 suite_lint() {
     try "lint gate" awk -f tests/gate.awk registrator.c
     try "lint layers" awk -f tests/layers.awk registrator.c registrator.c
+    [[ "lint fields" != *"$word"* ]] || python3 tests/fields.py
     try "lint figures of the README" python3 tests/readme.py check
     try "lint shellcheck" shellcheck -x test.sh .ci/run tests/*.sh
 }

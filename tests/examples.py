@@ -98,7 +98,7 @@ def registers(*words, prefix):
 
 @case("the table of names")
 def _():
-    before, rows = None, table("words", "names")
+    before, rows = None, table("arguments", "names")
     for cell, want in rows:
         words = code(cell)[0]
         if cell.startswith(("the same with", "and with")):
@@ -110,7 +110,7 @@ def _():
 
 @case("the table of IDs")
 def _():
-    for cell, want in table("words", "IDs"):
+    for cell, want in table("arguments", "IDs"):
         want = code(want)
         want = [re.sub(r"^\.\.\.:53", want[0], one) for one in want]
         same(cell, sorted(want), sorted(
@@ -120,7 +120,7 @@ def _():
 @case("the table of addresses")
 def _():
     docker("network", "create", "--subnet", NET1, "net1")
-    for options, words, want in table("options", "words", "address"):
+    for options, words, want in table("options", "arguments", "address"):
         options = [w for text in code(options) for w in text.split()]
         if not options:
             options = USUAL[:0]

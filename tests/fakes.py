@@ -1,6 +1,6 @@
 """A scripted Docker engine and a scripted Consul agent, the peers of registrator in its tests.
 
-Both speak HTTP/1.1 with keep-alive and pipelining, as the real ones do (Content-Length for
+Both speak HTTP/1.1 with keep-alive, as the real ones do (Content-Length for
 short answers, chunks for long ones), keep state, and record every request.  A request that
 registrator has no business to send is noted in `complaints`.
 

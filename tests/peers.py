@@ -1872,7 +1872,8 @@ async def _(w):
     bare = box("bare")
     w.has(one, bare)
     await w.run("-resync", "1")
-    await w.until_services("h:a:80")
+    await w.until_log("in sync")
+    w.same("h:a:80")
     id12 = one["Id"][:12]
     w.engine.die(one)
     await w.until_services()

@@ -16,7 +16,7 @@ import sys
 SIZE_MAX = 200 * 1000           # bytes, static and stripped
 TOLERANCE = 0.03                # of a number of bytes
 LITTLE = 200                    # bytes that always may differ
-WEIGH = "    make -s size | cut -c1-43\n"
+WEIGH = "    make -s size | cut -c1-43 | grep -v '^  [^ ]'\n"
 ROW = re.compile(r"^    ( *\S.*?) +([\d,]+)$", re.M)
 
 
