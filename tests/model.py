@@ -19,7 +19,7 @@ registrator has been told so far (class Life).  Wrong is
   - a removal of what is wanted: a container has claimed the ID ever since registrator inspected it, or
     since before registrator started or read its last list (so it has to be inspected first), and nothing
     that it was told since says otherwise;
-  - after a rename, a removal of the old ID when the new one has never been tried;
+  - after a rename, a removal of the old ID while the new one has not been registered, or refused;
   - a write over or a removal of an entry of somebody else's, who had it before the last list was read;
   - a write of what no container ever was, of a container that is known to be dead, in the place of a
     container that has the ID and runs, or, of an agent without faults, of what it has already.
@@ -278,7 +278,8 @@ class Life:
         self.listed = self.seen = None      # (told, made) of the last good list of containers, of entries
         self.partly = False     # a list of entries had rows that cannot be read
         self.wrote = {}         # ID: (when, verb, fingerprint) that was done
-        self.tried = {}         # ID: when a registration of it came
+        self.asked = set()      # IDs: a registration has come
+        self.tried = {}         # ID: when one had been answered, or was not going to be
         self.has = {}           # folded ID: (container, since when it is registered)
         self.leaving = False    # -on-exit deregister
 
@@ -354,7 +355,7 @@ class Life:
 
     def had(self, service_id):
         """Whether it was ours, as far as it knows."""
-        return service_id in {**self.tried, **self.wrote} or self.r.store.before.get(service_id) is self.r
+        return service_id in {*self.asked, *self.wrote} or self.r.store.before.get(service_id) is self.r
 
     def judge_drop(self, service_id):
         """Why this must not be removed, or None."""
@@ -550,9 +551,15 @@ class Front:
         if answer is None:
             answer = self.answer(request)
         self.r.say("%s %s%s" % (self.label, self.describe(request), self.note and ": " + self.note))
+        if not isinstance(answer, (tuple, Late)):
+            self.ended(request)
         return answer
 
+    def ended(self, request):
+        """It has its answer, or will have none."""
+
     def answered(self, request, answer):
+        self.ended(request)
         reader = self.readers.get(asyncio.current_task())
         if isinstance(answer, Told) and not reader.at_eof() and self.life():
             self.told(self.life(), *answer.fact)
@@ -777,12 +784,16 @@ class Agent(Front, Consul):
             same = row is not None and not self.store.is_of_others(service.id, self.r) \
                 and service == oracle.read_entry(row, self.checks.get(service.id))[0]
             why = life.judge_put(service, mark, same)
-            life.tried[service.id] = life.now()
+            life.asked.add(service.id)
         elif request.path.startswith(DEREGISTER) and life:
             why = life.judge_drop(unquote(request.path[len(DEREGISTER):]))
         if why:
             self.r.say("%s %s" % (self.label, self.describe(request)))
             self.r.model.wrong("%s: %s" % (why, self.describe(request)))
+
+    def ended(self, request):
+        if request.path == REGISTER and self.life():
+            self.life().tried[json.loads(request.body.decode())["ID"]] = self.r.model.now()
 
     def answer(self, request):
         return self.execute(request, self.life())

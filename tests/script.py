@@ -252,11 +252,25 @@ class Draft:
         if what in ("inspect", "networks"):
             for _ in range(self.pick(0, 0, 1, 3)):
                 self.add("noise", self.some(True), "update")
-            if self.chance(0.3):        # it dies while that answer is on its way
-                number = self.some(True)
-                self.add("noise", number, "update")
-                self.wait(1, 10)
-                self.die(number, 0, True)
+            if self.chance(0.4):
+                self.meanwhile(self.some(True))
+        if what in ("put", "write") and self.chance(0.3):
+            self.rename()
+
+    def meanwhile(self, number):
+        """It changes while an inspect of it is on its way."""
+        self.add("noise", number, "update")
+        self.wait(1, 10)
+        deed = self.pick("die", "rename", "attach", "restart")
+        if deed == "rename":
+            self.boxes[number][0] = self.fresh("m")
+            self.add("rename", number, self.boxes[number][0])
+        elif deed == "attach":
+            self.add("attach", number, self.pick("n1", "aa"), self.chance(0.6))
+        else:
+            self.die(number, 0, True)
+            if deed == "restart":
+                self.start(number)
 
     def who(self):
         return self.rng.randrange(2)        # of one registrator, that one
