@@ -580,6 +580,9 @@ class Front:
         if kind == "late":
             self.note += " %d ms" % (seconds * 1000)
             return Late(seconds, answer)
+        if kind == "hang" and request.path == "/events":    # for ever: Docker 1.7 does so, if nothing happens
+            self.r.model.later(seconds, lambda: None)
+            return Late(seconds, b"")
         if kind in ("hang", "done"):
             return hang
         if kind == "after":     # done when nobody waits any more
@@ -1336,7 +1339,8 @@ class Model:
         self.agent_is_calm = False
         began = self.now()
         touched = {op[2] for op in self.script.besieged}
-        quiet = [c for c in self.host.containers.values() if c.runs and c.number not in touched]
+        quiet = [c for c in self.host.containers.values()
+                 if c.runs and c.number not in touched and not self.host.sharers(c.id)]
         stuck = quiet[0].id if quiet else "none"
         for r in self.registrators:
             e, a = r.engine, r.consul
@@ -1354,7 +1358,7 @@ class Model:
         if self.script.hup:
             await self.hang_up()
         await self.come_right()
-        if kind == "an inspect hangs" and quiet and not self.host.sharers(stuck):
+        if kind == "an inspect hangs" and quiet:
             self.host.die(quiet[0], 0, told=True)       # nobody has to look to see that
             await self.come_right()
         self.say("== over, after %.1f s" % (self.now() - began))
