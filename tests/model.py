@@ -19,7 +19,7 @@ registrator has been told so far (class Life).  Wrong is
   - a removal of what is wanted: a container has claimed the ID ever since registrator inspected it, or
     since before registrator started or read its last list (so it has to be inspected first), and nothing
     that it was told since says otherwise;
-  - after a rename, a removal of the old ID when the new one has never been tried;
+  - after a rename, a removal of the old ID while the new one has not been registered, or refused;
   - a write over or a removal of an entry of somebody else's, who had it before the last list was read;
   - a write of what no container ever was, of a container that is known to be dead, in the place of a
     container that has the ID and runs, or, of an agent without faults, of what it has already.
@@ -47,7 +47,6 @@ import re
 import signal
 import sys
 import tempfile
-import time
 import traceback
 from collections import defaultdict, namedtuple
 from functools import partial
@@ -55,8 +54,9 @@ from urllib.parse import unquote
 
 import oracle
 from fakes import DEREGISTER, REGISTER, Consul, Engine, Late, box, hang, message, state_of
-from oracle import Options, fold
+from oracle import fold
 from peers import Failure, World, clean_text
+from script import OTHERS_MARK, write_script
 
 MARGIN_S = 0.3
 LIMIT_S = 40        # to come right, when all faults are over
@@ -65,9 +65,7 @@ OFTEN, OFTEN_S = 40, 1.0    # so often in so long: a loop.  Lists are 0.1 s apar
 SHOWN = 200         # lines of a trace; --trace prints all
 REST_S = 0.5        # or so long, without a resync
 MARK = re.compile("[0-9a-f]{16}-[0-9a-f]{24}")
-OTHERS_MARK = "0123456789abcdef-" + "5" * 24
-OTHERS_PORT = 4000  # and more: of foreign entries
-LIST = "/containers/json"
+LIST, SERVICES = "/containers/json", "/v1/agent/services"
 
 
 def keeps(code):
@@ -133,7 +131,8 @@ class Host:
         return self.drivers.get(net, "bridge")
 
     def short(self, container_id):
-        return next(("c%d" % c.number for c in self.containers.values() if c.id == container_id), container_id[:12])
+        c = self.by_id(container_id)
+        return "c%d" % c.number if c else container_id[:12]
 
     def shown(self, container_id):
         c = self.by_id(container_id)
@@ -229,7 +228,8 @@ class Host:
             self.emit("pause" if paused else "unpause", c)
 
     def attach(self, c, net, on):
-        if not c.nets or self.driver(c.nets[0]) != "bridge" or (net in c.nets) == on or (not on and len(c.nets) == 1):
+        there = net in c.nets
+        if not c.nets or self.driver(c.nets[0]) != "bridge" or there == on or (there and len(c.nets) == 1):
             return
         if on:
             c.nets.append(net)
@@ -258,9 +258,11 @@ class Host:
 
 Claim = namedtuple("Claim", "service container running since ran")
 # since: without interruption; ran: the same, while it runs
-Known = namedtuple("Known", "told made ids runs")   # an inspect: when it was answered, as of when, what it says
-Foreign = namedtuple("Foreign", "row check marked placed tolerant")
-# an entry of somebody else's; tolerant: ours was changed into it, and either may be right
+Known = namedtuple("Known", "told made ids runs")
+# an inspect: when it was answered, as of when, what it says
+Foreign = namedtuple("Foreign", "row check marked place placed tolerant")
+# an entry of somebody else's; place: its name, address and port; placed: when; tolerant: ours was changed
+# into it, and it may be taken for either
 
 
 class Life:
@@ -276,7 +278,8 @@ class Life:
         self.listed = self.seen = None      # (told, made) of the last good list of containers, of entries
         self.partly = False     # a list of entries had rows that cannot be read
         self.wrote = {}         # ID: (when, verb, fingerprint) that was done
-        self.tried = {}         # ID: when a registration of it came
+        self.asked = set()      # IDs: a registration has come
+        self.tried = {}         # ID: when one had been answered, or was not going to be
         self.has = {}           # folded ID: (container, since when it is registered)
         self.leaving = False    # -on-exit deregister
 
@@ -299,9 +302,10 @@ class Life:
             self.release(service_id, container, False)
 
     def heard(self, action, container, code):
-        if action in ("die", "destroy"):
-            self.lost[container] = self.now()
-        if action not in ("die", "destroy") or (action == "die" and self.r.options.on_success and keeps(code)):
+        if action not in ("die", "destroy"):
+            return
+        self.lost[container] = self.now()
+        if action == "die" and self.r.options.on_success and keeps(code):
             return
         self.dead[container] = self.now()
         self.lose(container)
@@ -351,7 +355,7 @@ class Life:
 
     def had(self, service_id):
         """Whether it was ours, as far as it knows."""
-        return service_id in self.tried or service_id in self.wrote or self.r.store.before.get(service_id) is self.r
+        return service_id in {*self.asked, *self.wrote} or self.r.store.before.get(service_id) is self.r
 
     def judge_drop(self, service_id):
         """Why this must not be removed, or None."""
@@ -377,7 +381,7 @@ class Life:
         claims = self.r.rivals(service_id)
         if any(claim.service.id != service_id for claim in claims):
             return None         # another spelling of the same ID may have won
-        known_since = max([self.born] + ([self.listed[1]] if self.listed and self.past(self.listed[0]) else []))
+        known_since = self.listed[1] if self.listed and self.past(self.listed[0]) else self.born
         for claim in claims:
             if not claim.running and self.r.store.author.get(service_id) != claim.container:
                 continue        # it is kept, but another's is registered
@@ -397,9 +401,9 @@ class Life:
             return None         # or it is too close to tell
         port = re.search("(:[0-9]+(:udp)?)?$", service_id)[0]
         claims = [claim for claim in self.r.claims.values() if claim.container == container and claim.running]
-        new = [claim.service.id for claim in claims if claim.service.id.endswith(port) and claim.since > self.born
-               and claim.service.id in known.ids and not self.is_taken(claim)]
-        if new and not any(self.tried.get(i, 0) >= when for i in new) and all(self.knows(claim) for claim in claims):
+        new = [claim.service.id for claim in claims if claim.service.id.endswith(port)
+               and claim.since > self.born and claim.service.id in known.ids and not self.is_taken(claim)]
+        if new and not any(self.tried.get(i, 0) >= when for i in new) and all(map(self.knows, claims)):
             return "removes the old name before %s is tried" % new[0]
         return None
 
@@ -407,7 +411,8 @@ class Life:
         """Another has the place."""
         store, i = self.r.store, claim.service.id
         return len(self.r.rivals(i)) > 1 or any(
-            fold(i) == fold(other) and (other != i or store.is_of_others(other, self.r)) for other in store.services)
+            fold(i) == fold(other) and (other != i or store.is_of_others(other, self.r))
+            for other in store.services)
 
     def judge_put(self, service, mark, same):
         """The same of a registration; same: the agent has it so already."""
@@ -444,8 +449,7 @@ class Life:
     def judge_over(self, service, f, usual):
         """Whether it may be written over an entry of somebody else's."""
         r, wrote = self.r, self.wrote.get(service.id)
-        allowed = usual or not f.marked and f.row["Service"] == service.name and f.row["Port"] == service.port \
-            and f.row["Address"] == service.address
+        allowed = usual or (not f.marked and f.place == service[1:4])
         if f.tolerant or r.options.cleanup:
             return None
         if f.marked and wrote and wrote[1] == "register" and wrote[0] < f.placed and self.has_seen(f.placed) \
@@ -458,12 +462,11 @@ class Life:
     def judge_place(self, i, authors):
         """Who has the ID and runs keeps it."""
         owner, when = self.has.get(fold(i), (None, 0))
-        claims = self.r.rivals(i)
-        for claim in claims:
-            if claim.container == owner and claim.running and claim.since <= when and self.knows(claim, True) \
-                    and self.lost.get(owner, 0) < when and owner not in authors and any(other.container in authors for other in claims) \
-                    and all(other.ran > when for other in claims if other.container in authors):
-                return "gives the place of %s to another" % self.r.host.short(owner)
+        later = [claim.ran > when for claim in self.r.rivals(i) if claim.container in authors]
+        has = [claim for claim in self.r.rivals(i) if claim.container == owner and claim.running
+               and claim.since <= when and self.knows(claim, True)]
+        if has and self.lost.get(owner, 0) < when and owner not in authors and later and all(later):
+            return "gives the place of %s to another" % self.r.host.short(owner)
         return None
 
     def judge_need(self, i, text, same):
@@ -496,13 +499,14 @@ class Told(tuple):
 
 
 def garbage(number):
-    bodies = [b"", b"{", b"[{", b"<html><body>It works!</body></html>", b"\xff\xfe\x00", b'"', b"[" * 90 + b"]" * 90,
-              b'{"message":"try again"', b"nul", b"{}}"]
+    bodies = [b"", b"{", b"[{", b"<html><body>It works!</body></html>", b"\xff\xfe\x00", b'"',
+              b"[" * 90 + b"]" * 90, b'{"message":"try again"', b"nul", b"{}}"]
     return bodies[number % len(bodies)]
 
 
-STATUSES = [(500, "rpc error: deadline exceeded"), (503, "Service Unavailable"), (502, "<html>Bad Gateway</html>"),
-            (429, "Too Many Requests"), (403, "Permission denied"), (400, "Bad Request")]
+STATUSES = [(500, "rpc error: deadline exceeded"), (503, "Service Unavailable"),
+            (502, "<html>Bad Gateway</html>"), (429, "Too Many Requests"), (403, "Permission denied"),
+            (400, "Bad Request")]
 
 
 class Pace:
@@ -547,9 +551,15 @@ class Front:
         if answer is None:
             answer = self.answer(request)
         self.r.say("%s %s%s" % (self.label, self.describe(request), self.note and ": " + self.note))
+        if not isinstance(answer, (tuple, Late)):
+            self.ended(request)
         return answer
 
+    def ended(self, request):
+        """It has its answer, or will have none."""
+
     def answered(self, request, answer):
+        self.ended(request)
         reader = self.readers.get(asyncio.current_task())
         if isinstance(answer, Told) and not reader.at_eof() and self.life():
             self.told(self.life(), *answer.fact)
@@ -570,6 +580,9 @@ class Front:
         if kind == "late":
             self.note += " %d ms" % (seconds * 1000)
             return Late(seconds, answer)
+        if kind == "hang" and request.path == "/events":    # for ever: Docker 1.7 does so, if nothing happens
+            self.r.model.later(seconds, lambda: None)
+            return Late(seconds, b"")
         if kind in ("hang", "done"):
             return hang
         if kind == "after":     # done when nobody waits any more
@@ -603,7 +616,6 @@ class Front:
             return 200, b""
         raise ValueError(kind)
 
-
     async def twice(self, request, answer, writer):
         writer.write(message(*answer) * 2)
         await writer.drain()
@@ -619,8 +631,11 @@ DEEP = "[" * 70 + "]" * 70
 
 
 class Docker(Front, Engine):
+    """The engine."""
+
     GLOBS = {"list": "GET " + LIST, "inspect": "GET /containers/*/json", "networks": "GET /networks*",
-             "events": "GET /events", "info": "GET /info", "version": "GET /version", "any": "GET /containers/*"}
+             "events": "GET /events", "info": "GET /info", "version": "GET /version",
+             "any": "GET /containers/*"}
 
     def __init__(self, registrator, form, loss):
         Engine.__init__(self)
@@ -633,7 +648,7 @@ class Docker(Front, Engine):
 
     def describe(self, request):
         kind, who = self.meaning(request)
-        return "%s %s" % (kind, self.r.host.short(who) if kind == "inspect" else who) if who else kind
+        return "inspect " + self.r.host.short(who) if kind == "inspect" else kind
 
     def meaning(self, request):
         found = re.fullmatch("/containers/([^/]+)/json", request.path)
@@ -698,9 +713,11 @@ class Docker(Front, Engine):
             tell()
 
     def tell_all(self, action, who, kind, attributes):
-        lives = {life for writer, life in self.ears.items() if writer in self.streams and not writer.is_closing()}
+        lives = {life for writer, life in self.ears.items()
+                 if writer in self.streams and not writer.is_closing()}
         super().emit(action, who, kind, **attributes)
-        self.r.say("event %s %s%s" % (action, self.r.host.short(who["Id"]), "" if lives else ": nobody listens"))
+        self.r.say("event %s %s%s" % (action, self.r.host.short(who["Id"]),
+                                      "" if lives else ": nobody listens"))
         for life in lives:
             if life:
                 life.heard(action, who["Id"], int(attributes.get("exitCode", 0)))
@@ -713,11 +730,13 @@ class Store:
         self.services, self.checks, self.sent = {}, {}, {}
         self.foreign = {}       # ID: Foreign
         self.writer = {}        # ID: (registrator, when it was registered)
+        self.unseen = {}        # ID: a check that stays there from an entry that was written over unseen
         self.before = {}        # ID: whose it was before it was another's
         self.author = {}        # ID: the container it was registered for
 
     def forget(self, i):
-        for table in (self.services, self.checks, self.sent, self.foreign, self.writer, self.author, self.before):
+        for table in (self.services, self.checks, self.sent, self.foreign, self.writer, self.author,
+                      self.before, self.unseen):
             table.pop(i, None)
 
     def set_writer(self, i, registrator, now):
@@ -736,7 +755,9 @@ class Store:
 
 
 class Agent(Front, Consul):
-    GLOBS = {"services": "GET /v1/agent/services", "put": "PUT " + REGISTER, "drop": "PUT %s*" % DEREGISTER,
+    """Consul's agent."""
+
+    GLOBS = {"services": "GET " + SERVICES, "put": "PUT " + REGISTER, "drop": "PUT %s*" % DEREGISTER,
              "write": "PUT *", "self": "GET /v1/agent/self", "leader": "GET /v1/status/leader", "any": "*"}
 
     def __init__(self, registrator, store):
@@ -757,21 +778,25 @@ class Agent(Front, Consul):
     def arrived(self, request):
         """Judges a write."""
         life, why = self.life(), None
-        if request.path == "/v1/agent/services":
+        if request.path == SERVICES:
             self.pace.of("the list of entries", life)
         if request.path == REGISTER and life:
             self.pace.of(json.loads(request.body.decode())["ID"], life)
             service, mark = oracle.read_registration(json.loads(request.body.decode()))
             row = self.services.get(service.id)
-            same = row is not None and not self.store.is_of_others(service.id, self.r) and oracle.fingerprint(
-                oracle.read_entry(row, self.checks.get(service.id))[0]) == oracle.fingerprint(service)
+            same = row is not None and not self.store.is_of_others(service.id, self.r) \
+                and service == oracle.read_entry(row, self.checks.get(service.id))[0]
             why = life.judge_put(service, mark, same)
-            life.tried[service.id] = life.now()
+            life.asked.add(service.id)
         elif request.path.startswith(DEREGISTER) and life:
             why = life.judge_drop(unquote(request.path[len(DEREGISTER):]))
         if why:
             self.r.say("%s %s" % (self.label, self.describe(request)))
             self.r.model.wrong("%s: %s" % (why, self.describe(request)))
+
+    def ended(self, request):
+        if request.path == REGISTER and self.life():
+            self.life().tried[json.loads(request.body.decode())["ID"]] = self.r.model.now()
 
     def answer(self, request):
         return self.execute(request, self.life())
@@ -782,7 +807,7 @@ class Agent(Front, Consul):
         if self.life() is None:
             self.r.say("now done: " + self.describe(request))
         answer = super().answer(request)
-        if answer[0] == 200 and request.path == "/v1/agent/services":
+        if answer[0] == 200 and request.path == SERVICES:
             answer = Told(answer)
             answer.fact = "services", self.r.model.now()
         elif answer[0] != 200:
@@ -799,7 +824,9 @@ class Agent(Front, Consul):
         late = self.life() is None
         if late and i in store.foreign:
             return              # that one has written it again
-        store.foreign.pop(i, None)
+        theirs = store.foreign.pop(i, None)
+        if theirs and life and not life.has_seen(theirs.placed):
+            store.unseen[i] = theirs.check      # nobody knew that it has to be replaced
         super().put(service, replace)
         store.set_writer(i, self.r, self.r.model.now())
         self.r.owner = mark[:16]
@@ -854,7 +881,6 @@ class Registrator(World):
         self.claims = {}        # (container, ID): Claim
         self.history = defaultdict(dict)    # fingerprint: {container: it is a default ID}
         self.shared_ids = set()             # of containers in another's network
-        self.wanted = True      # it is to run
 
     def say(self, text):
         self.model.say("r%d %s" % (self.number, text))
@@ -935,7 +961,7 @@ class Registrator(World):
         self.claims = claims
 
     def may_have_had(self, i):
-        """The containers that have failed and may have had this ID: who has not seen them run cannot know better."""
+        """The containers that have failed and may have had this ID: who has not seen them run cannot know."""
         return [c.id for c in self.host.containers.values()
                 if self.options.on_success and not c.runs and keeps(c.code)
                 and fold(i) in map(fold, oracle.possible_ids(c.box, self.options))]
@@ -953,366 +979,8 @@ class Registrator(World):
 def refused(service):
     """Whether Consul takes no such registration."""
     check = service.check or {}
-    return any(not re.fullmatch("[0-9]+(ns|us|ms|s|m|h)", check.get(key, "1s")) for key in ("Interval", "TTL"))
-
-
-# ==== A script ==================================================================================
-
-Script = namedtuple("Script", "seed modes registrators resync hup lossy form agent_is_calm ops siege besieged")
-# registrators: [(Options, more arguments)]; ops: [(milliseconds, name, arguments...)];
-# hup: the end needs a SIGHUP, since no resync comes and the registry was changed behind registrator's back;
-# siege: a fault that stays, when all is right, while these (`besieged`) are done: they must come right all the same
-
-NAMES = ["a", "bb", "web", "db", "app.1", "x-y"]
-IDS = ["shared", "x1", "vault"]
-OTHERS = ["vault", "consul", "h:bb:80", "h:gone:80", "far:web:80", "h:web:81:udp"]
-
-
-KINDS = ["late", "hang", "done", "after", "cut", "close", "reset", "twice", "status", "busy", "proxy", "garbage",
-         "rows", "swallow"]
-
-
-class Writer:
-    """Writes a script: what it knows of the engine is rough, for an operation may come to nothing."""
-
-    def __init__(self, seed):
-        self.rng = random.Random(seed)
-        self.ops, self.now = [], 0
-        self.boxes = {}         # number: [name, whether it runs]
-        self.sharers = set()    # those in another's network
-        self.numbers = itertools.count(1)
-        self.ids, self.names = list(IDS), list(NAMES)
-        self.kinds = self.rng.sample(KINDS, self.pick(1, 2, 4, len(KINDS)))     # of faults
-        self.mild = self.chance(0.5)        # nothing but a resync could mend
-
-    def chance(self, probability):
-        return self.rng.random() < probability
-
-    def pick(self, *values):
-        return self.rng.choice(values)
-
-    def add(self, *op):
-        self.ops.append((self.now, *op))
-
-    def wait(self, *values):
-        self.now += self.pick(*values)
-
-    def fresh(self, base):
-        return "%s%d" % (base, next(self.numbers))
-
-    # -- containers
-
-    def spec(self, name, service_id=None):
-        rng, chance, pick = self.rng, self.chance, self.pick
-        ports = {}
-        for key in rng.sample(["80/tcp", "81/tcp", "53/udp", "443/tcp"], pick(1, 1, 1, 2, 2, 3)):
-            ports[key] = pick("any", "any", 8000 + len(self.boxes) * 10 + len(ports), None, "127.0.0.1:9%03d" % (
-                len(self.ops) % 1000))
-        env, labels = [], {}
-        for key, values, likely in [
-                ("NAME", ["one", "two", "Web site"], 0.3), ("TAGS", ["t", "a,b\\,c", "x,,y"], 0.3),
-                ("COLOUR", ["red", "grün", ""], 0.3), ("80_NAME", ["eighty"], 0.15), ("81_IGNORE", ["1"], 0.1),
-                ("443_TAGS", ["tls"], 0.1), ("80_WEIGHT", ["7"], 0.1), ("53_NAME", ["dns"], 0.1)]:
-            if chance(likely):
-                if chance(0.3):
-                    labels["SERVICE_" + key] = rng.choice(values)
-                else:
-                    env.append("SERVICE_%s=%s" % (key, rng.choice(values)))
-        if chance(0.35):
-            kind = pick("HTTP", "TCP", "TTL", "SCRIPT", "CMD", "HTTPS")
-            port = pick("", "", "80_")
-            env.append("SERVICE_%sCHECK_%s=%s" % (port, kind, {"TTL": "30s", "TCP": "true"}.get(kind, pick(
-                "/health", "/x?a=b"))))
-            if chance(0.4):
-                env.append("SERVICE_CHECK_INTERVAL=" + pick("5s", "15s", "15s", "15s", "10"))
-            if chance(0.3):
-                env.append("SERVICE_CHECK_TIMEOUT=2s")
-        if chance(0.1):
-            labels["addr"] = "10.5.5.5/24"
-        if service_id is None and chance(0.35):
-            service_id = rng.choice(self.ids)
-        if service_id:
-            env.append("SERVICE_%sID=%s" % (pick("", "", "80_"), service_id))
-        mode = pick("bridge", "bridge", "default", "n1", "n2", "host", "none", "mv", "container")
-        if mode == "container":
-            peers = [number for number in self.boxes if number not in self.sharers]
-            mode = "container:%d" % rng.choice(peers) if peers else "bridge"
-        return {"name": name, "image": pick("app", "team/app:1.2", "registry:5000/db"), "env": env, "labels": labels,
-                "mode": mode, "ports": ports, "policy": chance(0.5)}
-
-    def new(self, name=None, service_id=None, start=True):
-        free = [n for n in self.names if all(n != name for name, _ in self.boxes.values())]
-        name = name or (self.rng.choice(free) if free else self.fresh("n"))
-        spec = self.spec(name, service_id)
-        number = next(self.numbers)
-        self.boxes[number] = [name, False]
-        if spec["mode"].startswith("container:"):
-            self.sharers.add(number)
-        self.add("create", number, spec)
-        if start:
-            self.start(number)
-        return number
-
-    def start(self, number):
-        self.boxes[number][1] = True
-        self.add("start", number)
-
-    def die(self, number, *more):
-        self.boxes[number][1] = False
-        self.add("die", number, *more)
-
-    def some(self, runs=None):
-        found = [n for n, (_, state) in self.boxes.items() if runs in (None, state)]
-        return self.rng.choice(found) if found else self.new(start=bool(runs))
-
-    def stop(self):
-        self.die(self.some(True), self.pick(0, 0, 137, 143), True)
-
-    def crash(self):
-        number, policy = self.some(True), self.chance(0.4)
-        self.die(number, self.pick(1, 3, 127, 0, 128, 139), False, "restarting" if policy else "exited")
-        if policy:
-            self.wait(1, 5, 30)
-            self.start(number)
-
-    def restart(self):
-        number = self.some(True)
-        self.die(number, self.pick(0, 143), True)
-        self.wait(0, 0, 1, 5, 20)
-        self.boxes[number][1] = True
-        self.add("start", number, "restart")
-
-    def begin(self):
-        self.start(self.some(False))
-
-    def rename(self):
-        number = self.some(self.pick(True, True, True, None))
-        free = [n for n in self.names if all(n != name for name, _ in self.boxes.values())]
-        name = self.rng.choice(free) if free and self.chance(0.6) else self.fresh("r")
-        self.boxes[number][0] = name
-        self.add("rename", number, name)
-
-    def swap(self):
-        one, other = self.some(), self.some()
-        (old, _), (new, _) = self.boxes[one], self.boxes[other]
-        gap = self.pick(0, 0, 3, 20)
-        for number, name in [(one, "tmp"), (other, old), (one, new)]:
-            self.add("rename", number, name)
-            self.now += gap
-        self.boxes[one][0], self.boxes[other][0] = new, old
-
-    def recreate(self):
-        """As compose does."""
-        old = self.some(True)
-        name, gap = self.boxes[old][0], self.pick(0, 1, 5)
-        self.add("rename", old, self.fresh("old"))
-        new = self.new(name, start=False)
-        deeds = [lambda: self.die(old, 0, True), lambda: self.start(new)]
-        for deed in deeds if self.chance(0.7) else reversed(deeds):
-            self.now += gap
-            deed()
-        self.now += gap
-        self.destroy(old)
-
-    def replace(self):
-        """rm -f, run."""
-        old = self.some()
-        name = self.boxes[old][0]
-        self.destroy(old)
-        self.wait(0, 0, 2, 10)
-        self.new(name)
-
-    def destroy(self, number=None):
-        number = number or self.some()
-        del self.boxes[number]
-        self.add("destroy", number)
-
-    def hand_over(self):
-        """A SERVICE_ID goes from one to the next."""
-        service_id = self.rng.choice(self.ids)
-        old = self.new(service_id=service_id)
-        self.wait(10, 40, 100)
-        if self.chance(0.5):
-            self.new(service_id=service_id)
-            self.wait(0, 5, 30)
-            self.die(old, self.pick(0, 3), False)
-        else:
-            self.die(old, self.pick(0, 3), False)
-            self.wait(0, 1, 5)
-            self.new(service_id=service_id)
-
-    def network(self):
-        self.add("attach", self.some(True), self.pick("n1", "n2", "aa"), self.chance(0.6))
-
-    def pause(self):
-        number = self.some(True)
-        self.add("pause", number, True)
-        self.wait(1, 10)
-        self.add("pause", number, False)
-
-    def noise(self):
-        self.add("noise", self.some(), self.pick("update", "exec_create: sh", "attach", "health_status: healthy"))
-
-    # -- faults
-
-    def engine_fault(self):
-        what = self.pick("list", "inspect", "inspect", "inspect", "networks", "events", "info", "version", "any")
-        kinds = ["late", "late", "late", "hang", "cut", "close", "reset", "twice"]
-        if what not in ("info", "version"):
-            kinds += ["status", "garbage", "proxy"]
-        if what == "list":
-            kinds += ["rows", "rows"]
-        self.rule("engine", what, kinds)
-
-    def agent_fault(self):
-        what = self.pick("services", "put", "put", "drop", "drop", "write", "self", "leader", "any")
-        kinds = ["late", "late", "hang", "cut", "close", "reset", "twice"]
-        if what not in ("self", "leader", "any"):
-            kinds += ["status", "status", "proxy"]
-        if what in ("put", "drop", "write"):    # to a write, 200 and garbage is a yes
-            kinds += ["done", "busy"] + ([] if self.mild else ["after", "after", "swallow", "garbage"])
-        if what == "services":
-            kinds += ["rows", "rows", "garbage"]
-        self.rule("consul", what, kinds)
-
-    def rule(self, side, what, kinds):
-        """The more of one kind in one script, the more often it meets what it harms."""
-        kind = self.rng.choice([kind for kind in kinds if kind in self.kinds] or kinds)
-        self.add("fault", self.who(), side, what, kind, self.pick(1, 1, 1, 2, 3, 5),
-                 self.pick(0.01, 0.03, 0.1, 0.3) + self.pick(0, 0, 0, 1.1), self.rng.randrange(1000))
-        for _ in range(self.pick(0, 0, 1, 3) if what in ("inspect", "networks") else 0):
-            self.add("noise", self.some(True), "update")
-
-    def who(self):
-        return self.rng.randrange(2)        # of one registrator, that one
-
-    def events(self):
-        self.add("fates", self.who(), [self.pick("twice", 0.005, 0.03, 0.15) for _ in range(self.pick(1, 2, 5))])
-
-    def stream(self):
-        self.add("stream", self.who(), self.pick("end", "eof", "reset", "garbage", "half"))
-
-    def engine_away(self):
-        if self.chance(0.3):
-            self.add("crash")
-        else:
-            self.add("away", "engine", None, self.pick(5, 50, 200, 500))
-
-    def agent_away(self):       # an agent that begins anew closes its connections
-        self.add("away", "consul", self.pick(None, None, "all", "ours"), self.pick(5, 50, 200, 500))
-
-    def forget(self):
-        self.add("forget", self.pick("all", "ours", "one", "one", "one"), self.rng.randrange(100), self.chance(0.5))
-
-    def alter(self):
-        self.add("alter", self.rng.randrange(100), self.pick("tags", "port", "address", "name", "mark", "usurp"))
-
-    def foreign(self):
-        if self.chance(0.3):
-            self.add("others", self.rng.choice(OTHERS), None)
-        else:
-            self.add("others", self.rng.choice(OTHERS), self.others_row())
-
-    def others_row(self):
-        check = self.pick(None, None, {"TTL": "9s"})
-        return {"Name": self.pick("vault", "app", "theirs"), "Port": OTHERS_PORT + self.rng.randrange(99),
-                "Address": "10.9.9.9", "Tags": [], "Meta": self.pick({}, {}, {"registrator": OTHERS_MARK}),
-                **({"Check": check} if check else {})}
-
-    def ghost(self):
-        self.add("ghost", self.who(), self.pick("old:thing:80", "ghost", "h:thing:80", "Ghost"))
-
-    def kill(self):
-        self.add("kill", self.who(), self.pick(9, 9, 9, 15), self.pick(0, 5, 50, 200))
-
-    def freeze(self):
-        self.add("freeze", self.who(), self.pick(20, 100, 300))
-
-    def hang_up(self):
-        self.add("signal", self.who(), self.pick("SIGHUP", "SIGHUP", "SIGUSR1"))
-
-    def cut(self):
-        self.add("cut", self.who(), self.pick("engine", "consul"))
-
-    def besieged(self):
-        """What is done while a fault stays: nothing that it could stand in the way of."""
-        ops, self.ops, self.now = self.ops, [], 100
-        self.now += self.pick(0, 0, 1500)       # a call that hangs is given up
-        for _ in range(3):
-            number = self.new(self.fresh("late"), start=False)
-            self.ops[-1][2 + 1].update(mode=self.pick("bridge", "default", "n1"), env=[], labels={})
-            self.start(number)
-            self.wait(0, 50)
-            self.rename() if self.chance(0.3) else self.stop()
-            self.wait(0, 50)
-        found, self.ops = self.ops, ops
-        return found
-
-
-SIEGES = ["list hangs", "list fails", "engine rows", "agent rows", "no marks", "networks fail", "an inspect hangs"]
-
-LIFE = {Writer.new: 8, Writer.begin: 6, Writer.stop: 6, Writer.crash: 5, Writer.restart: 5, Writer.rename: 4,
-        Writer.swap: 2, Writer.recreate: 4, Writer.replace: 4, Writer.destroy: 3, Writer.hand_over: 3,
-        Writer.network: 4, Writer.pause: 1, Writer.noise: 2}
-ENGINE = {Writer.engine_fault: 12, Writer.events: 5, Writer.stream: 4, Writer.engine_away: 2}
-AGENT = {Writer.agent_fault: 12, Writer.agent_away: 3}
-BEHIND = {Writer.forget: 3, Writer.alter: 5, Writer.foreign: 4, Writer.ghost: 2}
-SIGNALS = {Writer.kill: 4, Writer.freeze: 1, Writer.hang_up: 2, Writer.cut: 2}
-
-
-def write_script(seed):
-    w = Writer(seed)
-    chance, pick = w.chance, w.pick
-    two, lossy, cases = chance(0.2), chance(0.2), chance(0.25)
-    cases = cases and not two       # each would leave the place to the other, spelled its own way
-    engine, agent, signals = chance(0.6), chance(0.6), chance(0.6)
-    options = Options(internal=not two and chance(0.25), explicit=chance(0.1), ip=pick("", "", "", "192.0.2.77"),
-                      tags=pick("", "", "", "all,of it"), label=pick("", "", "addr"), on_success=chance(0.35), cleanup=not two and chance(0.2))
-    resync = pick(2, 4) if lossy else pick(0, 2, 4) if two else pick(0, 0, 2, 4, 60)
-    w.mild = w.mild and not two
-    more = ["-resync", str(resync)]
-    for name in ("internal", "explicit", "cleanup"):
-        more += ["-" + name] if getattr(options, name) else []
-    for name, value in (("ip", options.ip), ("tags", options.tags), ("useIpFromLabel", options.label)):
-        more += ["-%s=%s" % (name, value)] if value else []
-    more += ["-deregister", "on-success"] if options.on_success else []
-    more += ["-on-exit", "deregister"] if chance(0.15) else []
-    rows = [(options, more)]
-    if two:
-        other = pick("inner", "inner", options.hostname)
-        rows.append((options._replace(hostname=other, internal=True), [*more, "-internal"]))
-    if cases:
-        w.ids += ["Shared", "SHARED", "X1"]
-        w.names += ["Web", "DB"]
-    modes = [word for word, on in [("two", two), ("lossy", lossy), ("cases", cases), ("engine faults", engine),
-                                   ("agent faults", agent), ("signals", signals)] if on]
-
-    w.add("order", pick(["die", "net"], ["net", "die"]))
-    for _ in range(pick(0, 2, 4)):
-        w.new()
-        if chance(0.2):
-            w.stop()
-    for _ in range(pick(0, 0, 1, 2) + 2 * agent):
-        w.foreign()
-    moves = {**LIFE, **(ENGINE if engine else {}), **(AGENT if agent else {}), **(SIGNALS if signals else {}),
-             **(BEHIND if agent and not w.mild else {})}
-    moves = {move: weight * pick(0.2, 1, 1, 3) for move, weight in moves.items()}   # each script dwells on some
-    w.add("begin", 0)
-    w.wait(0, 50, 100)
-    w.add("begin", 1)
-    w.wait(20, 100, 200)
-    for _ in range(pick(30, 80, 160)):
-        if len(w.boxes) > 12:
-            w.destroy()
-        w.rng.choices(list(moves), moves.values())[0](w)
-        w.now += pick(0, 0, 1, 3, 10, 30, 60)
-    siege, besieged = None, []
-    if chance(0.3):
-        siege = pick(*[s for s in SIEGES if s != "no marks" or not (two or options.cleanup)])
-        modes.append(siege)
-        besieged = w.besieged()
-    hup = resync == 60 or (resync == 0 and (two or (agent and not w.mild) or any("rows" in op for op in w.ops)))
-    return Script(seed, modes, rows, resync, hup, lossy, pick("1.10", "1.10", "29"), not agent, w.ops, siege, besieged)
+    return any(not re.fullmatch("[0-9]+(ns|us|ms|s|m|h)", check.get(key, "1s"))
+               for key in ("Interval", "TTL"))
 
 
 # ==== Running one ===============================================================================
@@ -1534,8 +1202,9 @@ class Model:
         row = self.store.services[i]
         self.store.set_writer(i, None, self.now())
         self.store.author.pop(i, None)
+        place = row["Service"], row["Address"], row["Port"]
         self.store.foreign[i] = Foreign(copy.deepcopy(row), copy.deepcopy(self.store.checks.get(i)),
-                                        bool(row["Meta"]), self.now(), tolerant)
+                                        bool(row["Meta"]), place, self.now(), tolerant)
 
     def do_others(self, i, row):
         """Somebody else registers it, or takes it away."""
@@ -1635,7 +1304,8 @@ class Model:
             began, odd, busy = self.now(), [], [r.cpu_s() for r in self.registrators]
 
             def lists():
-                return [sum(1 for q in peer.requests[n:] if q.path.endswith(("/services", LIST))) for peer, n in marks]
+                return [sum(1 for q in peer.requests[n:] if q.path in (SERVICES, LIST)) for peer, n in marks]
+
             while not odd:
                 await asyncio.sleep(0.02)
                 self.check()
@@ -1651,7 +1321,8 @@ class Model:
                     break
             if not odd:
                 if max(lists()) > 1 + 2 * passed / (pace or 1):
-                    raise Failure("lists more often than each %.2f s" % pace, "%s in %.2f s" % (lists(), passed))
+                    raise Failure("lists more often than each %.2f s" % pace,
+                                  "%s in %.2f s" % (lists(), passed))
                 busy = [r.cpu_s() - before for r, before in zip(self.registrators, busy)]
                 if max(busy) > 0.2 + passed / 2:
                     raise Failure("busy at rest", "%s s of processor time in %.2f s" % (busy, passed))
@@ -1668,15 +1339,16 @@ class Model:
         self.agent_is_calm = False
         began = self.now()
         touched = {op[2] for op in self.script.besieged}
-        quiet = [c for c in self.host.containers.values() if c.runs and c.number not in touched]
+        quiet = [c for c in self.host.containers.values()
+                 if c.runs and c.number not in touched and not self.host.sharers(c.id)]
         stuck = quiet[0].id if quiet else "none"
         for r in self.registrators:
             e, a = r.engine, r.consul
             peer, glob, answer = {
                 "list hangs": (e, "GET " + LIST, hang), "list fails": (e, "GET " + LIST, (500, "try again")),
                 "engine rows": (e, "GET " + LIST, lambda q, e=e: e.odd_rows(q, 2)),
-                "agent rows": (a, "GET /v1/agent/services", lambda q, a=a: a.odd_rows(q, 2)),
-                "no marks": (a, "GET /v1/agent/services", lambda q, a=a: a.without_marks(q)),
+                "agent rows": (a, "GET " + SERVICES, lambda q, a=a: a.odd_rows(q, 2)),
+                "no marks": (a, "GET " + SERVICES, lambda q, a=a: a.without_marks(q)),
                 "networks fail": (e, "GET /networks*", (403, "no")),
                 "an inspect hangs": (e, "GET /containers/%s/json" % stuck, hang)}[kind]
             peer.on(glob, answer)
@@ -1686,6 +1358,9 @@ class Model:
         if self.script.hup:
             await self.hang_up()
         await self.come_right()
+        if kind == "an inspect hangs" and quiet:
+            self.host.die(quiet[0], 0, told=True)       # nobody has to look to see that
+            await self.come_right()
         self.say("== over, after %.1f s" % (self.now() - began))
         for r in self.registrators:
             r.engine.behave()
@@ -1696,9 +1371,9 @@ class Model:
     def is_odd(self, q):
         """Whether nobody should ask for it at rest; what Consul refuses is tried again."""
         if q.path == REGISTER:
-            body = json.loads(q.body.decode())
-            return not any(refused(claim.service) for r in self.registrators for claim in r.rivals(body["ID"]))
-        return not q.path.endswith(("/services", LIST))
+            i = json.loads(q.body.decode())["ID"]
+            return not any(refused(claim.service) for r in self.registrators for claim in r.rivals(i))
+        return q.path not in (SERVICES, LIST)
 
     def still_right(self):
         lines = self.differences()
@@ -1745,7 +1420,8 @@ class Model:
             if len(rows[i]) > 1:
                 lines.append("two in one place: " + " ".join(rows[i]))
             for row in rows[i]:
-                lines += self.foreign_row(row, claims[i]) if row in store.foreign else self.our_row(row, claims[i])
+                judge = self.foreign_row if row in store.foreign else self.our_row
+                lines += judge(row, claims[i])
         return lines
 
     def our_row(self, i, claims):
@@ -1760,19 +1436,21 @@ class Model:
             if refused(claim.service):
                 return []       # it may be as it was
             want.append(oracle.fingerprint(claim.service))
-            if len(self.registrators) > 1 and not claim.service.check:     # the other's may stay, if both write at once
+            if not claim.service.check and (    # one that was written at the same time, by whomever, may stay
+                    len(self.registrators) > 1 or self.store.unseen.get(i) == service.check):
                 want.append(oracle.fingerprint(claim.service._replace(check=service.check)))
         if not want:
             return ["too much: %s, of %s; may be kept for %s: %s" % (
                 i, self.host.shown(self.store.author.get(i)),
-                " ".join(map(self.host.shown, writer.may_have_had(i))) or "nobody", oracle.fingerprint(service))]
+                " ".join(map(self.host.shown, writer.may_have_had(i))) or "nobody",
+                oracle.fingerprint(service))]
         if oracle.fingerprint(service) not in want:
-            return ["differs: %s" % one for one in want] + ["     is: " + oracle.fingerprint(service)]
+            return [*("differs: " + one for one in want), "     is: " + oracle.fingerprint(service)]
         return [] if mark[:16] == writer.owner else ["the mark of %s is %s" % (i, mark)]
 
     def may_stay(self, r, i):
-        """Whether a container that has failed may keep it, and none that runs wants it: one that has been registered
-        for another container since registrator began is known to be none of its."""
+        """Whether a container that has failed may keep it, and none that runs wants it.  But what has been
+        registered for another container since registrator began is known to be that one's."""
         claims = r.rivals(i)
         known = r.life.wrote.get(i, (0, None))[1] == "register"
         failed = r.may_have_had(i)
@@ -1791,14 +1469,11 @@ class Model:
         mine = [claim for _, claim in claims if claim.running]
         if any(refused(claim.service) for claim in mine) or (f.marked and f.placed > self.began):
             return []           # the latter may be contested
-        due = mine and len(self.registrators) == 1 and all(
-            claim.service.id == i and (claim.service.usual or not f.marked and (
-                f.row["Service"], f.row["Address"], f.row["Port"]) == (
-                    claim.service.name, claim.service.address, claim.service.port)) for claim in mine)
-        if due or (mine and any(r.options.cleanup and not f.marked for r in self.registrators)
-                   and all(claim.service.id == i for claim in mine)):
-            return ["not taken over: " + i]
-        return []
+        cleans = not f.marked and any(r.options.cleanup for r in self.registrators)
+        due = cleans or (len(self.registrators) == 1 and all(
+            claim.service.usual or (not f.marked and f.place == claim.service[1:4]) for claim in mine))
+        due = due and mine and all(claim.service.id == i for claim in mine)
+        return ["not taken over: " + i] if due else []
 
 
 # ==== Many ======================================================================================
@@ -1814,7 +1489,8 @@ async def play(binary, script, haste, tmp):
         failure = e
     except Exception as e:      # a mistake of the test is a failure too
         await asyncio.sleep(0.1)
-        failure = Failure(model.failure or "%s: %s" % (type(e).__name__, e), *traceback.format_exc().splitlines())
+        failure = Failure(model.failure or "%s: %s" % (type(e).__name__, e),
+                          *traceback.format_exc().splitlines())
     logs = ["r%d log: %s" % (r.number, repr(line[:400])[1:-1])
             for r in model.registrators if r.runs for line in last_words(r.log)]
     return failure, model.trace, logs

@@ -77,7 +77,7 @@ def ports_of(box):
 
 
 def own_address(box, drivers, routable=False):
-    """On the network that NetworkMode names, else on the first by name; of routable ones alone, if so told."""
+    """On the network that NetworkMode names, else on the first by name; of the routable ones, if so told."""
     mode = box["HostConfig"]["NetworkMode"]
     nets = {name: row["IPAddress"] for name, row in box["NetworkSettings"]["Networks"].items()
             if row["IPAddress"] and (not routable or drivers.get(name) in ROUTABLE)}
@@ -147,7 +147,8 @@ def check_of(box, number, address, port, meta):
     value, at = meta[kind], "%s:%d" % ("[%s]" % address if ":" in address else address, port)
     check = {}
     if kind in ("check_http", "check_https"):
-        check["HTTP"] = "%s://%s%s%s" % (kind[len("check_"):], at, "" if value.startswith("/") else "/", value)
+        value = value if value.startswith("/") else "/" + value
+        check["HTTP"] = "%s://%s%s" % (kind[len("check_"):], at, value)
         if meta.get(kind + "_method"):
             check["Method"] = meta[kind + "_method"]
         if kind == "check_https" and meta.get("check_tls_skip_verify"):
@@ -155,7 +156,8 @@ def check_of(box, number, address, port, meta):
     elif kind == "check_cmd":
         check["Args"] = ["check-cmd", box["Id"][:12], str(number), value]
     elif kind == "check_script":
-        check["Args"] = ["/bin/sh", "-c", value.replace("$SERVICE_IP", address).replace("$SERVICE_PORT", str(port))]
+        value = value.replace("$SERVICE_IP", address).replace("$SERVICE_PORT", str(port))
+        check["Args"] = ["/bin/sh", "-c", value]
     elif kind == "check_ttl":
         check["TTL"] = value
     else:
@@ -191,7 +193,8 @@ def services(box, peer, options, drivers):
         taken.add(fold(service_id))
         address = box["Config"]["Labels"].get(options.label, "").split("/")[0] or address
         found.append(Service(
-            service_id, name, address, number, split_tags(tags) + split_tags(options.tags) + ["udp"] * port.udp,
+            service_id, name, address, number,
+            split_tags(tags) + split_tags(options.tags) + ["udp"] * port.udp,
             meta, check_of(box, port.number, address, number, meta), not own_id))
     return found
 
