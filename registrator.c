@@ -1242,8 +1242,9 @@ static bool json_u64(const struct json *j, size_t t, uint64_t max,
 }
 
 /* A splitter finds the objects at one depth of a text, however that is cut
- * into pieces: 0 in a stream of events, 1 in the lists of both peers.  It only
- * counts brackets; json_parse judges each object. */
+ * into pieces: 0 in a stream of events, 1 in the lists of both peers; deeper,
+ * only those in arrays: what else is there is passed over.  It only counts
+ * brackets; json_parse judges each object. */
 enum split {
     SPLIT_MORE,         /* everything is used up */
     SPLIT_ELEMENT,      /* s->element holds a whole object */
@@ -1256,6 +1257,7 @@ struct splitter {
     char open;          /* the bracket that the text begins with */
     unsigned depth;
     bool begun;         /* that bracket has been seen */
+    bool listed;        /* what is open at the depth of the objects has them */
     bool quoted;        /* in a string */
     bool escaped;       /* there, behind a backslash */
     size_t names;       /* strings at the depth of the objects, less the
@@ -1270,6 +1272,7 @@ static void json_split_start(struct splitter *s, unsigned at, char open)
     s->element.max = ELEMENT_MAX;
     s->at = at;
     s->open = open;
+    s->listed = at == 0;
 }
 
 /* Whether all of a list has been seen.  A stream never ends so. */
@@ -1281,7 +1284,8 @@ static bool json_split_done(const struct splitter *s)
 /* Goes past one byte.  False: it cannot stand there. */
 static bool json_split_byte(struct splitter *s, char c)
 {
-    bool outside = s->depth == 0, between = outside || s->depth == s->at;
+    bool outside = s->depth == 0, here = s->depth == s->at && s->listed;
+    bool between = outside || here;
 
     if (s->quoted) {
         s->quoted = c != '"' || s->escaped;
@@ -1291,11 +1295,13 @@ static bool json_split_byte(struct splitter *s, char c)
         s->names += between;
     } else if (c == '{' || c == '[') {
         if ((outside && (c != s->open || (s->begun && s->at > 0))) ||
-            (s->depth == s->at && c != '{'))
+            (here && c != '{'))
             return false;
-        s->names -= s->depth == 1 && s->at == 1 && s->open == '{';
+        s->names -= here && s->at == 1 && s->open == '{';
         s->begun = true;
         s->depth++;
+        if (s->depth == s->at)
+            s->listed = s->at == 1 || c == '[';
     } else if (!outside && (c == '}' || c == ']')) {
         s->depth--;
     } else if (between) {
@@ -1305,20 +1311,25 @@ static bool json_split_byte(struct splitter *s, char c)
     return true;
 }
 
+static bool json_split_inside(const struct splitter *s)
+{
+    return s->depth > s->at && s->listed;
+}
+
 /* Goes on with *in and takes off what it used.  After SPLIT_ELEMENT the
  * object is in s->element until the next call. */
 static enum split json_split(struct splitter *s, struct str *in)
 {
     struct str part = { in->p, 0 };     /* of *in, in an object */
 
-    if (s->depth <= s->at) {
+    if (!json_split_inside(s)) {
         s->element.n = 0;
         s->element.bad = false;
     }
     while (in->n > 0) {
-        bool inside = s->depth > s->at, ok = json_split_byte(s, *in->p);
+        bool inside = json_split_inside(s), ok = json_split_byte(s, *in->p);
 
-        part.p = inside || s->depth > s->at ? part.p : in->p + 1;
+        part.p = inside || json_split_inside(s) ? part.p : in->p + 1;
         *in = str_from(*in, 1);
         part.n = (size_t)(in->p - part.p);
         if (!ok)
