@@ -5187,10 +5187,8 @@ struct registry {
     unsigned ttl_s, refresh_s;  /* -ttl, -ttl-refresh; 0: entries stay */
 };
 
-/* In a digest: not known, or not kept by this registry; and: as it was, but
- * about to expire. */
+/* In a digest: not known, or not kept by this registry. */
 #define REG_ANY UINT64_MAX
-#define REG_STALE (UINT64_MAX - 1)
 
 /* An entry as the registry lists it. */
 struct reg_item {
@@ -6141,7 +6139,6 @@ struct entries {
     uint64_t owner_of_8;        /* what version 8 had as OWNER in our marks */
     struct str hostname;
     uint64_t order;             /* of the last claim */
-    uint64_t renew_due;         /* -ttl: when all is written anew */
     unsigned added, removed;    /* since it was logged how it stands, and */
     bool told;                  /* ... in this session of either side */
     bool prune_due;             /* a list has been read since entries_prune */
@@ -6203,6 +6200,12 @@ static bool entry_in_sync(const struct entries *es, const struct reg_entry *e)
              e->owner == es->reg->owner));
 }
 
+/* -ttl: what is in sync has to be written again and again. */
+static bool entries_expire(const struct entries *es)
+{
+    return es->reg->kind->expires && es->reg->refresh_s > 0;
+}
+
 enum entry_action { ENTRY_KEEP, ENTRY_WRITE, ENTRY_REMOVE, ENTRY_FREE };
 
 /* All that is ever done with an entry:
@@ -6218,7 +6221,8 @@ enum entry_action { ENTRY_KEEP, ENTRY_WRITE, ENTRY_REMOVE, ENTRY_FREE };
  *     nothing    present, another's           no         left alone (3)
  *     kept       any                          no         nothing
  *     a service  absent                       no         written
- *     a service  the same digest              no         nothing
+ *     a service  the same digest              no         nothing; written,
+ *                                                        if it expires (4)
  *     a service  present, removable, the key  no         removed: the catalog
  *                spelled otherwise                       takes both for one
  *     a service  present, writable            no         written
@@ -6226,7 +6230,9 @@ enum entry_action { ENTRY_KEEP, ENTRY_WRITE, ENTRY_REMOVE, ENTRY_FREE };
  *
  * (1) Not while a list is read that our removal crossed: it may still show it.
  * (2) An orphan only when entries_prune allows it.  (3) And freed at the end
- * of the next list, which has it among the others. */
+ * of the next list, which has it among the others.  (4) When its pause is over,
+ * which after a write is -ttl-refresh: one that was only found has none, since
+ * nobody knows how much of its time is left. */
 static enum entry_action entry_decide(const struct entries *es,
                                       const struct reg_entry *e)
 {
@@ -6248,7 +6254,7 @@ static enum entry_action entry_decide(const struct entries *es,
         !str_eq(str_of(e->spelled), s->key))
         return ENTRY_REMOVE;
     if (entry_in_sync(es, e))
-        return ENTRY_KEEP;
+        return entries_expire(es) ? ENTRY_WRITE : ENTRY_KEEP;
     return entry_writable(es, e, s) ? ENTRY_WRITE : ENTRY_KEEP;
 }
 
@@ -6324,6 +6330,8 @@ static void entry_touch(struct entries *es, struct reg_entry *e)
     if (digest != 0 && digest != e->said)
         log_at(LOG_WARN, "%s", why.text);
     e->said = digest;
+    if (e->node.retry.tries == 0 && !entry_in_sync(es, e))
+        e->node.retry.due = 0;  /* it is more than a renewal now */
     if (action == ENTRY_KEEP)
         list_remove(&e->node.queue);
     else
@@ -6498,13 +6506,23 @@ static bool entries_settled(const struct entries *es,
         const struct reg_entry *e = set->service[i].entry;
 
         if (e->write != NULL || e->observed == ENTRY_UNKNOWN ||
-            (entry_decide(es, e) == ENTRY_WRITE && e->node.retry.tries == 0))
+            (entry_decide(es, e) == ENTRY_WRITE && e->node.retry.tries == 0 &&
+             !entry_in_sync(es, e)))
             return false;
     }
     return true;
 }
 
 /* ---- Writing ---- */
+
+/* When an entry that expires, and is written now, has to be written again: at
+ * a whole second, so that the queue is gone through only once in each. */
+static uint64_t entries_renewal(const struct entries *es)
+{
+    const uint64_t second = MS((uint64_t)1000);
+
+    return (es->side.now / second + es->reg->refresh_s) * second;
+}
 
 /* The entry is as it was to be written. */
 static void entry_written(struct entries *es, struct reg_entry *e,
@@ -6526,6 +6544,7 @@ static void entry_written(struct entries *es, struct reg_entry *e,
         e->owner = es->reg->owner;
         free(e->spelled);
         e->spelled = str_dup(w->what.key);
+        e->node.retry.due = entries_expire(es) ? entries_renewal(es) : 0;
     } else if (s != NULL && !str_eq(s->key, w->what.key)) {
         e->observed = ENTRY_UNKNOWN;    /* it may be there, spelled so */
         relist(&es->side, es->side.now);
@@ -6634,8 +6653,7 @@ static void entry_write(struct entries *es, struct reg_entry *e)
         w->what.service = s;
         w->what.replace_checks = e->in_doubt ||
             (e->observed == ENTRY_PRESENT && e->have.checks != s->want.checks);
-        w->renewal = e->observed == ENTRY_PRESENT &&
-                     e->have.content == REG_STALE;
+        w->renewal = entry_in_sync(es, e);
         buf_add(&w->key, s->key);
     } else {
         buf_add(&w->key, e->spelled != NULL ? str_of(e->spelled)
@@ -6886,12 +6904,10 @@ static void entries_set_owner(struct entries *es, uint64_t owner)
 
 /* What time has made possible, but writes.  A peer that closes a connection
  * which was kept open may have been restarted, and have forgotten everything:
- * it is asked, but less and less often if it is only its habit.  With -ttl
- * every entry is written anew so often. */
+ * it is asked, but less and less often if it is only its habit. */
 static void entries_tick(struct entries *es, uint64_t now)
 {
     struct endpoint *p = &es->reg->peer;
-    struct reg_entry *e = NULL;
 
     side_tick(&es->side, now);
     if (p->closed_idle && side_ready(&es->side)) {
@@ -6901,14 +6917,6 @@ static void entries_tick(struct entries *es, uint64_t now)
                                PAUSE_CALL_MS);
     }
     p->closed_idle = false;
-    if (now < es->renew_due)
-        return;
-    es->renew_due = now + MS((uint64_t)es->reg->refresh_s * 1000);
-    while ((e = index_next(&es->side.index, e)) != NULL)
-        if (entry_in_sync(es, e)) {
-            e->have.content = REG_STALE;
-            entry_touch(es, e);
-        }
 }
 
 /* How many services are desired; *waiting: for how many something has still to
@@ -6937,8 +6945,6 @@ static void entries_init(struct entries *es, struct registry *reg)
 {
     es->reg = reg;
     side_init(&es->side, &entries_side, &reg->peer);
-    es->renew_due = reg->kind->expires && reg->refresh_s > 0
-                        ? 0 : UINT64_MAX;
 }
 
 /* ==== 14. Containers ================== container_ containers_ ====
@@ -8398,8 +8404,7 @@ static void app_wait(struct app *app, uint64_t at_most)
     struct entries *es = &app->entries;
     struct containers *cs = &app->containers;
     struct pollfd fd[2 * CONNS_MAX + 1];
-    const uint64_t due_at[] = { side_due(&es->side), es->renew_due,
-                                containers_due(cs) };
+    const uint64_t due_at[] = { side_due(&es->side), containers_due(cs) };
     uint64_t due = at_most, now = os_now();
     size_t i;
 

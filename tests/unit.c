@@ -5474,15 +5474,15 @@ static void reg_limits(void)
 enum {                          /* facts about an entry, as bits */
     IN_FLIGHT = 1, HELD = 2, IN_DOUBT = 4, ORPHAN = 8, CLEANUP = 16,
     RESERVED = 32, DEFAULT_ID = 64, LIST_READ = 128, AT_THIS_EPOCH = 256,
-    FACTS = 512,
+    EXPIRES = 512, FACTS = 1024,
     /* and what follows from the facts, by section 0, Owner: */
-    CROSSED = 512, REMOVABLE = 1024, WRITABLE = 2048, SAME = 4096,
-    OTHER_SPELLING = 8192
+    CROSSED = 1024, REMOVABLE = 2048, WRITABLE = 4096, SAME = 8192,
+    OTHER_SPELLING = 16384
 };
 
 enum { OWNER_NONE, OWNER_OURS, OWNER_ENGINE, OWNER_OTHER, OWNERS };
-enum { HAVE_SAME, HAVE_CONTENT, HAVE_TAGS, HAVE_PLACE, HAVE_ANY, HAVE_STALE,
-       HAVE_ANY_TAGS, HAVES };
+enum { HAVE_SAME, HAVE_CONTENT, HAVE_TAGS, HAVE_PLACE, HAVE_ANY, HAVE_ANY_TAGS,
+       HAVES };
 enum { SPELLED_UNKNOWN, SPELLED_SAME, SPELLED_OTHERWISE, SPELLINGS };
 
 /* An entry of the key "K", and what wants it: N: nothing, S: a service, K: one
@@ -5509,6 +5509,8 @@ static void stage_set(struct stage *t, char desired, char observed,
     t->reg.kind = &t->kind;
     t->reg.owner = whose[OWNER_OURS];
     t->kind.reserved = is & RESERVED ? "K" : "R";
+    t->kind.expires = is & EXPIRES;
+    t->reg.refresh_s = 1;
     t->es.reg = &t->reg;
     t->es.cleanup = is & CLEANUP;
     t->es.side.epoch = 9;
@@ -5532,7 +5534,6 @@ static void stage_set(struct stage *t, char desired, char observed,
     d->place += have == HAVE_PLACE;
     d->tags += have == HAVE_TAGS || have == HAVE_ANY_TAGS;
     d->content = have == HAVE_ANY || have == HAVE_ANY_TAGS ? REG_ANY
-                 : have == HAVE_STALE ? REG_STALE
                  : d->content + (have == HAVE_CONTENT);
     t->e.spelled = spelled == SPELLED_UNKNOWN ? NULL
                    : spelled == SPELLED_SAME ? same : otherwise;
@@ -5582,6 +5583,7 @@ static const struct stage_row {
     { 'K', '*', 0, 0, ENTRY_KEEP },
     { 'S', 'A', 0, 0, ENTRY_WRITE },
     { 'S', 'P', REMOVABLE | OTHER_SPELLING, 0, ENTRY_REMOVE },
+    { 'S', 'P', SAME | EXPIRES, 0, ENTRY_WRITE },
     { 'S', 'P', SAME, 0, ENTRY_KEEP },
     { 'S', 'P', WRITABLE, 0, ENTRY_WRITE },
     { 'S', 'P', 0, 0, ENTRY_KEEP },
