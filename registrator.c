@@ -6230,9 +6230,9 @@ enum entry_action { ENTRY_KEEP, ENTRY_WRITE, ENTRY_REMOVE, ENTRY_FREE };
  *
  * (1) Not while a list is read that our removal crossed: it may still show it.
  * (2) An orphan only when entries_prune allows it.  (3) And freed at the end
- * of the next list, which has it among the others.  (4) When its pause is over,
- * which after a write is -ttl-refresh: one that was only found has none, since
- * nobody knows how much of its time is left. */
+ * of the next list, which has it among the others.  (4) When its pause is
+ * over, which after a write is -ttl-refresh; one that was only found has none,
+ * since nobody knows how much of its time is left. */
 static enum entry_action entry_decide(const struct entries *es,
                                       const struct reg_entry *e)
 {
