@@ -1240,8 +1240,9 @@ static bool json_u64(const struct json *j, size_t t, uint64_t max,
 }
 
 /* A splitter finds the objects at one depth of a text, however that is cut
- * into pieces: 0 in a stream of events, 1 in the lists of both peers.  It only
- * counts brackets; json_parse judges each object. */
+ * into pieces: 0 in a stream of events, 1 in the lists of both peers; deeper,
+ * only those in arrays: what else is there is passed over.  It only counts
+ * brackets; json_parse judges each object. */
 enum split {
     SPLIT_MORE,         /* everything is used up */
     SPLIT_ELEMENT,      /* s->element holds a whole object */
@@ -1254,6 +1255,7 @@ struct splitter {
     char open;          /* the bracket that the text begins with */
     unsigned depth;
     bool begun;         /* that bracket has been seen */
+    bool listed;        /* what is open at the depth of the objects has them */
     bool quoted;        /* in a string */
     bool escaped;       /* there, behind a backslash */
     size_t names;       /* strings at the depth of the objects, less the
@@ -1268,6 +1270,7 @@ static void json_split_start(struct splitter *s, unsigned at, char open)
     s->element.max = ELEMENT_MAX;
     s->at = at;
     s->open = open;
+    s->listed = at == 0;
 }
 
 /* Whether all of a list has been seen.  A stream never ends so. */
@@ -1279,7 +1282,8 @@ static bool json_split_done(const struct splitter *s)
 /* Goes past one byte.  False: it cannot stand there. */
 static bool json_split_byte(struct splitter *s, char c)
 {
-    bool outside = s->depth == 0, between = outside || s->depth == s->at;
+    bool outside = s->depth == 0, here = s->depth == s->at && s->listed;
+    bool between = outside || here;
 
     if (s->quoted) {
         s->quoted = c != '"' || s->escaped;
@@ -1289,11 +1293,13 @@ static bool json_split_byte(struct splitter *s, char c)
         s->names += between;
     } else if (c == '{' || c == '[') {
         if ((outside && (c != s->open || (s->begun && s->at > 0))) ||
-            (s->depth == s->at && c != '{'))
+            (here && c != '{'))
             return false;
-        s->names -= s->depth == 1 && s->at == 1 && s->open == '{';
+        s->names -= here && s->at == 1 && s->open == '{';
         s->begun = true;
         s->depth++;
+        if (s->depth == s->at)
+            s->listed = s->at == 1 || c == '[';
     } else if (!outside && (c == '}' || c == ']')) {
         s->depth--;
     } else if (between) {
@@ -1303,20 +1309,25 @@ static bool json_split_byte(struct splitter *s, char c)
     return true;
 }
 
+static bool json_split_inside(const struct splitter *s)
+{
+    return s->depth > s->at && s->listed;
+}
+
 /* Goes on with *in and takes off what it used.  After SPLIT_ELEMENT the
  * object is in s->element until the next call. */
 static enum split json_split(struct splitter *s, struct str *in)
 {
     struct str part = { in->p, 0 };     /* of *in, in an object */
 
-    if (s->depth <= s->at) {
+    if (!json_split_inside(s)) {
         s->element.n = 0;
         s->element.bad = false;
     }
     while (in->n > 0) {
-        bool inside = s->depth > s->at, ok = json_split_byte(s, *in->p);
+        bool inside = json_split_inside(s), ok = json_split_byte(s, *in->p);
 
-        part.p = inside || s->depth > s->at ? part.p : in->p + 1;
+        part.p = inside || json_split_inside(s) ? part.p : in->p + 1;
         *in = str_from(*in, 1);
         part.n = (size_t)(in->p - part.p);
         if (!ok)
@@ -5157,10 +5168,8 @@ struct registry {
     unsigned ttl_s, refresh_s;  /* -ttl, -ttl-refresh; 0: entries stay */
 };
 
-/* In a digest: not known, or not kept by this registry; and: as it was, but
- * about to expire. */
+/* In a digest: not known, or not kept by this registry. */
 #define REG_ANY UINT64_MAX
-#define REG_STALE (UINT64_MAX - 1)
 
 /* An entry as the registry lists it. */
 struct reg_item {
@@ -6111,7 +6120,6 @@ struct entries {
     uint64_t owner_of_8;        /* what version 8 had as OWNER in our marks */
     struct str hostname;
     uint64_t order;             /* of the last claim */
-    uint64_t renew_due;         /* -ttl: when all is written anew */
     unsigned added, removed;    /* since it was logged how it stands, and */
     bool told;                  /* ... in this session of either side */
     bool prune_due;             /* a list has been read since entries_prune */
@@ -6173,6 +6181,12 @@ static bool entry_in_sync(const struct entries *es, const struct reg_entry *e)
              e->owner == es->reg->owner));
 }
 
+/* -ttl: what is in sync has to be written again and again. */
+static bool entries_expire(const struct entries *es)
+{
+    return es->reg->kind->expires && es->reg->refresh_s > 0;
+}
+
 enum entry_action { ENTRY_KEEP, ENTRY_WRITE, ENTRY_REMOVE, ENTRY_FREE };
 
 /* All that is ever done with an entry:
@@ -6188,7 +6202,8 @@ enum entry_action { ENTRY_KEEP, ENTRY_WRITE, ENTRY_REMOVE, ENTRY_FREE };
  *     nothing    present, another's           no         left alone (3)
  *     kept       any                          no         nothing
  *     a service  absent                       no         written
- *     a service  the same digest              no         nothing
+ *     a service  the same digest              no         nothing; written,
+ *                                                        if it expires (4)
  *     a service  present, removable, the key  no         removed: the catalog
  *                spelled otherwise                       takes both for one
  *     a service  present, writable            no         written
@@ -6196,7 +6211,9 @@ enum entry_action { ENTRY_KEEP, ENTRY_WRITE, ENTRY_REMOVE, ENTRY_FREE };
  *
  * (1) Not while a list is read that our removal crossed: it may still show it.
  * (2) An orphan only when entries_prune allows it.  (3) And freed at the end
- * of the next list, which has it among the others. */
+ * of the next list, which has it among the others.  (4) When its pause is
+ * over, which after a write is -ttl-refresh; one that was only found has none,
+ * since nobody knows how much of its time is left. */
 static enum entry_action entry_decide(const struct entries *es,
                                       const struct reg_entry *e)
 {
@@ -6218,7 +6235,7 @@ static enum entry_action entry_decide(const struct entries *es,
         !str_eq(str_of(e->spelled), s->key))
         return ENTRY_REMOVE;
     if (entry_in_sync(es, e))
-        return ENTRY_KEEP;
+        return entries_expire(es) ? ENTRY_WRITE : ENTRY_KEEP;
     return entry_writable(es, e, s) ? ENTRY_WRITE : ENTRY_KEEP;
 }
 
@@ -6294,6 +6311,8 @@ static void entry_touch(struct entries *es, struct reg_entry *e)
     if (digest != 0 && digest != e->said)
         log_at(LOG_WARN, "%s", why.text);
     e->said = digest;
+    if (e->node.retry.tries == 0 && !entry_in_sync(es, e))
+        e->node.retry.due = 0;  /* it is more than a renewal now */
     if (action == ENTRY_KEEP)
         list_remove(&e->node.queue);
     else
@@ -6468,13 +6487,23 @@ static bool entries_settled(const struct entries *es,
         const struct reg_entry *e = set->service[i].entry;
 
         if (e->write != NULL || e->observed == ENTRY_UNKNOWN ||
-            (entry_decide(es, e) == ENTRY_WRITE && e->node.retry.tries == 0))
+            (entry_decide(es, e) == ENTRY_WRITE && e->node.retry.tries == 0 &&
+             !entry_in_sync(es, e)))
             return false;
     }
     return true;
 }
 
 /* ---- Writing ---- */
+
+/* When an entry that expires, and is written now, has to be written again: at
+ * a whole second, so that the queue is gone through only once in each. */
+static uint64_t entries_renewal(const struct entries *es)
+{
+    const uint64_t second = MS((uint64_t)1000);
+
+    return (es->side.now / second + es->reg->refresh_s) * second;
+}
 
 /* The entry is as it was to be written. */
 static void entry_written(struct entries *es, struct reg_entry *e,
@@ -6496,6 +6525,7 @@ static void entry_written(struct entries *es, struct reg_entry *e,
         e->owner = es->reg->owner;
         free(e->spelled);
         e->spelled = str_dup(w->what.key);
+        e->node.retry.due = entries_expire(es) ? entries_renewal(es) : 0;
     } else if (s != NULL && !str_eq(s->key, w->what.key)) {
         e->observed = ENTRY_UNKNOWN;    /* it may be there, spelled so */
         relist(&es->side, es->side.now);
@@ -6604,8 +6634,7 @@ static void entry_write(struct entries *es, struct reg_entry *e)
         w->what.service = s;
         w->what.replace_checks = e->in_doubt ||
             (e->observed == ENTRY_PRESENT && e->have.checks != s->want.checks);
-        w->renewal = e->observed == ENTRY_PRESENT &&
-                     e->have.content == REG_STALE;
+        w->renewal = entry_in_sync(es, e);
         buf_add(&w->key, s->key);
     } else {
         buf_add(&w->key, e->spelled != NULL ? str_of(e->spelled)
@@ -6856,12 +6885,10 @@ static void entries_set_owner(struct entries *es, uint64_t owner)
 
 /* What time has made possible, but writes.  A peer that closes a connection
  * which was kept open may have been restarted, and have forgotten everything:
- * it is asked, but less and less often if it is only its habit.  With -ttl
- * every entry is written anew so often. */
+ * it is asked, but less and less often if it is only its habit. */
 static void entries_tick(struct entries *es, uint64_t now)
 {
     struct endpoint *p = &es->reg->peer;
-    struct reg_entry *e = NULL;
 
     side_tick(&es->side, now);
     if (p->closed_idle && side_ready(&es->side)) {
@@ -6871,14 +6898,6 @@ static void entries_tick(struct entries *es, uint64_t now)
                                PAUSE_CALL_MS);
     }
     p->closed_idle = false;
-    if (now < es->renew_due)
-        return;
-    es->renew_due = now + MS((uint64_t)es->reg->refresh_s * 1000);
-    while ((e = index_next(&es->side.index, e)) != NULL)
-        if (entry_in_sync(es, e)) {
-            e->have.content = REG_STALE;
-            entry_touch(es, e);
-        }
 }
 
 /* How many services are desired; *waiting: for how many something has still to
@@ -6907,8 +6926,6 @@ static void entries_init(struct entries *es, struct registry *reg)
 {
     es->reg = reg;
     side_init(&es->side, &entries_side, &reg->peer);
-    es->renew_due = reg->kind->expires && reg->refresh_s > 0
-                        ? 0 : UINT64_MAX;
 }
 
 /* ==== 14. Containers ================== container_ containers_ ====
@@ -8368,8 +8385,7 @@ static void app_wait(struct app *app, uint64_t at_most)
     struct entries *es = &app->entries;
     struct containers *cs = &app->containers;
     struct pollfd fd[2 * CONNS_MAX + 1];
-    const uint64_t due_at[] = { side_due(&es->side), es->renew_due,
-                                containers_due(cs) };
+    const uint64_t due_at[] = { side_due(&es->side), containers_due(cs) };
     uint64_t due = at_most, now = os_now();
     size_t i;
 

@@ -2,7 +2,7 @@
 # Runs every test of registrator and ends with "N passed, N failed".
 #
 #     ./test.sh            all suites, two at a time
-#     ./test.sh SUITE...   only these: build lint unit fuzz parity model
+#     ./test.sh SUITE...   only these: build lint unit fuzz parity model kv
 #                          peers hostile regress author tls e2e faults podman
 #                          power hosts image examples place arch
 #     ./test.sh SUITE:WORD...     of a suite the cases that have this word
@@ -17,8 +17,8 @@ set -u
 cd "$(dirname "$0")" || exit 1
 unset MAKEFLAGS MFLAGS MAKELEVEL        # "make test" may have called us
 export LC_ALL=C.UTF-8
-suites=(build lint unit fuzz parity model peers hostile regress tls e2e podman
-    power)
+suites=(build lint unit fuzz parity model kv peers hostile regress tls e2e
+    podman power)
 beside=(faults author hosts image examples place arch)     # while the others run
 binary=${REGISTRATOR:-./registrator}    # another build, to be tested instead
 passed=0 failed=0 child='' child_signal=TERM second=''
@@ -172,6 +172,12 @@ suite_model() {                         # a taste, too: make model
     # shellcheck disable=SC2086
     compile "$tmp/model" registrator.c $sanitizers -DHASTE=10 || return 1
     exec python3 tests/model.py "$tmp/model" --seeds 1-100
+}
+
+suite_kv() {                            # another row of the registry table
+    # shellcheck disable=SC2086
+    compile "$tmp/kv" tests/kv.c $sanitizers -DHASTE=10 || return 1
+    PEERS_CPU_S=5 exec python3 tests/kv.py "$tmp/kv" "$@"
 }
 
 suite_options() {                       # a part of peers

@@ -61,6 +61,8 @@ async def plainly(writer, data):
 class Peer:
     """An HTTP server whose answers come from rules or from the subclass's answer()."""
 
+    methods = b"GET|PUT"        # all that it may be asked with
+
     def __init__(self):
         self.requests = []
         self.complaints = []
@@ -152,7 +154,7 @@ class Peer:
     async def read(self, reader):
         head = await reader.readuntil(b"\r\n\r\n")
         line, *fields = head[:-4].split(b"\r\n")
-        if not re.fullmatch(rb"(GET|PUT) /[!-~]* HTTP/1\.[01]", line):
+        if not re.fullmatch(rb"(%s) /[!-~]* HTTP/1\.[01]" % self.methods, line):
             raise ValueError("bad request line %.200r" % line)
         method, target, _ = line.decode().split(" ")
         headers = {}

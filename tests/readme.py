@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """The figures of the README, held to those of this build.
 
-    python3 tests/readme.py check       sizes and lines of sections
+    python3 tests/readme.py check       sizes, lines of sections, test suites
     python3 tests/readme.py weigh       the table of `make size`: half a minute
     python3 tests/readme.py update      writes all of them
 
@@ -29,6 +29,13 @@ def sections():
         if name:
             lines[name] = lines.get(name, 0) + 1
     return lines
+
+
+def suites():
+    """The suites that test.sh runs, in its order."""
+    with open("test.sh") as f:
+        lists = re.findall(r"^(?:suites|beside)=\(([^)]*)\)", f.read(), re.M)
+    return " ".join(lists).split()
 
 
 def with_lines(text):
@@ -80,6 +87,9 @@ def check(text):
     yield from (line for line in text.splitlines() if line not in now)
     if not near(number(size_told(text).group(1)), size):
         yield "not %s bytes but %d" % (size_told(text).group(1), size)
+    told = re.findall(r"^\| `([a-z\d]+)` \|", text, re.M)
+    yield from ("only one of test.sh and the README has the suite %s" % name
+                for name in sorted(set(told) ^ set(suites())))
     if size >= SIZE_MAX:
         yield "registrator has %d bytes, not under %d" % (size, SIZE_MAX)
 

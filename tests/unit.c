@@ -698,8 +698,20 @@ static void json_splits(void)
         { 1, '{', "{{}}", "{}|" }, { 1, '{', "{'a':'b'}", "" },
         { 1, '{', "{'a','b':{}}", "{}|" }, { 1, '[', "['a']", "" },
         { 1, '{', "{}{}", "!!." },
-        /* one level deeper */
+        /* an array in an object, with other members */
         { 2, '{', "{'a':[{'b':{}},{}],'c':[]}", "{'b':{}}|{}|." },
+        { 2, '{', "{}", "." }, { 2, '{', "{'a':[]}", "." },
+        { 2, '{', "{'h':{'n':7,'s':'x','o':{'p':[{}]},'m':[{},1]},'k':[{}]}",
+          "{}|." },
+        { 2, '{', "{'k':[{'o':1} ,\n{}],'h':{'o':{}},'n':-1}",
+          "{'o':1}|{}|." },
+        { 2, '{', "{'k':[{},'x']}", "{}|" },
+        { 2, '{', "{'k':[1,{}]}", "!{}|." },
+        { 2, '{', "{'k':[{}]", "{}|" }, { 2, '{', "[{}]", "!!." },
+        { 2, '{', "{'k':[{}]}{}", "{}|!!." },
+        /* an array in an object in an object */
+        { 3, '{', "{'a':'g','n':{'d':true,'x':{'y':{}},'k':[{'k':[{}]},{}]}}",
+          "{'k':[{}]}|{}|." },
     };
     struct buf in = { .max = 0 }, out = { .max = 0 }, wanted = { .max = 0 };
     struct str whole;
@@ -5488,15 +5500,15 @@ static void reg_limits(void)
 enum {                          /* facts about an entry, as bits */
     IN_FLIGHT = 1, HELD = 2, IN_DOUBT = 4, ORPHAN = 8, CLEANUP = 16,
     RESERVED = 32, DEFAULT_ID = 64, LIST_READ = 128, AT_THIS_EPOCH = 256,
-    FACTS = 512,
+    EXPIRES = 512, FACTS = 1024,
     /* and what follows from the facts, by section 0, Owner: */
-    CROSSED = 512, REMOVABLE = 1024, WRITABLE = 2048, SAME = 4096,
-    OTHER_SPELLING = 8192
+    CROSSED = 1024, REMOVABLE = 2048, WRITABLE = 4096, SAME = 8192,
+    OTHER_SPELLING = 16384
 };
 
 enum { OWNER_NONE, OWNER_OURS, OWNER_ENGINE, OWNER_OTHER, OWNERS };
-enum { HAVE_SAME, HAVE_CONTENT, HAVE_TAGS, HAVE_PLACE, HAVE_ANY, HAVE_STALE,
-       HAVE_ANY_TAGS, HAVES };
+enum { HAVE_SAME, HAVE_CONTENT, HAVE_TAGS, HAVE_PLACE, HAVE_ANY, HAVE_ANY_TAGS,
+       HAVES };
 enum { SPELLED_UNKNOWN, SPELLED_SAME, SPELLED_OTHERWISE, SPELLINGS };
 
 /* An entry of the key "K", and what wants it: N: nothing, S: a service, K: one
@@ -5523,6 +5535,8 @@ static void stage_set(struct stage *t, char desired, char observed,
     t->reg.kind = &t->kind;
     t->reg.owner = whose[OWNER_OURS];
     t->kind.reserved = is & RESERVED ? "K" : "R";
+    t->kind.expires = is & EXPIRES;
+    t->reg.refresh_s = 1;
     t->es.reg = &t->reg;
     t->es.cleanup = is & CLEANUP;
     t->es.side.epoch = 9;
@@ -5546,7 +5560,6 @@ static void stage_set(struct stage *t, char desired, char observed,
     d->place += have == HAVE_PLACE;
     d->tags += have == HAVE_TAGS || have == HAVE_ANY_TAGS;
     d->content = have == HAVE_ANY || have == HAVE_ANY_TAGS ? REG_ANY
-                 : have == HAVE_STALE ? REG_STALE
                  : d->content + (have == HAVE_CONTENT);
     t->e.spelled = spelled == SPELLED_UNKNOWN ? NULL
                    : spelled == SPELLED_SAME ? same : otherwise;
@@ -5596,6 +5609,7 @@ static const struct stage_row {
     { 'K', '*', 0, 0, ENTRY_KEEP },
     { 'S', 'A', 0, 0, ENTRY_WRITE },
     { 'S', 'P', REMOVABLE | OTHER_SPELLING, 0, ENTRY_REMOVE },
+    { 'S', 'P', SAME | EXPIRES, 0, ENTRY_WRITE },
     { 'S', 'P', SAME, 0, ENTRY_KEEP },
     { 'S', 'P', WRITABLE, 0, ENTRY_WRITE },
     { 'S', 'P', 0, 0, ENTRY_KEEP },
