@@ -4503,6 +4503,7 @@ struct svc_set {
     size_t n;
     char container[13];         /* 12 digits of its ID */
     bool running;               /* a container that has stopped gives way */
+    bool several;               /* ports, which the default names tell apart */
 };
 
 /* Something to be logged about a container.  Of the warnings of one format the
@@ -5140,7 +5141,8 @@ static struct svc_set *svc_derive(const struct svc_config *cfg,
         at[i] = svc_endpoint(&job, &c->port[i]);
         open += at[i].reach != SVC_NOT;
     }
-    job.several = open > 1;
+    set->several = job.several = c->running || before == NULL
+                                     ? open > 1 : before->several;
     open = open < SERVICES_MAX ? open : SERVICES_MAX;
     set->service = arena_alloc(&set->arena, (open + 1) * sizeof *set->service);
     svc_make_all(&job, set, at);
@@ -5252,22 +5254,26 @@ static uint64_t reg_place(struct str name, struct str address, uint64_t port)
 }
 
 /* The mark of an entry, OWNER-CONTENT: whose it is, 16 digits; 16 of what is
- * stored and 8 of its checks. */
+ * stored, which is never REG_ANY, and 8 of its checks. */
 static void reg_mark(struct buf *b, uint64_t owner, const struct digest *d)
 {
     buf_fmt(b, "%016llx-%016llx%08x", (unsigned long long)owner,
             (unsigned long long)d->content, (unsigned)d->checks);
 }
 
+/* False: it is no mark, and nothing is set. */
 static bool reg_read_mark(struct str s, struct reg_item *item)
 {
     struct str owner = str_cut(&s, '-');
-    struct digest *d = &item->have;
+    struct reg_item read = *item;
 
-    return owner.n == 16 && s.n == 24 &&
-           str_number(owner, 16, UINT64_MAX, &item->owner) &&
-           str_number(str_upto(s, 16), 16, UINT64_MAX, &d->content) &&
-           str_number(str_from(s, 16), 16, UINT64_MAX, &d->checks);
+    if (owner.n != 16 || s.n != 24 ||
+        !str_number(owner, 16, UINT64_MAX, &read.owner) ||
+        !str_number(str_upto(s, 16), 16, REG_ANY - 1, &read.have.content) ||
+        !str_number(str_from(s, 16), 16, UINT64_MAX, &read.have.checks))
+        return false;
+    *item = read;
+    return true;
 }
 
 /* Whether an ID is one that a registrator on this host makes by default:
@@ -6202,10 +6208,10 @@ enum entry_action { ENTRY_KEEP, ENTRY_WRITE, ENTRY_REMOVE, ENTRY_FREE };
  *     nothing    present, another's           no         left alone (3)
  *     kept       any                          no         nothing
  *     a service  absent                       no         written
- *     a service  the same digest              no         nothing; written,
- *                                                        if it expires (4)
  *     a service  present, removable, the key  no         removed: the catalog
  *                spelled otherwise                       takes both for one
+ *     a service  the same digest              no         nothing; written,
+ *                                                        if it expires (4)
  *     a service  present, writable            no         written
  *     a service  present, another's           no         nothing; it is said
  *
@@ -8260,33 +8266,46 @@ static int app_open_engine(struct app *app, struct err *e)
     return tls ? app_engine_tls(p, e) : 0;
 }
 
+/* What a URI has behind its scheme and slashes, to be shown: what stands
+ * before an @ may be a password. */
+static struct str app_uri_rest(struct str uri)
+{
+    size_t slashes;
+
+    (void)str_cut(&uri, ':');
+    for (slashes = 0; slashes < 2 && str_prefix(uri, STR("/")); slashes++)
+        uri = str_from(uri, 1);
+    return str_first(str_after(uri, '@'), 200);
+}
+
 /* A scheme that no registry has: with what was probably meant. */
 static int app_unknown_scheme(struct str uri, struct str scheme,
                               struct err *e)
 {
-    struct str rest = uri, port;
+    struct str rest = app_uri_rest(uri), shown;
     struct buf b = { 0 };
     unsigned unused;
     size_t i;
 
-    (void)str_cut(&rest, ':');
-    port = str_upto(rest, str_index(rest, '/'));
-    rest = str_first(rest, 200);
+    scheme = str_first(str_after(scheme, '@'), 80);
+    shown = str_upto(rest, str_index(rest, '/'));
     if (str_eq(scheme, STR("zookeeper")))
         buf_lit(&b, "ZooKeeper is not supported; ");
     if (str_eq(scheme, STR("http")) || str_eq(scheme, STR("https")))
-        buf_fmt(&b, "did you mean consul%s:%.*s?  ",
+        buf_fmt(&b, "did you mean consul%s://%.*s?  ",
                 scheme.n > 4 ? "-tls" : "", PUT(rest));
-    else if (str_port(port, &unused))
-        buf_fmt(&b, "did you mean consul://%.*s?  ", PUT(str_first(uri, 200)));
+    else if (str_port(shown, &unused))
+        buf_fmt(&b, "did you mean consul://%.*s:%.*s?  ", PUT(scheme),
+                PUT(shown));
     for (i = 0; i < LENGTH(reg_schemes); i++)
         if (str_caseeq(scheme, reg_schemes[i].scheme))
-            buf_fmt(&b, "did you mean %.*s:%.*s?  ",
-                    PUT(reg_schemes[i].scheme), PUT(rest));
+            buf_fmt(&b, "did you mean %.*s:%s%.*s?  ",
+                    PUT(reg_schemes[i].scheme), rest.n > 0 ? "//" : "",
+                    PUT(rest));
     buf_lit(&b, "the known ones are ");
     for (i = 0; i < LENGTH(reg_schemes); i++)
         buf_fmt(&b, "%s%.*s", i > 0 ? ", " : "", PUT(reg_schemes[i].scheme));
-    err_set(e, "unknown registry \"%.*s\": %.*s", PUT(str_first(scheme, 80)),
+    err_set(e, "unknown registry \"%.*s\": %.*s", PUT(scheme),
             PUT(buf_str(&b)));
     buf_free(&b);
     return -1;
@@ -8305,7 +8324,7 @@ static int app_check_uri(const struct reg_scheme *s, const struct url *u,
     if (s->port > 0 && !str_prefix(rest, STR("//")) && rest.n > 0)
         return err_set(e, "the registry URI needs //: did you mean "
                           "%.*s://%.*s?", PUT(s->scheme),
-                       PUT(str_first(str_from(rest, *rest.p == '/'), 200)));
+                       PUT(app_uri_rest(uri)));
     if (s->port > 0 && ((u->path.n > 0 && !str_eq(u->path, STR("/"))) ||
                         str_has(rest, '?') || str_has(rest, '#')))
         return err_set(e, "%.*s:// has no path or query: %s", PUT(s->scheme),
@@ -8333,7 +8352,7 @@ static int app_open_registry(struct app *app, struct err *e)
            !str_eq(s->scheme, u.scheme))
         s++;
     if (s == reg_schemes + LENGTH(reg_schemes))
-        return app_unknown_scheme(u.user.n > 0 ? u.scheme : uri, u.scheme, e);
+        return app_unknown_scheme(uri, u.scheme, e);
     if (app_check_uri(s, &u, uri, e) != 0)
         return -1;
     r->kind = s->kind;

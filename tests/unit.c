@@ -712,6 +712,7 @@ static void json_splits(void)
         /* an array in an object in an object */
         { 3, '{', "{'a':'g','n':{'d':true,'x':{'y':{}},'k':[{'k':[{}]},{}]}}",
           "{'k':[{}]}|{}|." },
+        { 2, '{', "{'h':{'id':'1'},'k':[{}],'n':'1'}", "{}|." },
     };
     struct buf in = { .max = 0 }, out = { .max = 0 }, wanted = { .max = 0 };
     struct str whole;
@@ -5224,7 +5225,10 @@ static void reg_marks(void)
         "fedcba9876543210- 123456789abcdef89abcdef",
         "fedcba9876543210-0x23456789abcdef89abcdef",
         " fedcba9876543210-0123456789abcdef89abcdef",
-        "fedcba9876543210-0123456789abcdef89abcdef\n" };
+        "fedcba9876543210-0123456789abcdef89abcdef\n",
+        /* content that would be REG_ANY: whoever's entry, it is in sync */
+        "fedcba9876543210-ffffffffffffffff89abcdef",
+        "fedcba9876543210-fffffffffffffffe89abcdef" };
     struct buf mark = { .max = 0 };
     size_t i;
 
@@ -5241,9 +5245,11 @@ static void reg_marks(void)
             item.have.checks == row[i].checks, row[i].mark);
     }
     for (i = 0; i < LENGTH(none); i++) {
-        struct reg_item item = { .owner = 0 };
+        struct reg_item item = { .have = { 1, 2, 3, 4 } };
 
         ROW(!reg_read_mark(edge(str_of(none[i])), &item), none[i]);
+        ROW(item.owner == 0 && item.have.content == 3 &&
+            item.have.checks == 4, none[i]);        /* nothing is set */
     }
     buf_free(&mark);
 }
@@ -5357,6 +5363,11 @@ static void reg_secrets(void)
         { "nosuch://u:" HIDE "@h", NULL, NULL, NULL },
         { "consul-unix://u:" HIDE "@h/x", NULL, NULL, NULL },
         { "print://u:" HIDE "@h", NULL, NULL, NULL },
+        { "consul:u:" HIDE "@h", NULL, NULL, NULL },
+        { "consul:/u:" HIDE "@h", NULL, NULL, NULL },
+        { "CONSUL:u:" HIDE "@h", NULL, NULL, NULL },
+        { "http:u:" HIDE "@h", NULL, NULL, NULL },
+        { HIDE "@h:8500", NULL, NULL, NULL },
     };
     static struct app app;
     struct buf log = { .max = 0 };
