@@ -48,7 +48,7 @@ BESIDES = {
     "reg_write": {"op key text owner replace_checks": "of entry_write"},
     "service": {"id name address port exposed udp default_id tag tags attr attrs": "of svc_derive",
                 "id_digest set": "the same", "entry order key want": "of entries_claim"},
-    "svc_set": {"arena service n container": "of svc_derive"},
+    "svc_set": {"arena service n container several": "of svc_derive"},
     "svc_config": {"only_named internal hostname ip_label tags": "of the command line"},
     "options": {"*": "of the command line"},
     "question": {"containers container": "of containers_inspect"},
