@@ -184,7 +184,8 @@ enum {
     SUBSCRIBE_MS = MS(500),     /* Docker 1.7 sends no head of /events */
     RELIST_MIN_MS = MS(1000),   /* from one list of a peer to the next */
     IN_DOUBT_MS = MS(1000),     /* a hung peer may still execute a call that
-                                   timed out: when that is looked at */
+                                   timed out: when that is looked at, */
+    IN_DOUBT_LISTS = 2,         /* ... and how often */
     PAUSE_MIN_MS = MS(100),     /* after the loss of a peer */
     PAUSE_PEER_MS = MS(10 * 1000), /* ... the longest */
     RETRY_MIN_MS = MS(1000),    /* after a call that failed */
@@ -4359,9 +4360,9 @@ static struct docker_container *docker_inspect(const struct json *j)
 
 /* ---- Networks ---- */
 
-/* Reads GET /networks: [{"Id", "Driver"}], into `known`, which then has a line
- * for each, "ID+" for those whose containers have addresses of their own on
- * the wire (macvlan, ipvlan) and "ID-" for others. */
+/* Reads GET /networks: [{"Id", "Name", "Driver"}], into `known`: "ID" and
+ * "NAME" of each in quotes, with a + behind them if its containers have
+ * addresses of their own on the wire (macvlan, ipvlan), with a - if not. */
 static void docker_read_networks(struct buf *known, const struct json *j)
 {
     size_t i;
@@ -4369,24 +4370,27 @@ static void docker_read_networks(struct buf *known, const struct json *j)
     known->n = 0;
     for (i = 0; json_next(j, JSON_ROOT, &i);) {
         struct str id = json_get_raw(j, i, "Id");
+        struct str name = json_get_raw(j, i, "Name");
         struct str driver = json_get_raw(j, i, "Driver");
         bool routable = str_eq(driver, STR("macvlan")) ||
                         str_eq(driver, STR("ipvlan"));
 
-        if (docker_id(id))
-            buf_fmt(known, "%.*s%s\n", PUT(id), routable ? "+" : "-");
+        buf_fmt(known, "\"%.*s\"%s", PUT(id), routable ? "+" : "-");
+        buf_fmt(known, "\"%.*s\"%s", PUT(name), routable ? "+" : "-");
     }
 }
 
 /* Sets `routable` of the container's networks.  It matters if a port may be
  * reached at the container's own address: one that is exposed but missing in
  * Ports; with Podman, any, since that (seen in 4.3) lists ports as published
- * on macvlan and ipvlan, where nothing is, which is undone here.  False: it
- * matters, and a network is not among the known ones. */
+ * on macvlan and ipvlan, where nothing is, which is undone here.  Podman's
+ * NetworkID is a name.  False: it matters, and a network is not among the
+ * known ones. */
 static bool docker_set_routable(struct docker_container *c, struct str known,
                                 bool podman)
 {
     bool matters = false, all_known = true, all_routable = true;
+    struct buf key = { 0 };
     size_t i, at;
 
     for (i = 0; i < c->ports; i++)
@@ -4397,13 +4401,16 @@ static bool docker_set_routable(struct docker_container *c, struct str known,
     for (i = 0; i < c->networks; i++) {
         struct docker_network *n = &c->network[i];
 
-        if (docker_id(n->id)) {         /* Docker before 1.10 has no others */
-            at = str_find(known, n->id);
+        if (docker_id(n->id) || (podman && n->id.n > 0)) {
+            key.n = 0;
+            buf_fmt(&key, "\"%.*s\"", PUT(n->id));
+            at = str_find(known, buf_str(&key));
             all_known = all_known && at < known.n;
-            n->routable = at < known.n && known.p[at + n->id.n] == '+';
+            n->routable = at < known.n && known.p[at + key.n] == '+';
         }
         all_routable = all_routable && n->routable;
     }
+    buf_free(&key);
     for (i = 0; podman && all_routable && i < c->ports; i++) {
         c->port[i].listed = false;
         c->port[i].host_port = 0;
@@ -6084,8 +6091,9 @@ struct reg_entry {
     uint64_t owner;             /* of its mark; 0: it has none */
     bool held;                  /* in this run we have written it, or found
                                    it as we would write it */
-    bool in_doubt;              /* a write of ours may still be executed: of
-                                   its checks nothing is known */
+    unsigned in_doubt;          /* a write of ours may still be executed: of
+                                   its checks nothing is known, and so many
+                                   lists have to be read until it is over */
     bool orphan;                /* ours, but never claimed in this run: only
                                    entries_prune lets it be removed */
     struct write *write;        /* that is in flight, or NULL */
@@ -6215,7 +6223,8 @@ enum entry_action { ENTRY_KEEP, ENTRY_WRITE, ENTRY_REMOVE, ENTRY_FREE };
  *     a service  present, writable            no         written
  *     a service  present, another's           no         nothing; it is said
  *
- * (1) Not while a list is read that our removal crossed: it may still show it.
+ * (1) Not while a list is read that our removal crossed: it may still show it;
+ * nor while it is in doubt.
  * (2) An orphan only when entries_prune allows it.  (3) And freed at the end
  * of the next list, which has it among the others.  (4) When its pause is
  * over, which after a write is -ttl-refresh; one that was only found has none,
@@ -6225,13 +6234,14 @@ static enum entry_action entry_decide(const struct entries *es,
 {
     const struct service *s = entry_desired(e);
     bool crossed = es->side.reading && e->crossed == es->side.epoch;
+    bool in_doubt = e->in_doubt > 0;
 
     if (e->write != NULL || (s != NULL && s->kept))
         return ENTRY_KEEP;
     if (e->observed == ENTRY_UNKNOWN)
-        return s == NULL && !e->held && !e->in_doubt ? ENTRY_FREE : ENTRY_KEEP;
+        return s == NULL && !e->held && !in_doubt ? ENTRY_FREE : ENTRY_KEEP;
     if (s == NULL && e->observed == ENTRY_ABSENT)
-        return crossed ? ENTRY_KEEP : ENTRY_FREE;
+        return crossed || in_doubt ? ENTRY_KEEP : ENTRY_FREE;
     if (s == NULL)
         return entry_removable(es, e) && !e->orphan ? ENTRY_REMOVE
                                                      : ENTRY_KEEP;
@@ -6523,7 +6533,6 @@ static void entry_written(struct entries *es, struct reg_entry *e,
            *e->container ? " " : "", PUT(w->what.key));
     es->added += added && !w->renewal;
     es->removed += !added;
-    e->in_doubt = false;
     e->held = added;
     e->observed = added ? ENTRY_PRESENT : ENTRY_ABSENT;
     if (added) {
@@ -6551,7 +6560,7 @@ static void entry_failed(struct entries *es, struct reg_entry *e,
     if (verdict != REG_REJECTED && !a->not_connected &&
         (a->status < 400 || a->status >= 500)) {
         e->observed = ENTRY_UNKNOWN;
-        e->in_doubt = true;
+        e->in_doubt = IN_DOUBT_LISTS;
         relist(&es->side, now + IN_DOUBT_MS);
     }
     if (conn_canceled(a) || a->not_connected || verdict == REG_RENEWED)
@@ -6638,7 +6647,7 @@ static void entry_write(struct entries *es, struct reg_entry *e)
         reg->kind->value(reg, s, buf_str(&mark), &w->text, &unused, NULL);
         buf_free(&mark);
         w->what.service = s;
-        w->what.replace_checks = e->in_doubt ||
+        w->what.replace_checks = e->in_doubt > 0 ||
             (e->observed == ENTRY_PRESENT && e->have.checks != s->want.checks);
         w->renewal = entry_in_sync(es, e);
         buf_add(&w->key, s->key);
@@ -6775,6 +6784,8 @@ static void entries_listed(struct side *side)
             }
             entry_see_other(es, e);     /* it may have been claimed since */
         }
+        if (e->in_doubt > 0 && (!judged || --e->in_doubt > 0))
+            relist(side, side->now + IN_DOUBT_MS);
         if (judged && list_empty(&e->claims) && !entry_removable(es, e))
             entry_free(es, e);
         else
@@ -7350,14 +7361,15 @@ static void question_on_shared(struct request *r, const struct answer *a)
 }
 
 /* The list of networks.  If it does not show those of the container (a proxy
- * may refuse it), nothing is decided by that. */
+ * may refuse it), nothing is decided by that; but Podman has its default one
+ * under another name there (seen in 4.3). */
 static void question_on_networks(struct request *r, const struct answer *a)
 {
     struct question *q = r->context;
     struct containers *cs = q->containers;
     struct container *c = q->container;
     struct err e, why;
-    bool known;
+    bool read, known;
 
     if (c->asked == CONTAINER_FORGOTTEN || c->asked == CONTAINER_STALE ||
         conn_canceled(a)) {
@@ -7365,11 +7377,13 @@ static void question_on_networks(struct request *r, const struct answer *a)
         return;
     }
     conn_reason(a, &why);
-    if (a->status == 200 && json_parse(&cs->side.json, a->body, &why) == 0)
+    read = a->status == 200 && json_parse(&cs->side.json, a->body, &why) == 0;
+    if (read)
         docker_read_networks(&cs->networks, &cs->side.json);
-    known = docker_set_routable(q->info, buf_str(&cs->networks), cs->podman);
-    err_set(&e, "GET /networks: %.400s", a->status == 200
-            ? "it does not show the network of the container" : why.text);
+    known = docker_set_routable(q->info, buf_str(&cs->networks), cs->podman) ||
+            (read && cs->podman);
+    err_set(&e, "GET /networks: %.400s", read ? "it does not show the network "
+            "of the container" : why.text);
     container_apply(q, NULL, known ? NULL : &e);
 }
 

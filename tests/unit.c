@@ -1794,15 +1794,16 @@ static void docker_podman_ports(void)
         HEAD RUNS "'Config':{'ExposedPorts':{'80/tcp':{},'81/tcp':{}}},"
         "'NetworkSettings':{'Ports':{'80/tcp':[{'HostIp':'','HostPort':'8'}],"
         "'81/tcp':null},'Networks':{'a':{'IPAddress':'1.1.1.1','NetworkID':"
-        "'@'},'b':{'IPAddress':'2.2.2.2','NetworkID':'@'}}}}";
+        "'@'},'b':{'IPAddress':'2.2.2.2','NetworkID':'wire'}}}}";
     static const char *const listed =
         "n   runs 80/tcpLE=:8 81/tcpLE a@1.1.1.1 b@2.2.2.2";
     static const struct {
         bool podman;
         const char *known, *out;
     } row[] = {
-        { false, "@+", listed }, { true, "", listed }, { true, "@-", listed },
-        { true, "@+", "n   runs 80/tcpE 81/tcpE a@1.1.1.1 b@2.2.2.2" },
+        { false, "'@'+", listed }, { true, "", listed },
+        { true, "'@'-'wire'+", listed }, { true, "'@'+", listed },
+        { true, "'@'+'wire'+", "n   runs 80/tcpE 81/tcpE a@1.1.1.1 b@2.2.2.2" },
     };
     struct json j = { .n = 0 };
     struct buf text = { .max = 0 };
@@ -5611,7 +5612,7 @@ static const struct stage_row {
     { 'N', 'U', HELD, 0, ENTRY_KEEP },
     { 'N', 'U', IN_DOUBT, 0, ENTRY_KEEP },
     { 'N', 'U', 0, 0, ENTRY_FREE },
-    { 'N', 'A', 0, CROSSED, ENTRY_FREE },
+    { 'N', 'A', 0, CROSSED | IN_DOUBT, ENTRY_FREE },
     { 'N', 'A', 0, 0, ENTRY_KEEP },
     { 'N', 'P', REMOVABLE, ORPHAN, ENTRY_REMOVE },
     { 'N', 'P', REMOVABLE, 0, ENTRY_KEEP },
