@@ -6224,7 +6224,7 @@ enum entry_action { ENTRY_KEEP, ENTRY_WRITE, ENTRY_REMOVE, ENTRY_FREE };
  *     a service  present, another's           no         nothing; it is said
  *
  * (1) Not while a list is read that our removal crossed: it may still show it;
- * nor while it is in doubt.
+ * nor while it is in doubt, or claimed all the same (entry_desired).
  * (2) An orphan only when entries_prune allows it.  (3) And freed at the end
  * of the next list, which has it among the others.  (4) When its pause is
  * over, which after a write is -ttl-refresh; one that was only found has none,
@@ -6234,14 +6234,14 @@ static enum entry_action entry_decide(const struct entries *es,
 {
     const struct service *s = entry_desired(e);
     bool crossed = es->side.reading && e->crossed == es->side.epoch;
-    bool in_doubt = e->in_doubt > 0;
+    bool in_doubt = e->in_doubt > 0, claimed = !list_empty(&e->claims);
 
     if (e->write != NULL || (s != NULL && s->kept))
         return ENTRY_KEEP;
     if (e->observed == ENTRY_UNKNOWN)
         return s == NULL && !e->held && !in_doubt ? ENTRY_FREE : ENTRY_KEEP;
     if (s == NULL && e->observed == ENTRY_ABSENT)
-        return crossed || in_doubt ? ENTRY_KEEP : ENTRY_FREE;
+        return crossed || in_doubt || claimed ? ENTRY_KEEP : ENTRY_FREE;
     if (s == NULL)
         return entry_removable(es, e) && !e->orphan ? ENTRY_REMOVE
                                                      : ENTRY_KEEP;

@@ -5514,7 +5514,7 @@ enum {                          /* facts about an entry, as bits */
     EXPIRES = 512, FACTS = 1024,
     /* and what follows from the facts, by section 0, Owner: */
     CROSSED = 1024, REMOVABLE = 2048, WRITABLE = 4096, SAME = 8192,
-    OTHER_SPELLING = 16384
+    OTHER_SPELLING = 16384, CLAIMED = 32768
 };
 
 enum { OWNER_NONE, OWNER_OURS, OWNER_ENGINE, OWNER_OTHER, OWNERS };
@@ -5612,7 +5612,7 @@ static const struct stage_row {
     { 'N', 'U', HELD, 0, ENTRY_KEEP },
     { 'N', 'U', IN_DOUBT, 0, ENTRY_KEEP },
     { 'N', 'U', 0, 0, ENTRY_FREE },
-    { 'N', 'A', 0, CROSSED | IN_DOUBT, ENTRY_FREE },
+    { 'N', 'A', 0, CROSSED | IN_DOUBT | CLAIMED, ENTRY_FREE },
     { 'N', 'A', 0, 0, ENTRY_KEEP },
     { 'N', 'P', REMOVABLE, ORPHAN, ENTRY_REMOVE },
     { 'N', 'P', REMOVABLE, 0, ENTRY_KEEP },
@@ -5673,7 +5673,8 @@ static void entry_table(void)
        for (have = 0; have < HAVES; have++)
         for (spelled = 0; spelled < SPELLINGS; spelled++)
          for (facts = 0; facts < FACTS; facts++) {
-            unsigned is = stage_derive(owner, have, spelled, facts);
+            unsigned is = stage_derive(owner, have, spelled, facts) |
+                          (desired[d] != 'N' ? CLAIMED : 0);
             enum entry_action action;
 
             row = stage_find(desired[d], observed[o], is);
