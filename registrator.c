@@ -6144,14 +6144,20 @@ struct entries {
 
 /* ---- The table ---- */
 
-/* What is desired, or NULL.  A container that had stopped before it was first
- * seen keeps an entry, but not one that was another's in this run. */
+/* What is desired, or NULL: the first claim.  A container that had stopped
+ * before it was first seen keeps an entry, but not one that was another's in
+ * this run. */
 static struct service *entry_desired(const struct reg_entry *e)
 {
-    struct service *s = list_empty(&e->claims)
-        ? NULL : LIST_OF(struct service, claim, e->claims.next);
+    const struct link *l;
 
-    return s != NULL && s->port == 0 && e->held ? NULL : s;
+    for (l = e->claims.next; l != &e->claims; l = l->next) {
+        struct service *s = LIST_OF(struct service, claim, l);
+
+        if (s->port > 0 || !e->held)
+            return s;
+    }
+    return NULL;
 }
 
 /* Whether the entry may be removed: it carries our mark, or none although we
