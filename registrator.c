@@ -112,6 +112,7 @@
 
 #include <arpa/inet.h>          /* inet_pton */
 #include <bearssl.h>            /* 0.6, in section 7 alone */
+#include <ctype.h>              /* isalnum, tolower */
 #include <errno.h>
 #include <fcntl.h>              /* fcntl, open: O_NONBLOCK, FD_CLOEXEC */
 #include <ifaddrs.h>            /* getifaddrs: not POSIX, but everywhere */
@@ -365,55 +366,30 @@ static bool str_suffix(struct str s, struct str end)
     return s.n >= end.n && str_eq(str_from(s, s.n - end.n), end);
 }
 
-static char str_lower(char c)
-{
-    return c >= 'A' && c <= 'Z' ? (char)(c - 'A' + 'a') : c;
-}
-
-static bool str_digit(char c)
-{
-    return c >= '0' && c <= '9';
-}
-
-static bool str_letter(char c)
-{
-    return str_lower(c) >= 'a' && str_lower(c) <= 'z';
-}
-
-static bool str_hexdigit(char c)
-{
-    return str_digit(c) || (str_lower(c) >= 'a' && str_lower(c) <= 'f');
-}
-
-/* White space, as JSON and HTTP see it. */
-static bool str_blank(char c)
+/* What a byte is, as the functions of ctype.h, which know ASCII alone: nothing
+ * here calls setlocale.  White space, as JSON and HTTP see it. */
+static int str_blank(int c)
 {
     return c == ' ' || c == '\t' || c == '\n' || c == '\r';
 }
 
-/* A printable character of ASCII. */
-static bool str_ascii(char c)
-{
-    return (unsigned char)c >= 0x20 && (unsigned char)c < 0x7f;
-}
-
 /* Not a blank, not a control character. */
-static bool str_graph(char c)
+static int str_graph(int c)
 {
-    return (unsigned char)c > 0x20 && c != 0x7f;
+    return c > 0x20 && c != 0x7f;
 }
 
 /* How many bytes at the front of s are so. */
-static size_t str_span(struct str s, bool (*is)(char))
+static size_t str_span(struct str s, int (*is)(int))
 {
     size_t i = 0;
 
-    while (i < s.n && is(s.p[i]))
+    while (i < s.n && is((unsigned char)s.p[i]))
         i++;
     return i;
 }
 
-static bool str_all(struct str s, bool (*is)(char))
+static bool str_all(struct str s, int (*is)(int))
 {
     return str_span(s, is) == s.n;
 }
@@ -423,20 +399,21 @@ static bool str_caseeq(struct str a, struct str b)
 {
     size_t i = 0;
 
-    while (a.n == b.n && i < a.n && str_lower(a.p[i]) == str_lower(b.p[i]))
+    while (a.n == b.n && i < a.n &&
+           tolower((unsigned char)a.p[i]) == tolower((unsigned char)b.p[i]))
         i++;
     return a.n == b.n && i == a.n;
 }
 
 /* Where c first stands in s, or s.n. */
-static size_t str_index(struct str s, char c)
+static size_t str_index(struct str s, int c)
 {
     const char *p = s.n ? memchr(s.p, c, s.n) : NULL;
 
     return p == NULL ? s.n : (size_t)(p - s.p);
 }
 
-static bool str_has(struct str s, char c)
+static bool str_has(struct str s, int c)
 {
     return str_index(s, c) < s.n;
 }
@@ -489,7 +466,8 @@ static bool str_number(struct str s, unsigned base, uint64_t max,
     if (s.n == 0)
         return false;
     for (i = 0; i < s.n; i++) {
-        size_t d = str_index(STR("0123456789abcdef"), str_lower(s.p[i]));
+        size_t d = str_index(STR("0123456789abcdef"),
+                             tolower((unsigned char)s.p[i]));
 
         if (d >= base || d > max || v > (max - d) / base)
             return false;
@@ -710,7 +688,7 @@ static void buf_vfmt(struct buf *b, const char *f, va_list args)
             f += strlen(".*s");
             continue;
         }
-        for (f += *f == '.'; str_digit(*f); f++)
+        for (f += *f == '.'; *f >= '0' && *f <= '9'; f++)
             n = n * 10 + (size_t)(*f - '0');
         switch (*f++) {
         case '%':
@@ -771,10 +749,8 @@ static void buf_lower(struct buf *b, struct str s)
 {
     size_t i;
 
-    if (!buf_need(b, s.n))
-        return;
     for (i = 0; i < s.n; i++)
-        b->p[b->n++] = str_lower(s.p[i]);
+        buf_byte(b, (char)tolower((unsigned char)s.p[i]));
 }
 
 /* Takes n bytes off the front. */
@@ -787,9 +763,9 @@ static void buf_skip(struct buf *b, size_t n)
 }
 
 /* Whether c stands for itself in a JSON string and is one byte of UTF-8. */
-static bool buf_json_plain(char c)
+static int buf_json_plain(int c)
 {
-    return str_ascii(c) && c != '"' && c != '\\';
+    return isprint(c) && c != '"' && c != '\\';
 }
 
 /* s as a JSON string (RFC 8259 section 7).  What is not UTF-8 becomes
@@ -821,14 +797,14 @@ static void buf_json(struct buf *b, struct str s)
 static void buf_url(struct buf *b, struct str s)
 {
     for (; s.n > 0; s = str_from(s, 1))
-        if (str_letter(*s.p) || str_digit(*s.p) || str_has(STR("-._~:"), *s.p))
+        if (isalnum((unsigned char)*s.p) || str_has(STR("-._~:"), *s.p))
             buf_byte(b, *s.p);
         else
             buf_fmt(b, "%%%02x", (unsigned char)*s.p);
 }
 
 /* Text, in headers (RFC 9110 5.5). */
-static bool buf_header_char(char c)
+static int buf_header_char(int c)
 {
     return c == ' ' || str_graph(c);
 }
@@ -1032,7 +1008,7 @@ static size_t json_string(struct str s)
         if (++i == s.n || !str_has(STR("\"\\/bfnrtu"), s.p[i]))
             return 0;
         if (s.p[i] == 'u' && (s.n - i < 5 ||
-            !str_all(str_upto(str_from(s, i + 1), 4), str_hexdigit)))
+            !str_all(str_upto(str_from(s, i + 1), 4), isxdigit)))
             return 0;
     }
     return 0;
@@ -1041,7 +1017,7 @@ static size_t json_string(struct str s)
 /* Where the digits that stand at i end; 0 if there are none. */
 static size_t json_digits(struct str s, size_t i)
 {
-    size_t n = i < s.n ? str_span(str_from(s, i), str_digit) : 0;
+    size_t n = i < s.n ? str_span(str_from(s, i), isdigit) : 0;
 
     return n > 0 ? i + n : 0;
 }
@@ -1055,7 +1031,7 @@ static size_t json_number(struct str s)
         return 0;
     if (i > 0 && i < s.n && s.p[i] == '.')
         i = json_digits(s, i + 1);
-    if (i > 0 && i < s.n && str_lower(s.p[i]) == 'e') {
+    if (i > 0 && i < s.n && (s.p[i] == 'e' || s.p[i] == 'E')) {
         i++;
         if (i < s.n && (s.p[i] == '+' || s.p[i] == '-'))
             i++;
@@ -2819,14 +2795,13 @@ static void http_start(struct http *h)
 }
 
 /* tchar of RFC 9110 5.6.2. */
-static bool http_token_char(char c)
+static int http_token_char(int c)
 {
-    return str_letter(c) || str_digit(c) ||
-           str_has(STR("!#$%&'*+-.^_`|~"), c);
+    return isalnum(c) || str_has(STR("!#$%&'*+-.^_`|~"), c);
 }
 
 /* RFC 9110 5.5. */
-static bool http_value_char(char c)
+static int http_value_char(int c)
 {
     return c == '\t' || buf_header_char(c);
 }
@@ -4043,7 +4018,7 @@ enum { DOCKER_NO_CODE = 256 };
 /* A container's ID in full, as every engine writes it. */
 static bool docker_id(struct str s)
 {
-    return s.n == 64 && str_all(s, str_hexdigit);
+    return s.n == 64 && str_all(s, isxdigit);
 }
 
 /* An event: {"Type","Action","Actor":{"ID","Attributes":{}}} since Docker
@@ -4631,7 +4606,7 @@ static void svc_add_meta(struct svc_job *job, struct docker_var v)
     buf_lower(&key, str_from(v.name, strlen("SERVICE_")));
     m.attr.key = rest = buf_done(&key, job->a);
     digits = str_cut(&rest, '_');
-    if (digits.n > 0 && str_all(digits, str_digit) && rest.n > 0) {
+    if (digits.n > 0 && str_all(digits, isdigit) && rest.n > 0) {
         if (*digits.p == '0' || !str_port(digits, &m.port))
             return;
         m.attr.key = rest;
@@ -4789,7 +4764,7 @@ static struct str svc_label(const struct docker_container *c, struct str name)
 static struct str svc_default_name(const struct docker_container *c)
 {
     struct str s = c->image, service;
-    bool id = str_all(s, str_hexdigit) &&
+    bool id = str_all(s, isxdigit) &&
               (s.n == 64 || s.n == 12 ||
                (s.n >= 6 && str_prefix(c->digest, s)));
 
@@ -4842,7 +4817,7 @@ static bool svc_id_ok(struct str id)
 {
     struct str rest = id, part;
 
-    if (id.n == 0 || id.n > SERVICE_ID_MAX || !str_all(id, str_ascii))
+    if (id.n == 0 || id.n > SERVICE_ID_MAX || !str_all(id, isprint))
         return false;
     while (rest.n > 0) {
         part = str_cut(&rest, '/');
@@ -5291,10 +5266,10 @@ static bool reg_is_default_id(struct str id, struct str host)
     id = str_from(id, host.n + 1);
     name = str_cut(&id, ':');
     for (i = 0; i < name.n; i++)
-        if (!str_letter(name.p[i]) && !str_digit(name.p[i]) &&
+        if (!isalnum((unsigned char)name.p[i]) &&
             (i == 0 || str_index(STR("_.-"), name.p[i]) == 3))
             return false;
-    return name.n >= 2 && id.n > 0 && str_all(id, str_digit);
+    return name.n >= 2 && id.n > 0 && str_all(id, isdigit);
 }
 
 /* ---- The environment ---- */
@@ -5726,9 +5701,9 @@ static void consul_check(struct buf *b, const struct service *s)
     buf_byte(b, '}');
 }
 
-static bool consul_meta_char(char c)
+static int consul_meta_char(int c)
 {
-    return str_letter(c) || str_digit(c) || c == '_' || c == '-';
+    return isalnum(c) || c == '_' || c == '-';
 }
 
 /* Why an attribute cannot be Meta, or NULL: Consul would refuse the whole
@@ -6355,12 +6330,11 @@ static void entry_see_other(struct entries *es, struct reg_entry *e)
 static void entry_fold(const struct entries *es, struct str key,
                        struct buf *folded)
 {
-    size_t i;
-
     folded->n = 0;
-    for (i = 0; i < key.n; i++)
-        buf_byte(folded, es->reg->kind->caseless ? str_lower(key.p[i])
-                                                 : key.p[i]);
+    if (es->reg->kind->caseless)
+        buf_lower(folded, key);
+    else
+        buf_add(folded, key);
 }
 
 /* The entry of that key; a new one is as the last list showed it. */
@@ -8103,7 +8077,7 @@ static int opt_log_level(struct str value, struct err *e)
                       "\"%.*s\"", PUT(value));
 }
 
-static bool opt_interface_char(char c)
+static int opt_interface_char(int c)
 {
     return str_graph(c) && c != '/' && c != ':';
 }
@@ -8117,14 +8091,14 @@ static int opt_ip(struct containers *cs, struct str ip, struct err *e)
     struct buf unused = { 0 };
     struct str last = str_after(ip, '.');
     unsigned char bytes[16];
-    bool digits = last.n > 0 && str_all(last, str_digit), letter = false;
+    bool digits = last.n > 0 && str_all(last, isdigit), letter = false;
     size_t i;
 
     cs->ip = ip;
     if (ip.n == 0 || ip_parse(ip, bytes) > 0)
         return 0;
     for (i = 0; i < ip.n; i++)
-        letter = letter || str_letter(ip.p[i]);
+        letter = letter || isalpha((unsigned char)ip.p[i]);
     cs->ip_is_interface = os_interface(ip, &unused);
     buf_free(&unused);
     if (cs->ip_is_interface ||

@@ -100,7 +100,7 @@ static bool kv_read_lease(struct kv *kv, struct str body)
     kv->lease.n = 0;
     if (json_parse(&j, body, &e) == 0)
         id = json_get_raw(&j, JSON_ROOT, "ID");
-    if (str_all(id, str_digit))
+    if (str_all(id, isdigit))
         buf_add(&kv->lease, id);
     json_free(&j);
     return kv->lease.n > 0;

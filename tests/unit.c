@@ -307,7 +307,7 @@ static void text_encoders(void)
             for (s = buf_str(&b), all.n = 0; s.n > 0; s = str_from(s, 1)) {
                 uint64_t v = (unsigned char)*s.p;
 
-                WANT(str_letter(*s.p) || str_digit(*s.p) ||
+                WANT(isalnum((unsigned char)*s.p) ||
                      str_index(STR("-._~:%"), *s.p) < 6);
                 if (*s.p == '%') {
                     WANT(str_number(str_upto(str_from(s, 1), 2), 16, 255, &v));
@@ -504,7 +504,7 @@ static void json_grammar(void)
         ROW(json_parse(&j, edge(good[i]), &e) == 0, good[i].p);
         ROW(j.token[JSON_ROOT].next == j.n, good[i].p);
         for (n = 0; n < str_trim(good[i]).n; n++)
-            ROW(str_digit(*good[i].p) || *good[i].p == '-' ||
+            ROW(isdigit((unsigned char)*good[i].p) || *good[i].p == '-' ||
                 json_parse(&j, edge(str_upto(good[i], n)), &e) != 0,
                 good[i].p);
     }
@@ -3502,7 +3502,7 @@ static void conn_arrows(void)
     for (i = 0; i < LENGTH(conn_rows); i++) {
         scene_open(&s, conn_rows[i].pool);
         for (k = peer = 0; conn_rows[i].script[k] != '\0'; k++)
-            if (str_digit(conn_rows[i].script[k]))
+            if (isdigit((unsigned char)conn_rows[i].script[k]))
                 peer = (size_t)(conn_rows[i].script[k] - '0');
             else
                 scene_step(&s, conn_rows[i].script[k], peer);
@@ -5912,7 +5912,7 @@ static void entry_claims(void)
             const struct service *s = LIST_OF(struct service, claim, l);
 
             buf_byte(&got, s->set->running ? *s->set->container
-                           : str_lower(*s->set->container));
+                           : tolower(*s->set->container));
             buf_lit(&got, s->kept ? "-" : "");
         }
         SAME(buf_str(&got), str_of(row[i][1]), z);
