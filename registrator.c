@@ -108,7 +108,7 @@
  * What the rest stands on: the platform, limits with their reasons, CHECK.
  */
 
-#define _XOPEN_SOURCE 700       /* POSIX.1-2008 with its XSI part: tsearch */
+#define _XOPEN_SOURCE 700       /* POSIX.1-2008 with its XSI part: search.h */
 
 #include <arpa/inet.h>          /* inet_pton */
 #include <bearssl.h>            /* 0.6, in section 7 alone */
@@ -121,7 +121,7 @@
 #include <netinet/in.h>         /* sockaddr_in, sockaddr_in6, IPPROTO_TCP */
 #include <netinet/tcp.h>        /* TCP_NODELAY */
 #include <poll.h>
-#include <search.h>             /* tsearch, tfind, tdelete */
+#include <search.h>             /* tsearch, insque */
 #include <signal.h>             /* sigaction */
 #include <stdarg.h>
 #include <stdbool.h>
@@ -254,18 +254,13 @@ static void mem_none(void)
 }
 
 /* Never NULL. */
-static void *mem_new(size_t n)
+static void *mem_zero(size_t n)
 {
-    void *p = n > TEXT_MAX ? NULL : malloc(n ? n : 1);
+    void *p = n > TEXT_MAX ? NULL : calloc(n ? n : 1, 1);
 
     if (p == NULL)
         mem_none();
     return p;
-}
-
-static void *mem_zero(size_t n)
-{
-    return memset(mem_new(n), 0, n);
 }
 
 /* Memory that is released all at once: a chain of chunks, each twice as
@@ -296,7 +291,7 @@ static void *arena_alloc(struct arena *a, size_t n)
     if (c == NULL || c->room - c->used < n) {
         room = c == NULL ? 128 : c->room < 65536 ? c->room * 2 : c->room;
         room = room < n ? n : room;
-        a->last = mem_new(sizeof *c + room);
+        a->last = mem_zero(sizeof *c + room);
         *a->last = (struct chunk){ .before = c, .room = room };
         c = a->last;
     }
@@ -544,24 +539,21 @@ static uint32_t str_rune(struct str *s)
     return c;
 }
 
+/* Copies s, and returns where to. */
+static void *str_copy_to(void *p, struct str s)
+{
+    return s.n > 0 ? memcpy(p, s.p, s.n) : p;   /* s.p may be NULL */
+}
+
 static struct str str_copy(struct arena *a, struct str s)
 {
-    char *p = arena_alloc(a, s.n);
-
-    if (s.n > 0)
-        memcpy(p, s.p, s.n);
-    return (struct str){ p, s.n };
+    return (struct str){ str_copy_to(arena_alloc(a, s.n), s), s.n };
 }
 
 /* A terminated copy, for the caller to free. */
 static char *str_dup(struct str s)
 {
-    char *p = mem_new(s.n + 1);
-
-    if (s.n > 0)
-        memcpy(p, s.p, s.n);
-    p[s.n] = '\0';
-    return p;
+    return str_copy_to(mem_zero(s.n + 1), s);
 }
 
 /* Text that grows at its end.  Past max (0: TEXT_MAX) it is bad, and stays
@@ -586,10 +578,8 @@ static void buf_free(struct buf *b)
 /* The finished array, in memory of a; b is released. */
 static void *buf_array(struct buf *b, struct arena *a)
 {
-    void *p = arena_alloc(a, b->n);
+    void *p = str_copy_to(arena_alloc(a, b->n), buf_str(b));
 
-    if (b->n > 0)
-        memcpy(p, b->p, b->n);
     buf_free(b);
     return p;
 }
@@ -613,9 +603,7 @@ static bool buf_need(struct buf *b, size_t n)
         return !b->bad;
     for (room = room < 128 ? 128 : room; room - b->n < n;)
         room = room > max / 2 ? max : room * 2;
-    p = mem_new(room);
-    if (b->n > 0)
-        memcpy(p, b->p, b->n);
+    p = str_copy_to(mem_zero(room), buf_str(b));
     free(b->p);
     b->p = p;
     b->room = room;
@@ -817,8 +805,8 @@ static void buf_header(struct buf *b, const char *name, struct str value)
     buf_fmt(b, "%s: %.*s\r\n", name, PUT(value));
 }
 
-/* A ring of links, with its head among them.  A link is a struct's first
- * member or is reached by LIST_OF. */
+/* A ring of links, with its head among them, as insque and remque know them.
+ * A link is a struct's first member or is reached by LIST_OF. */
 struct link {
     struct link *next, *before;
 };
@@ -839,18 +827,15 @@ static bool list_empty(const struct link *l)
 /* Removes l from its list, if it is in one. */
 static void list_remove(struct link *l)
 {
-    l->before->next = l->next;
-    l->next->before = l->before;
+    remque(l);
     list_init(l);
 }
 
+/* Moves l before `at`: if that is the head, to the end. */
 static void list_insert(struct link *at, struct link *l)
 {
-    list_remove(l);
-    l->next = at;
-    l->before = at->before;
-    at->before->next = l;
-    at->before = l;
+    remque(l);
+    insque(l, at->before);
 }
 
 /* ==== 3. Log ========================================== log_ err_ ====

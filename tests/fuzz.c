@@ -668,7 +668,7 @@ static void fuzz_chain(struct str in)
 static void fuzz_key(struct str in)
 {
     static const unsigned char hash[32] = "a hash";
-    struct tls_creds *c = mem_new(sizeof *c);
+    struct tls_creds *c = mem_zero(sizeof *c);
     struct err e[2] = { { "" }, { "" } };
     const br_rsa_private_key *rsa;
     const br_ec_private_key *ec;

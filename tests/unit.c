@@ -4755,7 +4755,7 @@ static struct str long_key(struct buf *b, size_t n)
 /* Keys of any length: 0.6 writes up to 24 bytes past its own structure. */
 static void tls_long_keys(void)
 {
-    struct tls_creds *c = mem_new(sizeof *c);
+    struct tls_creds *c = mem_zero(sizeof *c);
     struct buf b = { .max = 0 };
     struct err e;
     size_t n, past = 0, i;
