@@ -756,27 +756,39 @@ static int buf_json_plain(int c)
     return isprint(c) && c != '"' && c != '\\';
 }
 
-/* s as a JSON string (RFC 8259 section 7).  What is not UTF-8 becomes
- * U+FFFD. */
-static void buf_json(struct buf *b, struct str s)
+/* Adds s.  What is not UTF-8 becomes U+FFFD.  Escaped as JSON has it (RFC 8259
+ * section 7) is what could mislead a reader: control characters, and those
+ * that end a line or reverse the direction of text; for a place between quotes
+ * also what has a meaning there. */
+static void buf_escape(struct buf *b, struct str s, bool quoted)
 {
-    buf_byte(b, '"');
-    while (s.n > 0) {
-        struct str plain = str_upto(s, str_span(s, buf_json_plain));
+    for (;;) {
+        size_t plain = str_span(s, buf_json_plain);
         uint32_t c;
 
-        buf_add(b, plain);
-        s = str_from(s, plain.n);
+        buf_add(b, str_upto(s, plain));
+        s = str_from(s, plain);
         if (s.n == 0)
-            break;
+            return;
         c = str_rune(&s);
-        if (c == '"' || c == '\\')
+        if (quoted && (c == '"' || c == '\\'))
             buf_byte(b, '\\');
-        if (c < 0x20 || (c >= 0x7f && c < 0xa0))
+        if (c == '\n')
+            buf_lit(b, "\\n");
+        else if (c < 0x20 || (c >= 0x7f && c < 0xa0) || c == 0x61c ||
+                 c == 0x200e || c == 0x200f || (c >= 0x2028 && c <= 0x202e) ||
+                 (c >= 0x2066 && c <= 0x2069))
             buf_fmt(b, "\\u%04x", c);
         else
             buf_rune(b, c);
     }
+}
+
+/* s as a JSON string. */
+static void buf_json(struct buf *b, struct str s)
+{
+    buf_byte(b, '"');
+    buf_escape(b, s, true);
     buf_byte(b, '"');
 }
 
@@ -871,31 +883,6 @@ static int err_set(struct err *e, const char *format, ...)
     return -1;
 }
 
-/* Adds s.  What could mislead a reader, or is not UTF-8, is made visible:
- * control characters, and those that end a line or reverse the direction of
- * text. */
-static void log_escape(struct buf *b, struct str s)
-{
-    while (s.n > 0) {
-        unsigned char first = (unsigned char)*s.p;
-        size_t n = s.n;
-        uint32_t c = str_rune(&s);
-        bool hidden = c < 0x20 || (c >= 0x7f && c < 0xa0) || c == 0x61c ||
-                      c == 0x200e || c == 0x200f ||
-                      (c >= 0x2028 && c <= 0x202e) ||
-                      (c >= 0x2066 && c <= 0x2069);
-
-        if (c == 0xfffd && n - s.n == 1)
-            buf_fmt(b, "\\x%02x", first);
-        else if (c == '\n')
-            buf_lit(b, "\\n");
-        else if (hidden)
-            buf_fmt(b, c < 0x100 ? "\\x%02x" : "\\u%04x", c);
-        else
-            buf_rune(b, c);
-    }
-}
-
 /* A line begins with the time as Go's log package writes it, in UTC.  One that
  * cannot be written is lost; the next one is tried again. */
 PRINTF(2, 3)
@@ -912,7 +899,7 @@ static void log_at(enum log_level level, const char *format, ...)
     buf_fmt(&line, "%d/%02d/%02d %02d:%02d:%02d registrator: ",
             tm.tm_year + 1900, tm.tm_mon + 1, tm.tm_mday, tm.tm_hour,
             tm.tm_min, tm.tm_sec);
-    log_escape(&line, str_first(buf_str(&text), LOG_LINE_MAX));
+    buf_escape(&line, str_first(buf_str(&text), LOG_LINE_MAX), false);
     buf_lit(&line, text.n <= LOG_LINE_MAX ? "\n" : "...\n");
     (void)!write(STDERR_FILENO, line.p, line.n);
     buf_free(&text);
@@ -5913,7 +5900,7 @@ static void print_cell(struct buf *row, struct buf *cell, size_t width)
 {
     size_t end = row->n + width;
 
-    log_escape(row, buf_str(cell));
+    buf_escape(row, buf_str(cell), false);
     while (row->n < end)
         buf_byte(row, ' ');
     buf_byte(row, ' ');
@@ -5960,7 +5947,7 @@ static struct request *print_write(struct registry *r,
         print_row(&b, w->service);
     } else if (r->own != NULL) {
         buf_lit(&b, "deregister ");
-        log_escape(&b, w->key);
+        buf_escape(&b, w->key, false);
     } else if (w->op == REG_REGISTER) {
         buf_fmt(&b, "{\"action\":\"register\",\"container\":\"%s\","
                     "\"service\":%.*s}", w->service->set->container,
@@ -5981,7 +5968,7 @@ static void print_ignored(struct registry *r, struct str container,
 
     if (r->own != NULL) {
         print_head(&b, "ignore", container);
-        log_escape(&b, why);
+        buf_escape(&b, why, false);
     } else {
         buf_lit(&b, "{\"action\":\"ignore\",\"container\":");
         buf_json(&b, container);

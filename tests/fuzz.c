@@ -474,7 +474,7 @@ static void fuzz_text(struct str in)
     CHECK(json_parse(&j, edge(buf_str(&b)), &e) == 0);
     CHECK(str_eq(json_str(&j, JSON_ROOT, &a), buf_str(&utf8)));
     b.n = 0;
-    log_escape(&b, edge(in));
+    buf_escape(&b, edge(in), false);
     for (i = 0; i < b.n; i++)
         CHECK((unsigned char)b.p[i] >= 0x20 && b.p[i] != 0x7f);
     b.n = utf8.n = 0;

@@ -35,7 +35,7 @@ static void want(bool ok, int line, const char *format, ...)
     va_start(args, format);
     (void)vsnprintf(text, sizeof text, format, args);
     va_end(args);
-    log_escape(&unit_why, str_of(text));
+    buf_escape(&unit_why, str_of(text), false);
     buf_fmt(&unit_why, " (tests/unit.c:%d)", line);
 }
 
@@ -434,27 +434,28 @@ static void text_log(void)
     } row[] = {
         { STR_INIT("plain \xc3\xa9 \xe2\x82\xac"),
           STR_INIT("plain \xc3\xa9 \xe2\x82\xac") },
-        { STR_INIT("a\nb\rc\td"), STR_INIT("a\\nb\\x0dc\\x09d") },
-        { STR_INIT("\x1b[2J\x7f"), STR_INIT("\\x1b[2J\\x7f") },
-        { STR_INIT("\xc2\x9b" "2J"), STR_INIT("\\x9b2J") },     /* C1's CSI */
-        { STR_INIT("\xff\xc0\x80"), STR_INIT("\\xff\\xc0\\x80") },
+        { STR_INIT("a\nb\rc\td"), STR_INIT("a\\nb\\u000dc\\u0009d") },
+        { STR_INIT("\x1b[2J\x7f"), STR_INIT("\\u001b[2J\\u007f") },
+        { STR_INIT("\xc2\x9b" "2J"), STR_INIT("\\u009b2J") },   /* C1's CSI */
+        { STR_INIT("\xff\xc0\x80"),
+          STR_INIT("\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd") },
         { STR_INIT("\xef\xbf\xbd"), STR_INIT("\xef\xbf\xbd") },
-        { STR_INIT("a\0b"), STR_INIT("a\\x00b") },
+        { STR_INIT("a\0b"), STR_INIT("a\\u0000b") },
         { STR_INIT("\xd8\x9c\xe2\x80\x8e\xe2\x80\x8f"),
           STR_INIT("\\u061c\\u200e\\u200f") },
         { STR_INIT("\xe2\x80\xa8\xe2\x80\xae\xe2\x81\xa6\xe2\x81\xa9"),
           STR_INIT("\\u2028\\u202e\\u2066\\u2069") },
         { STR_INIT("\xe2\x80\x8d\xe2\x80\x90\xe2\x80\xa7\xe2\x80\xaf"),
           STR_INIT("\xe2\x80\x8d\xe2\x80\x90\xe2\x80\xa7\xe2\x80\xaf") },
-        { STR_INIT("\xc2\x80\xc2\x9f\xc2\xa0"), STR_INIT("\\x80\\x9f\xc2\xa0")
-        },
+        { STR_INIT("\xc2\x80\xc2\x9f\xc2\xa0"),
+          STR_INIT("\\u0080\\u009f\xc2\xa0") },
     };
     struct buf b = { .max = 0 };
     size_t i;
 
     for (i = 0; i < LENGTH(row); i++) {
         b.n = 0;
-        log_escape(&b, edge(row[i].in));
+        buf_escape(&b, edge(row[i].in), false);
         SAME(buf_str(&b), row[i].out, row[i].out.p);
     }
     buf_free(&b);
