@@ -160,8 +160,7 @@ enum {
     CONTAINERS_MAX = 50 * 1000, /* of the engine: hosts have some hundreds */
     TEXT_MAX = 64 * 1024 * 1024, /* any text that we build */
     JSON_DEPTH = 64,            /* inspect of Docker 28 has 6 */
-    JSON_VALUES = 1000 * 1000,  /* in one text: an inspect has about 300 */
-    JSON_KEPT = 1024 * 1024,    /* bytes of tokens, kept for the next text */
+    JSON_SIZE = 16 * 1024 * 1024, /* of the tokens of one text: a million */
     LOG_LINE_MAX = 2048,        /* the rest of a longer line is cut */
     ERR_MAX = 512,
     ALONE_MAX = 2,              /* requests that need their own connection:
@@ -213,7 +212,6 @@ STATIC_CHECK(CHAR_BIT == 8);
 STATIC_CHECK(sizeof(size_t) >= 4);
 STATIC_CHECK(TEXT_MAX < INT_MAX);       /* so "%.*s" takes any text of ours */
 STATIC_CHECK(3 * BODY_MAX <= TEXT_MAX); /* json_str: U+FFFD for each byte */
-STATIC_CHECK(64 * JSON_VALUES <= TEXT_MAX); /* a list of what is in a text */
 STATIC_CHECK(READ_MAX >= 1 && WRITE_MAX >= 1);
 
 /* An invariant of this program does not hold: it stops at once, since nothing
@@ -908,9 +906,9 @@ static void log_at(enum log_level level, const char *format, ...)
 
 /* ==== 4. JSON ============================================== json_ ====
  *
- * Strict RFC 8259, in linear time, of bounded depth, without recursion: what
- * is not JSON is refused.  One leniency: a string may hold bytes that are not
- * UTF-8, which old engines pass on; they become U+FFFD when it is read.
+ * Strict RFC 8259, in linear time, of bounded depth: what is not JSON is
+ * refused.  One leniency: a string may hold bytes that are not UTF-8, which
+ * old engines pass on; they become U+FFFD when it is read.
  *
  * Calls: str_ buf_ err_.
  */
@@ -935,6 +933,7 @@ struct json_token {
  * can be chained; the value itself is token JSON_ROOT. */
 struct json {
     struct str text;    /* borrowed */
+    size_t at;          /* how far it has been read */
     struct json_token *token;   /* n of them */
     size_t n;
     struct buf memory;  /* of the tokens */
@@ -953,135 +952,124 @@ static enum json_type json_type(const struct json *j, size_t t)
     return j->token[t].type;
 }
 
-/* Adds a token and returns its index. */
-static size_t json_add(struct json *j, enum json_type type, size_t at,
-                       size_t n)
+/* Adds a token for what has been read since `from`.  False: it has no room. */
+static bool json_add(struct json *j, enum json_type type, size_t from)
 {
-    struct json_token t = { (uint32_t)at, (uint32_t)n, (uint32_t)j->n + 1,
-                            type };
+    struct json_token t = { (uint32_t)from, (uint32_t)(j->at - from),
+                            (uint32_t)++j->n, type };
 
     buf_add(&j->memory, BYTES(t));
-    CHECK(!j->memory.bad);      /* JSON_VALUES is less than TEXT_MAX */
     j->token = (struct json_token *)(void *)j->memory.p;
-    return j->n++;
+    return !j->memory.bad;
 }
 
-/* The length of the string that begins with the quote at s.p, with both its
- * quotes; 0 if it is not one. */
-static size_t json_string(struct str s)
+/* Reads c, if that comes next. */
+static bool json_char(struct json *j, char c)
 {
-    size_t i;
+    bool next = j->at < j->text.n && j->text.p[j->at] == c;
 
-    for (i = 1; i < s.n && (unsigned char)s.p[i] >= 0x20; i++) {
-        if (s.p[i] == '"')
-            return i + 1;
-        if (s.p[i] != '\\')
-            continue;
-        if (++i == s.n || !str_has(STR("\"\\/bfnrtu"), s.p[i]))
-            return 0;
-        if (s.p[i] == 'u' && (s.n - i < 5 ||
-            !str_all(str_upto(str_from(s, i + 1), 4), isxdigit)))
-            return 0;
-    }
-    return 0;
+    j->at += next;
+    return next;
 }
 
-/* Where the digits that stand at i end; 0 if there are none. */
-static size_t json_digits(struct str s, size_t i)
+/* The same, with white space before it. */
+static bool json_take(struct json *j, char c)
 {
-    size_t n = i < s.n ? str_span(str_from(s, i), isdigit) : 0;
-
-    return n > 0 ? i + n : 0;
+    j->at += str_span(str_from(j->text, j->at), str_blank);
+    return json_char(j, c);
 }
 
-/* The length of the number at s.p, or 0: RFC 8259 section 6. */
-static size_t json_number(struct str s)
+/* Reads digits.  False: there are none. */
+static bool json_digits(struct json *j)
 {
-    size_t from = s.n > 0 && *s.p == '-' ? 1 : 0, i = json_digits(s, from);
+    size_t n = str_span(str_from(j->text, j->at), isdigit);
 
-    if (i > from + 1 && s.p[from] == '0')
-        return 0;
-    if (i > 0 && i < s.n && s.p[i] == '.')
-        i = json_digits(s, i + 1);
-    if (i > 0 && i < s.n && (s.p[i] == 'e' || s.p[i] == 'E')) {
-        i++;
-        if (i < s.n && (s.p[i] == '+' || s.p[i] == '-'))
+    j->at += n;
+    return n > 0;
+}
+
+/* Reads what follows the first quote of a string. */
+static bool json_string(struct json *j)
+{
+    struct str s = str_from(j->text, j->at);
+    size_t from = j->at, i;
+
+    for (i = 0; i < s.n && (unsigned char)s.p[i] >= 0x20 && s.p[i] != '"'; i++)
+        if (s.p[i] == '\\') {
             i++;
-        i = json_digits(s, i);
-    }
-    return i;
+            if (i == s.n || !str_has(STR("\"\\/bfnrtu"), s.p[i]) ||
+                (s.p[i] == 'u' &&
+                 str_span(str_first(str_from(s, i + 1), 4), isxdigit) < 4))
+                return false;
+        }
+    j->at += i;
+    return json_add(j, JSON_STRING, from) && json_char(j, '"');
 }
 
-/* Adds the string, number or word at `at` and returns its length; 0 if there
- * is none. */
-static size_t json_scalar(struct json *j, size_t at)
+/* Reads a word or a number: RFC 8259 sections 3 and 6. */
+static bool json_bare(struct json *j)
 {
     static const char *const word[] = { "null", "true", "false" };
-    struct str s = str_from(j->text, at);
-    bool string = *s.p == '"';
-    enum json_type type = string ? JSON_STRING : JSON_NUMBER;
-    size_t n = string ? json_string(s) : json_number(s), i;
+    size_t from = j->at, i;
 
-    for (i = 0; n == 0 && i < LENGTH(word); i++)
-        if (str_prefix(s, str_of(word[i]))) {
-            type = i == 0 ? JSON_NULL : JSON_BOOL;
-            n = strlen(word[i]);
+    for (i = 0; i < LENGTH(word); i++)
+        if (str_prefix(str_from(j->text, from), str_of(word[i]))) {
+            j->at += strlen(word[i]);
+            return json_add(j, i == 0 ? JSON_NULL : JSON_BOOL, from);
         }
-    if (n > 0)
-        json_add(j, type, string ? at + 1 : at, string ? n - 2 : n);
-    return n;
+    (void)json_char(j, '-');
+    if (!json_char(j, '0') && !json_digits(j))
+        return false;
+    if (json_char(j, '.') && !json_digits(j))
+        return false;
+    if (json_char(j, 'e') || json_char(j, 'E')) {
+        (void)(json_char(j, '+') || json_char(j, '-'));
+        if (!json_digits(j))
+            return false;
+    }
+    return json_add(j, JSON_NUMBER, from);
+}
+
+/* Reads a value with all that is in it, at most `depth` levels. */
+static bool json_value(struct json *j, unsigned depth)
+{
+    bool object = json_take(j, '{');
+    char end = object ? '}' : ']';
+    size_t t = j->n;
+
+    if (!object && !json_char(j, '['))
+        return json_char(j, '"') ? json_string(j) : json_bare(j);
+    if (depth == 0 ||
+        !json_add(j, object ? JSON_OBJECT : JSON_ARRAY, j->at - 1))
+        return false;
+    if (!json_take(j, end)) {
+        do {
+            if (object && !(json_take(j, '"') && json_string(j) &&
+                            json_take(j, ':')))
+                return false;
+            if (!json_value(j, depth - 1))
+                return false;
+        } while (json_take(j, ','));
+        if (!json_take(j, end))
+            return false;
+    }
+    j->token[t].n = (uint32_t)(j->at - j->token[t].at);
+    j->token[t].next = (uint32_t)j->n;
+    return true;
 }
 
 /* Reads the text, whose bytes must stay as long as the tokens are used. */
 static int json_parse(struct json *j, struct str text, struct err *e)
 {
-    enum { VALUE, NAME, COLON, COMMA } want = VALUE;    /* what comes next */
-    size_t open[JSON_DEPTH], depth = 0, i, n;
-
-    if (j->memory.room > JSON_KEPT)
-        json_free(j);
+    CHECK(text.n <= TEXT_MAX);
+    json_free(j);
     j->text = text;
-    j->n = j->memory.n = 0;
-    json_add(j, JSON_NONE, 0, 0);
-    if (text.n > TEXT_MAX)
-        return err_set(e, "JSON of more than %d bytes", TEXT_MAX);
-    for (i = 0; i < text.n; i += n) {
-        struct json_token *in = &j->token[depth > 0 ? open[depth - 1] : 0];
-        bool object = in->type == JSON_OBJECT;
-        bool empty = depth > 0 && j->n == open[depth - 1] + 1;
-        char c = text.p[i];
-
-        n = 1;
-        if (j->n > JSON_VALUES)
-            return err_set(e, "JSON of more than %d values", JSON_VALUES);
-        if (str_blank(c))
-            continue;
-        if (want == COLON && c == ':') {
-            want = VALUE;
-        } else if (want == VALUE && (c == '{' || c == '[')) {
-            if (depth == JSON_DEPTH)
-                return err_set(e, "JSON of more than %d levels", JSON_DEPTH);
-            open[depth++] =
-                json_add(j, c == '{' ? JSON_OBJECT : JSON_ARRAY, i, 0);
-            want = c == '{' ? NAME : VALUE;
-        } else if (depth > 0 && (want == COMMA || empty) &&
-                   c == (object ? '}' : ']')) {
-            in->n = (uint32_t)(i + 1 - in->at);
-            in->next = (uint32_t)j->n;
-            depth--;
-            want = COMMA;
-        } else if (depth > 0 && want == COMMA && c == ',') {
-            want = object ? NAME : VALUE;
-        } else if ((want == VALUE || (want == NAME && c == '"')) &&
-                   (n = json_scalar(j, i)) > 0) {
-            want = want == NAME ? COLON : COMMA;
-        } else {
-            return err_set(e, "not JSON at byte %zu", i);
-        }
-    }
-    if (depth > 0 || want != COMMA)
-        return err_set(e, "JSON that ends early, after %zu bytes", text.n);
-    return 0;
+    j->memory.max = JSON_SIZE;
+    (void)json_add(j, JSON_NONE, 0);
+    if (json_value(j, JSON_DEPTH) &&
+        str_all(str_from(text, j->at), str_blank))
+        return 0;
+    return err_set(e, "not JSON, or too much of it, at byte %zu", j->at);
 }
 
 /* The text of a value as it stands there, a string's escapes and all. */
@@ -1128,18 +1116,17 @@ static struct str json_get_raw(const struct json *j, size_t t,
  * a second \u.  Half a surrogate pair is U+FFFD. */
 static uint32_t json_escape(struct str *s)
 {
-    struct str more = str_from(*s, 4);
     uint64_t c = 0, low = 0;
 
     CHECK(str_number(str_upto(*s, 4), 16, 0xffff, &c));
-    *s = more;
+    *s = str_from(*s, 4);
     if (c < 0xd800 || c > 0xdfff)
         return (uint32_t)c;
-    if (str_prefix(more, STR("\\u")))
-        CHECK(str_number(str_upto(str_from(more, 2), 4), 16, 0xffff, &low));
+    if (str_prefix(*s, STR("\\u")))
+        CHECK(str_number(str_upto(str_from(*s, 2), 4), 16, 0xffff, &low));
     if (c > 0xdbff || low < 0xdc00 || low > 0xdfff)
         return 0xfffd;
-    *s = str_from(more, 6);
+    *s = str_from(*s, 6);
     return (uint32_t)(0x10000 + ((c - 0xd800) << 10) + (low - 0xdc00));
 }
 
