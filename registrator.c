@@ -1178,13 +1178,6 @@ static bool json_u64(const struct json *j, size_t t, uint64_t max,
  * into pieces: 0 in a stream of events, 1 in the lists of both peers; deeper,
  * only those in arrays: what else is there is passed over.  It only counts
  * brackets; json_parse judges each object. */
-enum split {
-    SPLIT_MORE,         /* everything is used up */
-    SPLIT_ELEMENT,      /* s->element holds a whole object */
-    SPLIT_LARGE,        /* one of more than ELEMENT_MAX bytes has passed */
-    SPLIT_ODD           /* a byte that cannot stand there has passed */
-};
-
 struct splitter {
     unsigned at;        /* the depth of the objects */
     char open;          /* the bracket that the text begins with */
@@ -1201,11 +1194,8 @@ struct splitter {
 static void json_split_start(struct splitter *s, unsigned at, char open)
 {
     buf_free(&s->element);
-    memset(s, 0, sizeof *s);
-    s->element.max = ELEMENT_MAX;
-    s->at = at;
-    s->open = open;
-    s->listed = at == 0;
+    *s = (struct splitter){ .at = at, .open = open, .listed = at == 0,
+                            .element.max = ELEMENT_MAX };
 }
 
 /* Whether all of a list has been seen.  A stream never ends so. */
@@ -1249,31 +1239,28 @@ static bool json_split_inside(const struct splitter *s)
     return s->depth > s->at && s->listed;
 }
 
-/* Goes on with *in and takes off what it used.  After SPLIT_ELEMENT the
- * object is in s->element until the next call. */
-static enum split json_split(struct splitter *s, struct str *in)
+/* Goes on with *in and takes off what it used.  1: a whole object is in
+ * s->element until the next call, or that is bad: of more than ELEMENT_MAX
+ * bytes.  0: *in is used up.  -1: a byte that cannot be there has passed. */
+static int json_split(struct splitter *s, struct str *in)
 {
-    struct str part = { in->p, 0 };     /* of *in, in an object */
-
     if (!json_split_inside(s)) {
         s->element.n = 0;
         s->element.bad = false;
     }
     while (in->n > 0) {
-        bool inside = json_split_inside(s), ok = json_split_byte(s, *in->p);
+        char c = *in->p;
+        bool inside = json_split_inside(s), ok = json_split_byte(s, c);
 
-        part.p = inside || json_split_inside(s) ? part.p : in->p + 1;
         *in = str_from(*in, 1);
-        part.n = (size_t)(in->p - part.p);
         if (!ok)
-            return SPLIT_ODD;
-        if (inside && s->depth == s->at) {
-            buf_add(&s->element, part);
-            return s->element.bad ? SPLIT_LARGE : SPLIT_ELEMENT;
-        }
+            return -1;
+        if (inside || json_split_inside(s))
+            buf_byte(&s->element, c);
+        if (inside && !json_split_inside(s))
+            return 1;
     }
-    buf_add(&s->element, part);
-    return SPLIT_MORE;
+    return 0;
 }
 
 /* ==== 5. URL ================================================ url_ ====
@@ -3823,17 +3810,13 @@ static void side_on_hello(struct request *r, const struct answer *a)
 static int side_on_rows(struct request *r, struct str piece, struct err *e)
 {
     struct side *s = r->context;
-    enum split found;
+    int found;
 
-    while ((found = json_split(&s->split, &piece)) != SPLIT_MORE) {
-        if (found == SPLIT_ODD)
-            return err_set(e, "this is not a list");
-        if (found == SPLIT_LARGE ||
-            json_parse(&s->json, buf_str(&s->split.element), e) != 0 ||
+    while ((found = json_split(&s->split, &piece)) > 0)
+        if (json_parse(&s->json, buf_str(&s->split.element), e) != 0 ||
             !s->kind->row(s, &s->json))
             s->whole = false;
-    }
-    return 0;
+    return found < 0 ? err_set(e, "this is not a list") : 0;
 }
 
 /* The list has ended.  One that failed is tried again after a pause; a peer
@@ -7411,16 +7394,14 @@ static int containers_on_events(struct request *r, struct str piece,
 {
     struct containers *cs = r->context;
     struct docker_event ev;
-    enum split found;
+    int found;
 
     if (piece.n == 0) {
         log_at(LOG_INFO, "Listening for Docker events ...");
         relist(&cs->side, cs->side.now);
     }
-    while ((found = json_split(&cs->events, &piece)) != SPLIT_MORE) {
-        if (found == SPLIT_ODD)
-            return err_set(e, "these are no events");
-        if (found == SPLIT_LARGE)
+    while ((found = json_split(&cs->events, &piece)) > 0) {
+        if (cs->events.element.bad)
             relist(&cs->side, cs->side.now);        /* whatever it was */
         else if (json_parse(&cs->side.json, buf_str(&cs->events.element),
                             e) != 0)
@@ -7431,7 +7412,7 @@ static int containers_on_events(struct request *r, struct str piece,
             return err_set(e, "events of more than %d containers",
                            CONTAINERS_MAX);
     }
-    return 0;
+    return found < 0 ? err_set(e, "these are no events") : 0;
 }
 
 /* An engine may want its API's version in the paths, or no more. */

@@ -651,14 +651,14 @@ static struct str split_all(struct buf *out, unsigned depth, char open,
         in = edge(str_upto(whole, n));
         cut = cut == 0 ? 0 : whole.n - n;
         for (;;) {
-            enum split found = json_split(&s, &in);
+            int found = json_split(&s, &in);
+            bool large = found > 0 && s.element.bad;
 
-            if (found == SPLIT_MORE)
+            if (found == 0)
                 break;
-            if (found == SPLIT_ELEMENT)
+            if (found > 0 && !large)
                 buf_add(out, buf_str(&s.element));
-            buf_lit(out, found == SPLIT_LARGE ? "#"
-                         : found == SPLIT_ODD ? "!" : "|");
+            buf_lit(out, large ? "#" : found < 0 ? "!" : "|");
         }
     }
     buf_lit(out, json_split_done(&s) && depth > 0 ? "." : "");
