@@ -84,23 +84,10 @@
  * mark and the same name, address and port, and over any with -cleanup; but
  * not over one that another registrator has taken in this run.
  *
- * The sections, each of which uses only what stands above it:
- *
- *     1 Base         the platform, limits, CHECK
- *     2 Text         slices, buffers, memory, lists; three encoders
- *     3 Log          the one sink
- *     4 JSON         tokens; a splitter for streams and lists
- *     5 URL          where a peer is
- *     6 System       sockets, clock, signals, files, seccomp
- *     7 TLS          BearSSL as steps, certificates, keys
- *     8 HTTP         a response, however it is split
- *     9 Connections  one request each; sessions, lists, retries
- *    10 Docker       what the engine answers
- *    11 Services     a container in, its services out: most of the rules
- *    12 Registries   rows: Consul, print
- *    13 Entries      desired against observed
- *    14 Containers   what is desired
- *    15 Program      options, the loop, exit codes
+ * The sections, each of which uses only what stands above it: 1 Base, 2 Text,
+ * 3 Log, 4 JSON, 5 URL, 6 System, 7 TLS, 8 HTTP, 9 Connections, 10 Docker,
+ * 11 Services (most of the rules), 12 Registries, 13 Entries (desired against
+ * observed), 14 Containers, 15 Program.
  */
 
 /* ==== 1. Base ==============================================================
@@ -116,7 +103,7 @@
 #include <errno.h>
 #include <fcntl.h>              /* fcntl, open: O_NONBLOCK, FD_CLOEXEC */
 #include <ifaddrs.h>            /* getifaddrs: not POSIX, but everywhere */
-#include <limits.h>             /* CHAR_BIT, INT_MAX */
+#include <limits.h>             /* INT_MAX */
 #include <netdb.h>              /* getaddrinfo */
 #include <netinet/in.h>         /* sockaddr_in, sockaddr_in6, IPPROTO_TCP */
 #include <netinet/tcp.h>        /* TCP_NODELAY */
@@ -138,13 +125,9 @@
 
 #define VERSION "9.0.0"
 
-/* The two limits that tests cripple to 1, so that every read and write moves
- * a single byte. */
-#ifndef READ_MAX
-#define READ_MAX 16384
-#endif
-#ifndef WRITE_MAX
-#define WRITE_MAX 65536
+/* What a read or a write moves at most; a single byte, where tests say so. */
+#ifndef IO_MAX
+#define IO_MAX 16384
 #endif
 /* All times are divided by this, so that tests need not wait for them. */
 #ifndef HASTE
@@ -208,11 +191,8 @@ enum {
 #define PRINTF(format_at, args_at)
 #endif
 
-STATIC_CHECK(CHAR_BIT == 8);
-STATIC_CHECK(sizeof(size_t) >= 4);
 STATIC_CHECK(TEXT_MAX < INT_MAX);       /* so "%.*s" takes any text of ours */
 STATIC_CHECK(3 * BODY_MAX <= TEXT_MAX); /* json_str: U+FFFD for each byte */
-STATIC_CHECK(READ_MAX >= 1 && WRITE_MAX >= 1);
 
 /* An invariant of this program does not hold: it stops at once, since nothing
  * that it does from here on could be trusted. */
@@ -520,20 +500,17 @@ static uint32_t str_rune(struct str *s)
     static const uint32_t least[] = { 0, 0x80, 0x800, 0x10000 };
     const unsigned char *p = (const unsigned char *)s->p;
     unsigned more = p[0] < 0xc0 ? 0 : p[0] < 0xe0 ? 1 : p[0] < 0xf0 ? 2 : 3;
-    bool ok = p[0] < 0x80 || (p[0] >= 0xc0 && p[0] < 0xf8 && s->n > more);
-    uint32_t c = more > 0 ? p[0] & 0x3fu >> more : p[0];
-    unsigned i;
+    uint32_t c = more > 0 ? p[0] & 0x7fu >> more : p[0];
+    size_t n = 1;
 
-    for (i = 1; ok && i <= more; i++) {
-        ok = (p[i] & 0xc0) == 0x80;
-        c = c << 6 | (p[i] & 0x3f);
-    }
-    if (!ok || c < least[more] || (c >= 0xd800 && c <= 0xdfff) ||
-        c > 0x10ffff) {
-        more = 0;
+    for (; n <= more && n < s->n && (p[n] & 0xc0) == 0x80; n++)
+        c = c << 6 | (p[n] & 0x3f);
+    if (n <= more || (more == 0 && c >= 0x80) || c < least[more] ||
+        (c >= 0xd800 && c <= 0xdfff) || c > 0x10ffff) {
+        n = 1;
         c = 0xfffd;
     }
-    *s = str_from(*s, more + 1);
+    *s = str_from(*s, n);
     return c;
 }
 
@@ -667,18 +644,17 @@ static void buf_vfmt(struct buf *b, const char *f, va_list args)
         f += s.n;
         if (*f++ == '\0')
             return;
-        if (f[0] == '.' && f[1] == '*') {
-            s.n = (size_t)va_arg(args, int);
-            s.p = va_arg(args, const char *);
-            buf_add(b, s);
-            f += strlen(".*s");
-            continue;
-        }
-        for (f += *f == '.'; *f >= '0' && *f <= '9'; f++)
+        for (f += *f == '.'; isdigit((unsigned char)*f); f++)
             n = n * 10 + (size_t)(*f - '0');
         switch (*f++) {
         case '%':
             buf_byte(b, '%');
+            break;
+        case '*':
+            s.n = (size_t)va_arg(args, int);
+            s.p = va_arg(args, const char *);
+            buf_add(b, s);
+            f++;
             break;
         case 's':
             s.p = va_arg(args, const char *);
@@ -1551,7 +1527,7 @@ static void os_close(int fd)
 /* Reads what is there, at most *n bytes, and sets *n to what was read. */
 static enum io os_read_into(int fd, void *p, size_t *n, int *error)
 {
-    ssize_t got = read(fd, p, *n < READ_MAX ? *n : READ_MAX);
+    ssize_t got = read(fd, p, *n < IO_MAX ? *n : IO_MAX);
 
     *error = got < 0 ? errno : 0;
     if (got < 0)
@@ -1560,10 +1536,10 @@ static enum io os_read_into(int fd, void *p, size_t *n, int *error)
     return got == 0 ? IO_END : IO_OK;
 }
 
-/* Reads what is there, at most READ_MAX bytes, to the end of b. */
+/* Reads what is there, at most IO_MAX bytes, to the end of b. */
 static enum io os_read(int fd, struct buf *b, int *error)
 {
-    size_t n = READ_MAX;
+    size_t n = IO_MAX;
     enum io io;
 
     *error = ENOBUFS;
@@ -1594,7 +1570,7 @@ static bool os_terminal(int fd)
 /* Writes what there is room for off the front of *s. */
 static enum io os_write(int fd, struct str *s, int *error)
 {
-    ssize_t n = write(fd, s->p, s->n < WRITE_MAX ? s->n : WRITE_MAX);
+    ssize_t n = write(fd, s->p, s->n < IO_MAX ? s->n : IO_MAX);
 
     *error = n < 0 ? errno : 0;
     if (n < 0)
@@ -3247,7 +3223,7 @@ static void conn_ask(struct endpoint *p, struct conn *c, struct request *r,
         memset(c, 0, sizeof *c);
         c->peer = p;
         c->fd = -1;
-        c->in.max = HEAD_MAX + READ_MAX;
+        c->in.max = HEAD_MAX + IO_MAX;
         c->body.max = BODY_MAX;
     }
     list_remove(&r->link);

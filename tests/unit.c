@@ -5469,7 +5469,7 @@ static void reg_limits(void)
 
     for (i = 0; i < 2; i++) {
         b.n = 0;
-        fill(&b, 't', i == 0 ? HEAD_MAX - READ_MAX : HEAD_MAX + 1);
+        fill(&b, 't', i == 0 ? HEAD_MAX - IO_MAX : HEAD_MAX + 1);
         app.opt.uri = STR("consul://h");
         CHECK(setenv("CONSUL_HTTP_TOKEN_FILE", spill(2, buf_str(&b)), 1) == 0);
         quiet(true);
