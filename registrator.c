@@ -142,6 +142,7 @@ enum {
     ELEMENT_MAX = 4 * 1024 * 1024, /* an event, or one entry of a list */
     CONTAINERS_MAX = 50 * 1000, /* of the engine: hosts have some hundreds */
     TEXT_MAX = 64 * 1024 * 1024, /* any text that we build */
+    CHUNK_SIZE = 512,           /* of an arena: one container's strings */
     JSON_DEPTH = 64,            /* inspect of Docker 28 has 6 */
     JSON_SIZE = 16 * 1024 * 1024, /* of the tokens of one text: a million */
     LOG_LINE_MAX = 2048,        /* the rest of a longer line is cut */
@@ -241,11 +242,12 @@ static void *mem_zero(size_t n)
     return p;
 }
 
-/* Memory that is released all at once: a chain of chunks, each twice as
- * large as the one before.  Past its limit it is full and stays so, and still
- * gives memory: take freely, and ask before more work is begun. */
+/* Memory that is released all at once: a chain of chunks, each taken from its
+ * end on.  Past its limit it is full and stays so, and still gives memory:
+ * take freely, and ask before more work is begun. */
 struct arena {
     struct chunk *last;
+    size_t room;                /* bytes of it that are left */
     size_t used;                /* bytes taken in all */
     size_t limit;               /* 0: none */
     bool full;
@@ -253,28 +255,25 @@ struct arena {
 
 struct chunk {
     struct chunk *before;
-    size_t used, room;          /* bytes of data[] */
     uint64_t data[];            /* nothing has to be aligned to more */
 };
 
 static void *arena_alloc(struct arena *a, size_t n)
 {
-    struct chunk *c = a->last;
-    size_t room;
+    struct chunk *c;
 
     CHECK(n <= TEXT_MAX);
     a->used += n;
     a->full = a->full || (a->limit > 0 && a->used > a->limit);
     n = (n + sizeof *c->data - 1) / sizeof *c->data * sizeof *c->data;
-    if (c == NULL || c->room - c->used < n) {
-        room = c == NULL ? 128 : c->room < 65536 ? c->room * 2 : c->room;
-        room = room < n ? n : room;
-        a->last = mem_zero(sizeof *c + room);
-        *a->last = (struct chunk){ .before = c, .room = room };
-        c = a->last;
+    if (a->last == NULL || n > a->room) {
+        a->room = n < CHUNK_SIZE ? CHUNK_SIZE : n;
+        c = mem_zero(sizeof *c + a->room);
+        c->before = a->last;
+        a->last = c;
     }
-    c->used += n;
-    return (char *)c->data + (c->used - n);
+    a->room -= n;
+    return (char *)a->last->data + a->room;
 }
 
 static void arena_free(struct arena *a)
@@ -285,8 +284,7 @@ static void arena_free(struct arena *a)
         before = a->last->before;
         free(a->last);
     }
-    a->used = 0;
-    a->full = false;
+    *a = (struct arena){ .limit = a->limit };
 }
 
 /* A literal or another terminated text; NULL is empty. */
@@ -5007,7 +5005,7 @@ static struct svc_set *svc_derive(const struct svc_config *cfg,
                                   struct svc_notes *notes)
 {
     struct svc_set *set = mem_zero(sizeof *set);
-    struct arena scratch = { NULL, 0, 0, false };
+    struct arena scratch = { 0 };
     struct svc_endpoint *at = arena_alloc(&scratch, c->ports * sizeof *at);
     struct svc_job job = { .cfg = cfg, .c = c, .shared = shared,
                            .before = before, .a = &set->arena,
@@ -5462,7 +5460,7 @@ static int consul_on_leader(struct registry *r, const struct json *j,
 static int consul_on_self(struct registry *r, const struct json *j,
                           const struct answer *a, struct err *e)
 {
-    struct arena scratch = { NULL, 0, 0, false };
+    struct arena scratch = { 0 };
     struct consul *c = r->own;
     int renewed = a->status == 403 ? consul_reread_token(r, e) : 0;
     size_t member = json_get(j, JSON_ROOT, "Member");
@@ -6594,7 +6592,7 @@ static int entry_rank(const struct entries *es, const struct reg_entry *e,
 static bool entries_row(struct side *side, const struct json *j)
 {
     struct entries *es = (struct entries *)side;
-    struct arena scratch = { NULL, 0, 0, false };
+    struct arena scratch = { 0 };
     struct reg_item item = { .owner = 0 };
     bool ok = es->reg->kind->item(es->reg, j, &scratch, &item), ours, was;
     struct buf folded = { 0 };
@@ -7144,7 +7142,7 @@ static void container_apply(struct question *q,
     struct containers *cs = q->containers;
     struct container *c = q->container;
     const struct docker_container *info = q->info;
-    struct svc_notes notes = { { NULL, 0, 0, false }, NULL, NULL, 0 };
+    struct svc_notes notes = { 0 };
     bool dirty = c->asked == CONTAINER_DIRTY;
 
     if (unsure != NULL) {
@@ -7440,7 +7438,7 @@ static struct request *containers_hello(struct side *side, unsigned step)
  * which make another set of services of the same containers. */
 static void containers_set_owner(struct containers *cs)
 {
-    struct arena scratch = { NULL, 0, 0, false };
+    struct arena scratch = { 0 };
     struct str id = docker_identity(&cs->side.json, cs->podman, &scratch);
 
     if (id.n == 0) {
