@@ -147,8 +147,7 @@ enum {
     JSON_SIZE = 16 * 1024 * 1024, /* of the tokens of one text: a million */
     LOG_LINE_MAX = 2048,        /* the rest of a longer line is cut */
     ERR_MAX = 512,
-    ALONE_MAX = 2,              /* requests that need their own connection:
-                                   the engine's events and its list */
+    ALONE_MAX = 2,              /* on their own: the engine's events, a list */
     CONNS_MAX = 8 + ALONE_MAX,  /* connections to one peer */
     ADDRS_MAX = 8,              /* addresses of one host name */
     TURNS = 16,                 /* in a queue; log2 of SERVICES_MAX, and 2 */
@@ -156,11 +155,9 @@ enum {
     SERVICES_SIZE = 16 * 1024 * 1024, /* of one container, in bytes */
     SERVICE_NAME_MAX = 255,     /* bytes of a service's name; its address */
     SERVICE_ID_MAX = 1024,      /* of its ID, which is part of a path */
-    SERVICE_ATTR_MAX = 128 * 1024, /* of an attribute; of longer arguments,
-                                   Linux starts no script */
+    SERVICE_ATTR_MAX = 128 * 1024, /* an attribute; Linux's of an argument */
     SERVICE_TAGS_MAX = 16 * 1024, /* of its tags */
-    OTHERS_SIZE = 8 * 1024 * 1024, /* what is kept of others' entries: of
-                                   170,000 */
+    OTHERS_SIZE = 8 * 1024 * 1024, /* of others' entries: 170,000 of them */
     NOTES_MAX = 100,            /* log lines about a container at a time */
     CONNECT_MS = MS(5000),      /* to one address */
     CALL_MS = MS(10 * 1000),    /* an answer, or the next part of it */
@@ -173,8 +170,7 @@ enum {
     PAUSE_PEER_MS = MS(10 * 1000), /* ... the longest */
     RETRY_MIN_MS = MS(1000),    /* after a call that failed */
     PAUSE_CALL_MS = MS(60 * 1000), /* ... the longest */
-    ADDRESS_MS = MS(1000),      /* an interface without an address is asked
-                                   for it so often */
+    ADDRESS_MS = MS(1000),      /* until an interface is asked for it again */
     EXIT_MS = MS(4500)          /* for -on-exit: 5 s, less what it takes */
 };
 
@@ -392,10 +388,9 @@ static bool str_has(struct str s, int c)
 /* Takes the part before the first c off *s, and c with it. */
 static struct str str_cut(struct str *s, char c)
 {
-    size_t at = str_index(*s, c);
-    struct str head = str_upto(*s, at);
+    struct str head = str_upto(*s, str_index(*s, c));
 
-    *s = str_from(*s, at < s->n ? at + 1 : at);
+    *s = str_from(*s, head.n < s->n ? head.n + 1 : head.n);
     return head;
 }
 
@@ -713,15 +708,6 @@ static void buf_lower(struct buf *b, struct str s)
         buf_byte(b, (char)tolower((unsigned char)s.p[i]));
 }
 
-/* Takes n bytes off the front. */
-static void buf_skip(struct buf *b, size_t n)
-{
-    CHECK(n <= b->n);
-    b->n -= n;
-    if (b->n > 0)
-        memmove(b->p, b->p + n, b->n);
-}
-
 /* Whether c stands for itself in a JSON string and is one byte of UTF-8. */
 static int buf_json_plain(int c)
 {
@@ -888,8 +874,7 @@ static void log_at(enum log_level level, const char *format, ...)
  */
 
 enum json_type {
-    JSON_NONE,          /* what json_get answers if there is none */
-    JSON_NULL,
+    JSON_NONE,          /* null, or what json_get answers if there is none */
     JSON_BOOL,
     JSON_NUMBER,
     JSON_STRING,
@@ -989,7 +974,7 @@ static bool json_bare(struct json *j)
     for (i = 0; i < LENGTH(word); i++)
         if (str_prefix(str_from(j->text, from), str_of(word[i]))) {
             j->at += strlen(word[i]);
-            return json_add(j, i == 0 ? JSON_NULL : JSON_BOOL, from);
+            return json_add(j, i == 0 ? JSON_NONE : JSON_BOOL, from);
         }
     (void)json_char(j, '-');
     if (!json_char(j, '0') && !json_digits(j))
@@ -1273,16 +1258,16 @@ static bool url_host(struct str s, struct url *u)
  * a % without two hexadecimal digits. */
 static bool url_decode(struct buf *b, struct str s)
 {
-    uint64_t byte;
+    for (; s.n > 0; s = str_from(s, 1)) {
+        uint64_t byte = (unsigned char)*s.p;
 
-    while (s.n > 0) {
-        char c = *s.p;
-
-        if (c == '%' && (s.n < 3 || !str_number(str_upto(str_from(s, 1), 2),
-                                                16, 255, &byte)))
-            return false;
-        buf_byte(b, c == '%' ? (char)byte : c);
-        s = str_from(s, c == '%' ? 3 : 1);
+        if (byte == '%') {
+            if (s.n < 3 ||
+                !str_number(str_upto(str_from(s, 1), 2), 16, 255, &byte))
+                return false;
+            s = str_from(s, 2);
+        }
+        buf_byte(b, (char)byte);
     }
     return true;
 }
@@ -3339,7 +3324,9 @@ static void conn_parse(struct conn *c, uint64_t now)
         }
         CHECK(c->state == CONN_READING && c->request == r);
     } while (found != HTTP_BAD);
-    buf_skip(&c->in, c->in.n - in.n);
+    if (in.n > 0)
+        memmove(c->in.p, in.p, in.n);
+    c->in.n = in.n;
     if (found == HTTP_BAD)
         conn_fail(c, &e);
     else if (found == HTTP_DONE)

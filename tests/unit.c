@@ -351,10 +351,7 @@ static void text_buffers(void)
         buf_byte(&b, (char)i);
     for (i = 0; i < 100000; i++)
         WANT(b.p[i] == (char)i);
-    buf_skip(&b, 99999);
-    WANT(b.n == 1 && *b.p == (char)99999);
-    buf_skip(&b, 1);
-    WANT(b.n == 0 && !buf_need(&b, TEXT_MAX + 1u) && b.bad);
+    WANT(!buf_need(&b, TEXT_MAX + 1u) && b.bad);
     buf_free(&b);
 }
 
@@ -793,7 +790,9 @@ static struct str http_all(struct buf *out, struct str whole, size_t cut)
                 began = in.n > 0;
             }
         } while (found != HTTP_BAD && (found != HTTP_MORE) && began);
-        buf_skip(&unread, unread.n - in.n);
+        if (in.n > 0)
+            memmove(unread.p, in.p, in.n);
+        unread.n = in.n;
     }
     buf_lit(out, found == HTTP_BAD ? "!" : http_ends(&h) ? "~"
                  : began ? "+" : "");
