@@ -1043,10 +1043,7 @@ static bool json_next(const struct json *j, size_t t, size_t *i)
 {
     bool object = json_type(j, t) == JSON_OBJECT;
 
-    if (*i == 0)
-        *i = t + 1;
-    else
-        *i = j->token[object ? *i + 1 : *i].next;
+    *i = *i == 0 ? t + 1 : j->token[object ? *i + 1 : *i].next;
     return (object || json_type(j, t) == JSON_ARRAY) && *i < j->token[t].next;
 }
 
@@ -1124,13 +1121,6 @@ static struct str json_get_str(const struct json *j, size_t t,
 static bool json_true(const struct json *j, size_t t)
 {
     return json_type(j, t) == JSON_BOOL && str_eq(json_raw(j, t), STR("true"));
-}
-
-/* A whole number from 0 to max, written without fraction or exponent. */
-static bool json_u64(const struct json *j, size_t t, uint64_t max,
-                     uint64_t *out)
-{
-    return json_type(j, t) == JSON_NUMBER && str_u64(json_raw(j, t), max, out);
 }
 
 /* A splitter finds the objects at one depth of a text, however that is cut
@@ -1278,8 +1268,7 @@ static int url_parse(struct str s, struct url *u, struct err *e)
 {
     struct str host;
 
-    memset(u, 0, sizeof *u);
-    u->user = u->host = STR("");
+    *u = (struct url){ .user = STR(""), .host = STR("") };
     if (!str_all(s, str_graph))
         return err_set(e, "a blank or control character in it");
     if (!str_has(s, ':') || *s.p == ':')
@@ -1295,8 +1284,7 @@ static int url_parse(struct str s, struct url *u, struct err *e)
     if (host.n < s.n)
         u->user = str_upto(s, s.n - host.n - 1);
     return url_host(host, u) ? 0
-        : err_set(e, "its host or port is not valid (host:port with a port "
-                     "from 1 to 65535, IPv6 as [::1]:port)");
+        : err_set(e, "not host:port or [IPv6]:port with a port up to 65535");
 }
 
 /* Adds host or host:port, IPv6 in brackets (RFC 3986 3.2.2). */
@@ -4226,7 +4214,7 @@ static struct docker_container *docker_inspect(const struct json *j)
     c->digest = str_after(json_get_str(j, JSON_ROOT, "Image", &c->arena), ':');
     c->mode = json_str(j, docker_get(j, "HostConfig", "NetworkMode"),
                        &c->arena);
-    if (json_u64(j, docker_get(j, "State", "ExitCode"), 255, &code))
+    if (str_u64(json_raw(j, docker_get(j, "State", "ExitCode")), 255, &code))
         c->exit_code = (unsigned)code;
     docker_ports(c, j);
     docker_networks(c, j);
@@ -5745,7 +5733,7 @@ static bool consul_item(const struct registry *r, const struct json *j,
 
     (void)r;
     item->key = item->id = json_get_str(j, JSON_ROOT, "ID", a);
-    (void)json_u64(j, json_get(j, JSON_ROOT, "Port"), 65535, &port);
+    (void)str_u64(json_get_raw(j, JSON_ROOT, "Port"), 65535, &port);
     item->have.place = reg_place(json_get_str(j, JSON_ROOT, "Service", a),
                                  json_get_str(j, JSON_ROOT, "Address", a),
                                  port);

@@ -253,7 +253,7 @@ static bool kv_item(const struct registry *r, const struct json *j,
         json_free(&v);
         return true;
     }
-    (void)json_u64(&v, json_get(&v, JSON_ROOT, "port"), 65535, &port);
+    (void)str_u64(json_get_raw(&v, JSON_ROOT, "port"), 65535, &port);
     item->have.place =
         reg_place(name, json_get_str(&v, JSON_ROOT, "host", a), port);
     if (!reg_read_mark(json_get_str(&v, JSON_ROOT, "mark", a), item))

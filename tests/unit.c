@@ -565,12 +565,12 @@ static void json_lookup(void)
     WANT(json_type(&j, 0) == JSON_NONE && json_raw(&j, 0).n == 0);
     WANT(!json_true(&j, 0) && json_str(&j, 0, &a).n == 0);
     WANT(json_str(&j, t, &a).n == 0);
-    WANT(!json_u64(&j, json_get(&j, JSON_ROOT, "big"), UINT64_MAX, &v));
-    WANT(!json_u64(&j, json_get(&j, JSON_ROOT, "neg"), UINT64_MAX, &v));
-    WANT(!json_u64(&j, json_get(&j, JSON_ROOT, "f"), UINT64_MAX, &v));
-    WANT(!json_u64(&j, json_get(&j, JSON_ROOT, "s"), UINT64_MAX, &v));
-    WANT(!json_u64(&j, json_get(&j, JSON_ROOT, ""), 4, &v) && v == 7);
-    WANT(json_u64(&j, json_get(&j, JSON_ROOT, ""), 5, &v) && v == 5);
+    WANT(!str_u64(json_get_raw(&j, JSON_ROOT, "big"), UINT64_MAX, &v));
+    WANT(!str_u64(json_get_raw(&j, JSON_ROOT, "neg"), UINT64_MAX, &v));
+    WANT(!str_u64(json_get_raw(&j, JSON_ROOT, "f"), UINT64_MAX, &v));
+    WANT(!str_u64(json_get_raw(&j, JSON_ROOT, "s"), UINT64_MAX, &v));
+    WANT(!str_u64(json_get_raw(&j, JSON_ROOT, ""), 4, &v) && v == 7);
+    WANT(str_u64(json_get_raw(&j, JSON_ROOT, ""), 5, &v) && v == 5);
     for (i = n = 0; json_next(&j, json_get(&j, JSON_ROOT, "e"), &i);)
         n++;
     for (i = 0; json_next(&j, json_get(&j, JSON_ROOT, "s"), &i);)
@@ -5455,7 +5455,7 @@ static void reg_limits(void)
         const char *port;
         bool same;              /* as port 0 */
     } port[] = { { "65535", false }, { "1", false }, { "0", true },
-        { "65536", true }, { "-1", true }, { "1.0", true }, { "\"1\"", true },
+        { "65536", true }, { "-1", true }, { "1.0", true }, { "\"1\"", false },
         { "18446744073709551617", true }, { "null", true } };
     static struct app app;
     struct reg_write w = { .op = REG_DEREGISTER };
