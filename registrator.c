@@ -239,14 +239,12 @@ static void *mem_zero(size_t n)
 }
 
 /* Memory that is released all at once: a chain of chunks, each taken from its
- * end on.  Past its limit it is full and stays so, and still gives memory:
- * take freely, and ask before more work is begun. */
+ * end on.  It has no limit: take freely, and look at `used` before more work
+ * is begun. */
 struct arena {
     struct chunk *last;
     size_t room;                /* bytes of it that are left */
     size_t used;                /* bytes taken in all */
-    size_t limit;               /* 0: none */
-    bool full;
 };
 
 struct chunk {
@@ -260,7 +258,6 @@ static void *arena_alloc(struct arena *a, size_t n)
 
     CHECK(n <= TEXT_MAX);
     a->used += n;
-    a->full = a->full || (a->limit > 0 && a->used > a->limit);
     n = (n + sizeof *c->data - 1) / sizeof *c->data * sizeof *c->data;
     if (a->last == NULL || n > a->room) {
         a->room = n < CHUNK_SIZE ? CHUNK_SIZE : n;
@@ -280,7 +277,7 @@ static void arena_free(struct arena *a)
         before = a->last->before;
         free(a->last);
     }
-    *a = (struct arena){ .limit = a->limit };
+    *a = (struct arena){ 0 };
 }
 
 /* A literal or another terminated text; NULL is empty. */
@@ -4947,7 +4944,7 @@ static void svc_make_all(struct svc_job *job, struct svc_set *set,
     const struct docker_container *c = job->c;
     size_t i, lost = 0;
 
-    for (i = 0; i < c->ports && !job->a->full; i++) {
+    for (i = 0; i < c->ports && job->a->used <= SERVICES_SIZE; i++) {
         struct service *s = &set->service[set->n];
 
         if (at[i].reach == SVC_NOT) {
@@ -4971,8 +4968,8 @@ static void svc_make_all(struct svc_job *job, struct svc_set *set,
 
 /* The services of a container.  `shared` is the container whose network it
  * shares, if it does and that one runs; `before`, of one that does not run,
- * are its services while it ran, or NULL.  Too large: the arena of the set is
- * full.  The caller frees the set. */
+ * are its services while it ran, or NULL.  Too large: more than SERVICES_SIZE
+ * of the set's arena is used.  The caller frees the set. */
 static struct svc_set *svc_derive(const struct svc_config *cfg,
                                   const struct docker_container *c,
                                   const struct docker_container *shared,
@@ -4988,7 +4985,6 @@ static struct svc_set *svc_derive(const struct svc_config *cfg,
     struct str ip = svc_label(c, cfg->ip_label);
     size_t open = 0, i;
 
-    set->arena.limit = SERVICES_SIZE;
     set->running = c->running;
     memcpy(set->container, c->id.p, 12);
     svc_metas(&job, &scratch);
@@ -6297,20 +6293,19 @@ static bool entries_claim(struct entries *es, struct svc_set *set,
     unsigned turn = 0;
     size_t i;
 
-    for (i = 0; i < set->n && !a->full; i++) {
+    for (i = 0; i < set->n && a->used <= SERVICES_SIZE; i++) {
         struct service *s = &set->service[i];
 
         list_init(&s->claim);
         text.n = 0;
         kind->value(es->reg, s, STR(""), &text, &s->want, notes);
         a->used += text.n;
-        a->full = a->full || a->used > a->limit;
         text.n = 0;
         kind->key(es->reg, s, &text);
         s->key = str_eq(buf_str(&text), s->id) ? s->id
                                                : str_copy(a, buf_str(&text));
     }
-    for (i = 0; i < set->n && !a->full; i++) {
+    for (i = 0; i < set->n && a->used <= SERVICES_SIZE; i++) {
         struct service *s = &set->service[i];
 
         entry_fold(es, s->key, &text);
@@ -6320,7 +6315,7 @@ static bool entries_claim(struct entries *es, struct svc_set *set,
         entry_claim(es, s, true);
     }
     buf_free(&text);
-    return !a->full;
+    return a->used <= SERVICES_SIZE;
 }
 
 /* The container of the set has stopped: its services give way to those of
