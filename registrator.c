@@ -144,7 +144,7 @@ enum {
     TEXT_MAX = 64 * 1024 * 1024, /* any text that we build */
     CHUNK_SIZE = 512,           /* of an arena: one container's strings */
     JSON_DEPTH = 64,            /* inspect of Docker 28 has 6 */
-    JSON_SIZE = 16 * 1024 * 1024, /* of the tokens of one text: a million */
+    JSON_SIZE = 16 * 1000 * 1000, /* of the tokens of one text: a million */
     LOG_LINE_MAX = 2048,        /* the rest of a longer line is cut */
     ERR_MAX = 512,
     ALONE_MAX = 2,              /* on their own: the engine's events, a list */
