@@ -919,6 +919,15 @@ static bool json_add(struct json *j, enum json_type type, size_t from)
     return !j->memory.bad;
 }
 
+/* Reads all the bytes that are so, and returns how many. */
+static size_t json_span(struct json *j, int (*is)(int))
+{
+    size_t n = str_span(str_from(j->text, j->at), is);
+
+    j->at += n;
+    return n;
+}
+
 /* Reads c, if that comes next. */
 static bool json_char(struct json *j, char c)
 {
@@ -931,17 +940,8 @@ static bool json_char(struct json *j, char c)
 /* The same, with white space before it. */
 static bool json_take(struct json *j, char c)
 {
-    j->at += str_span(str_from(j->text, j->at), str_blank);
+    (void)json_span(j, str_blank);
     return json_char(j, c);
-}
-
-/* Reads digits.  False: there are none. */
-static bool json_digits(struct json *j)
-{
-    size_t n = str_span(str_from(j->text, j->at), isdigit);
-
-    j->at += n;
-    return n > 0;
 }
 
 /* Reads what follows the first quote of a string. */
@@ -974,13 +974,13 @@ static bool json_bare(struct json *j)
             return json_add(j, i == 0 ? JSON_NONE : JSON_BOOL, from);
         }
     (void)json_char(j, '-');
-    if (!json_char(j, '0') && !json_digits(j))
+    if (!json_char(j, '0') && json_span(j, isdigit) == 0)
         return false;
-    if (json_char(j, '.') && !json_digits(j))
+    if (json_char(j, '.') && json_span(j, isdigit) == 0)
         return false;
     if (json_char(j, 'e') || json_char(j, 'E')) {
         (void)(json_char(j, '+') || json_char(j, '-'));
-        if (!json_digits(j))
+        if (json_span(j, isdigit) == 0)
             return false;
     }
     return json_add(j, JSON_NUMBER, from);
@@ -1019,8 +1019,7 @@ static int json_parse(struct json *j, struct str text, struct err *e)
 {
     CHECK(text.n <= TEXT_MAX);
     json_free(j);
-    j->text = text;
-    j->memory.max = JSON_SIZE;
+    *j = (struct json){ .text = text, .memory.max = JSON_SIZE };
     (void)json_add(j, JSON_NONE, 0);
     if (json_value(j, JSON_DEPTH) &&
         str_all(str_from(text, j->at), str_blank))
