@@ -142,7 +142,7 @@ enum {
     ELEMENT_MAX = 4 * 1024 * 1024, /* an event, or one entry of a list */
     CONTAINERS_MAX = 50 * 1000, /* of the engine: hosts have some hundreds */
     TEXT_MAX = 64 * 1024 * 1024, /* any text that we build */
-    CHUNK_SIZE = 512,           /* of an arena: one container's strings */
+    CHUNK_MAX = 64 * 1024,      /* of an arena that grows */
     JSON_DEPTH = 64,            /* inspect of Docker 28 has 6 */
     JSON_SIZE = 16 * 1000 * 1000, /* of the tokens of one text: a million */
     LOG_LINE_MAX = 2048,        /* the rest of a longer line is cut */
@@ -238,9 +238,9 @@ static void *mem_zero(size_t n)
     return p;
 }
 
-/* Memory that is released all at once: a chain of chunks, each taken from its
- * end on.  It has no limit: take freely, and look at `used` before more work
- * is begun. */
+/* Memory that is released all at once: a chain of chunks, each as large as all
+ * before it and taken from its end on.  It has no limit: take freely, and look
+ * at `used` before more work is begun. */
 struct arena {
     struct chunk *last;
     size_t room;                /* bytes of it that are left */
@@ -254,13 +254,15 @@ struct chunk {
 
 static void *arena_alloc(struct arena *a, size_t n)
 {
+    size_t room = a->used < CHUNK_MAX ? a->used : CHUNK_MAX;
+    size_t unit = sizeof a->last->data[0];
     struct chunk *c;
 
     CHECK(n <= TEXT_MAX);
     a->used += n;
-    n = (n + sizeof *c->data - 1) / sizeof *c->data * sizeof *c->data;
+    n = (n + unit - 1) / unit * unit;
     if (a->last == NULL || n > a->room) {
-        a->room = n < CHUNK_SIZE ? CHUNK_SIZE : n;
+        a->room = ((n > room ? n : room) / unit + 16) * unit;
         c = mem_zero(sizeof *c + a->room);
         c->before = a->last;
         a->last = c;
