@@ -84,23 +84,10 @@
  * mark and the same name, address and port, and over any with -cleanup; but
  * not over one that another registrator has taken in this run.
  *
- * The sections, each of which uses only what stands above it:
- *
- *     1 Base         the platform, limits, CHECK
- *     2 Text         slices, buffers, memory, lists; three encoders
- *     3 Log          the one sink
- *     4 JSON         tokens; a splitter for streams and lists
- *     5 URL          where a peer is
- *     6 System       sockets, clock, signals, files, seccomp
- *     7 TLS          BearSSL as steps, certificates, keys
- *     8 HTTP         a response, however it is split
- *     9 Connections  one request each; sessions, lists, retries
- *    10 Docker       what the engine answers
- *    11 Services     a container in, its services out: most of the rules
- *    12 Registries   rows: Consul, print
- *    13 Entries      desired against observed
- *    14 Containers   what is desired
- *    15 Program      options, the loop, exit codes
+ * The sections, each of which uses only what stands above it: 1 Base, 2 Text,
+ * 3 Log, 4 JSON, 5 URL, 6 System, 7 TLS, 8 HTTP, 9 Connections, 10 Docker,
+ * 11 Services (most of the rules), 12 Registries, 13 Entries (desired against
+ * observed), 14 Containers, 15 Program.
  */
 
 /* ==== 1. Base ==============================================================
@@ -108,19 +95,20 @@
  * What the rest stands on: the platform, limits with their reasons, CHECK.
  */
 
-#define _XOPEN_SOURCE 700       /* POSIX.1-2008 with its XSI part: tsearch */
+#define _XOPEN_SOURCE 700       /* POSIX.1-2008 with its XSI part: search.h */
 
 #include <arpa/inet.h>          /* inet_pton */
 #include <bearssl.h>            /* 0.6, in section 7 alone */
+#include <ctype.h>              /* isalnum, tolower */
 #include <errno.h>
 #include <fcntl.h>              /* fcntl, open: O_NONBLOCK, FD_CLOEXEC */
 #include <ifaddrs.h>            /* getifaddrs: not POSIX, but everywhere */
-#include <limits.h>             /* CHAR_BIT, INT_MAX */
+#include <limits.h>             /* INT_MAX */
 #include <netdb.h>              /* getaddrinfo */
 #include <netinet/in.h>         /* sockaddr_in, sockaddr_in6, IPPROTO_TCP */
 #include <netinet/tcp.h>        /* TCP_NODELAY */
 #include <poll.h>
-#include <search.h>             /* tsearch, tfind, tdelete */
+#include <search.h>             /* tsearch, insque */
 #include <signal.h>             /* sigaction */
 #include <stdarg.h>
 #include <stdbool.h>
@@ -137,13 +125,9 @@
 
 #define VERSION "9.0.0"
 
-/* The two limits that tests cripple to 1, so that every read and write moves
- * a single byte. */
-#ifndef READ_MAX
-#define READ_MAX 16384
-#endif
-#ifndef WRITE_MAX
-#define WRITE_MAX 65536
+/* What a read or a write moves at most; a single byte, where tests say so. */
+#ifndef IO_MAX
+#define IO_MAX 16384
 #endif
 /* All times are divided by this, so that tests need not wait for them. */
 #ifndef HASTE
@@ -158,13 +142,12 @@ enum {
     ELEMENT_MAX = 4 * 1024 * 1024, /* an event, or one entry of a list */
     CONTAINERS_MAX = 50 * 1000, /* of the engine: hosts have some hundreds */
     TEXT_MAX = 64 * 1024 * 1024, /* any text that we build */
+    CHUNK_MAX = 64 * 1024,      /* of an arena that grows */
     JSON_DEPTH = 64,            /* inspect of Docker 28 has 6 */
-    JSON_VALUES = 1000 * 1000,  /* in one text: an inspect has about 300 */
-    JSON_KEPT = 1024 * 1024,    /* bytes of tokens, kept for the next text */
+    JSON_SIZE = 16 * 1000 * 1000, /* of the tokens of one text: a million */
     LOG_LINE_MAX = 2048,        /* the rest of a longer line is cut */
     ERR_MAX = 512,
-    ALONE_MAX = 2,              /* requests that need their own connection:
-                                   the engine's events and its list */
+    ALONE_MAX = 2,              /* on their own: the engine's events, a list */
     CONNS_MAX = 8 + ALONE_MAX,  /* connections to one peer */
     ADDRS_MAX = 8,              /* addresses of one host name */
     TURNS = 16,                 /* in a queue; log2 of SERVICES_MAX, and 2 */
@@ -172,11 +155,9 @@ enum {
     SERVICES_SIZE = 16 * 1024 * 1024, /* of one container, in bytes */
     SERVICE_NAME_MAX = 255,     /* bytes of a service's name; its address */
     SERVICE_ID_MAX = 1024,      /* of its ID, which is part of a path */
-    SERVICE_ATTR_MAX = 128 * 1024, /* of an attribute; of longer arguments,
-                                   Linux starts no script */
+    SERVICE_ATTR_MAX = 128 * 1024, /* an attribute; Linux's of an argument */
     SERVICE_TAGS_MAX = 16 * 1024, /* of its tags */
-    OTHERS_SIZE = 8 * 1024 * 1024, /* what is kept of others' entries: of
-                                   170,000 */
+    OTHERS_SIZE = 8 * 1024 * 1024, /* of others' entries: 170,000 of them */
     NOTES_MAX = 100,            /* log lines about a container at a time */
     CONNECT_MS = MS(5000),      /* to one address */
     CALL_MS = MS(10 * 1000),    /* an answer, or the next part of it */
@@ -190,8 +171,7 @@ enum {
     PAUSE_PEER_MS = MS(10 * 1000), /* ... the longest */
     RETRY_MIN_MS = MS(1000),    /* after a call that failed */
     PAUSE_CALL_MS = MS(60 * 1000), /* ... the longest */
-    ADDRESS_MS = MS(1000),      /* an interface without an address is asked
-                                   for it so often */
+    ADDRESS_MS = MS(1000),      /* until an interface is asked for it again */
     EXIT_MS = MS(4500)          /* for -on-exit: 5 s, less what it takes */
 };
 
@@ -209,12 +189,8 @@ enum {
 #define PRINTF(format_at, args_at)
 #endif
 
-STATIC_CHECK(CHAR_BIT == 8);
-STATIC_CHECK(sizeof(size_t) >= 4);
 STATIC_CHECK(TEXT_MAX < INT_MAX);       /* so "%.*s" takes any text of ours */
 STATIC_CHECK(3 * BODY_MAX <= TEXT_MAX); /* json_str: U+FFFD for each byte */
-STATIC_CHECK(64 * JSON_VALUES <= TEXT_MAX); /* a list of what is in a text */
-STATIC_CHECK(READ_MAX >= 1 && WRITE_MAX >= 1);
 
 /* An invariant of this program does not hold: it stops at once, since nothing
  * that it does from here on could be trusted. */
@@ -254,54 +230,46 @@ static void mem_none(void)
 }
 
 /* Never NULL. */
-static void *mem_new(size_t n)
+static void *mem_zero(size_t n)
 {
-    void *p = n > TEXT_MAX ? NULL : malloc(n ? n : 1);
+    void *p = n > TEXT_MAX ? NULL : calloc(n ? n : 1, 1);
 
     if (p == NULL)
         mem_none();
     return p;
 }
 
-static void *mem_zero(size_t n)
-{
-    return memset(mem_new(n), 0, n);
-}
-
-/* Memory that is released all at once: a chain of chunks, each twice as
- * large as the one before.  Past its limit it is full and stays so, and still
- * gives memory: take freely, and ask before more work is begun. */
+/* Memory that is released all at once: a chain of chunks, each as large as all
+ * before it and taken from its end on.  It has no limit: take freely, and look
+ * at `used` before more work is begun. */
 struct arena {
     struct chunk *last;
+    size_t room;                /* bytes of it that are left */
     size_t used;                /* bytes taken in all */
-    size_t limit;               /* 0: none */
-    bool full;
 };
 
 struct chunk {
     struct chunk *before;
-    size_t used, room;          /* bytes of data[] */
     uint64_t data[];            /* nothing has to be aligned to more */
 };
 
 static void *arena_alloc(struct arena *a, size_t n)
 {
-    struct chunk *c = a->last;
-    size_t room;
+    size_t room = a->used < CHUNK_MAX ? a->used : CHUNK_MAX;
+    size_t unit = sizeof a->last->data[0];
+    struct chunk *c;
 
     CHECK(n <= TEXT_MAX);
     a->used += n;
-    a->full = a->full || (a->limit > 0 && a->used > a->limit);
-    n = (n + sizeof *c->data - 1) / sizeof *c->data * sizeof *c->data;
-    if (c == NULL || c->room - c->used < n) {
-        room = c == NULL ? 128 : c->room < 65536 ? c->room * 2 : c->room;
-        room = room < n ? n : room;
-        a->last = mem_new(sizeof *c + room);
-        *a->last = (struct chunk){ .before = c, .room = room };
-        c = a->last;
+    n = (n + unit - 1) / unit * unit;
+    if (a->last == NULL || n > a->room) {
+        a->room = ((n > room ? n : room) / unit + 16) * unit;
+        c = mem_zero(sizeof *c + a->room);
+        c->before = a->last;
+        a->last = c;
     }
-    c->used += n;
-    return (char *)c->data + (c->used - n);
+    a->room -= n;
+    return (char *)a->last->data + a->room;
 }
 
 static void arena_free(struct arena *a)
@@ -312,8 +280,7 @@ static void arena_free(struct arena *a)
         before = a->last->before;
         free(a->last);
     }
-    a->used = 0;
-    a->full = false;
+    *a = (struct arena){ 0 };
 }
 
 /* A literal or another terminated text; NULL is empty. */
@@ -366,55 +333,30 @@ static bool str_suffix(struct str s, struct str end)
     return s.n >= end.n && str_eq(str_from(s, s.n - end.n), end);
 }
 
-static char str_lower(char c)
-{
-    return c >= 'A' && c <= 'Z' ? (char)(c - 'A' + 'a') : c;
-}
-
-static bool str_digit(char c)
-{
-    return c >= '0' && c <= '9';
-}
-
-static bool str_letter(char c)
-{
-    return str_lower(c) >= 'a' && str_lower(c) <= 'z';
-}
-
-static bool str_hexdigit(char c)
-{
-    return str_digit(c) || (str_lower(c) >= 'a' && str_lower(c) <= 'f');
-}
-
-/* White space, as JSON and HTTP see it. */
-static bool str_blank(char c)
+/* What a byte is, as the functions of ctype.h, which know ASCII alone: nothing
+ * here calls setlocale.  White space, as JSON and HTTP see it. */
+static int str_blank(int c)
 {
     return c == ' ' || c == '\t' || c == '\n' || c == '\r';
 }
 
-/* A printable character of ASCII. */
-static bool str_ascii(char c)
-{
-    return (unsigned char)c >= 0x20 && (unsigned char)c < 0x7f;
-}
-
 /* Not a blank, not a control character. */
-static bool str_graph(char c)
+static int str_graph(int c)
 {
-    return (unsigned char)c > 0x20 && c != 0x7f;
+    return c > 0x20 && c != 0x7f;
 }
 
 /* How many bytes at the front of s are so. */
-static size_t str_span(struct str s, bool (*is)(char))
+static size_t str_span(struct str s, int (*is)(int))
 {
     size_t i = 0;
 
-    while (i < s.n && is(s.p[i]))
+    while (i < s.n && is((unsigned char)s.p[i]))
         i++;
     return i;
 }
 
-static bool str_all(struct str s, bool (*is)(char))
+static bool str_all(struct str s, int (*is)(int))
 {
     return str_span(s, is) == s.n;
 }
@@ -424,20 +366,21 @@ static bool str_caseeq(struct str a, struct str b)
 {
     size_t i = 0;
 
-    while (a.n == b.n && i < a.n && str_lower(a.p[i]) == str_lower(b.p[i]))
+    while (a.n == b.n && i < a.n &&
+           tolower((unsigned char)a.p[i]) == tolower((unsigned char)b.p[i]))
         i++;
     return a.n == b.n && i == a.n;
 }
 
 /* Where c first stands in s, or s.n. */
-static size_t str_index(struct str s, char c)
+static size_t str_index(struct str s, int c)
 {
     const char *p = s.n ? memchr(s.p, c, s.n) : NULL;
 
     return p == NULL ? s.n : (size_t)(p - s.p);
 }
 
-static bool str_has(struct str s, char c)
+static bool str_has(struct str s, int c)
 {
     return str_index(s, c) < s.n;
 }
@@ -445,10 +388,9 @@ static bool str_has(struct str s, char c)
 /* Takes the part before the first c off *s, and c with it. */
 static struct str str_cut(struct str *s, char c)
 {
-    size_t at = str_index(*s, c);
-    struct str head = str_upto(*s, at);
+    struct str head = str_upto(*s, str_index(*s, c));
 
-    *s = str_from(*s, at < s->n ? at + 1 : at);
+    *s = str_from(*s, head.n < s->n ? head.n + 1 : head.n);
     return head;
 }
 
@@ -490,7 +432,8 @@ static bool str_number(struct str s, unsigned base, uint64_t max,
     if (s.n == 0)
         return false;
     for (i = 0; i < s.n; i++) {
-        size_t d = str_index(STR("0123456789abcdef"), str_lower(s.p[i]));
+        size_t d = str_index(STR("0123456789abcdef"),
+                             tolower((unsigned char)s.p[i]));
 
         if (d >= base || d > max || v > (max - d) / base)
             return false;
@@ -550,41 +493,35 @@ static uint32_t str_rune(struct str *s)
     static const uint32_t least[] = { 0, 0x80, 0x800, 0x10000 };
     const unsigned char *p = (const unsigned char *)s->p;
     unsigned more = p[0] < 0xc0 ? 0 : p[0] < 0xe0 ? 1 : p[0] < 0xf0 ? 2 : 3;
-    bool ok = p[0] < 0x80 || (p[0] >= 0xc0 && p[0] < 0xf8 && s->n > more);
-    uint32_t c = more > 0 ? p[0] & 0x3fu >> more : p[0];
-    unsigned i;
+    uint32_t c = more > 0 ? p[0] & 0x7fu >> more : p[0];
+    size_t n = 1;
 
-    for (i = 1; ok && i <= more; i++) {
-        ok = (p[i] & 0xc0) == 0x80;
-        c = c << 6 | (p[i] & 0x3f);
-    }
-    if (!ok || c < least[more] || (c >= 0xd800 && c <= 0xdfff) ||
-        c > 0x10ffff) {
-        more = 0;
+    for (; n <= more && n < s->n && (p[n] & 0xc0) == 0x80; n++)
+        c = c << 6 | (p[n] & 0x3f);
+    if (n <= more || (more == 0 && c >= 0x80) || c < least[more] ||
+        (c >= 0xd800 && c <= 0xdfff) || c > 0x10ffff) {
+        n = 1;
         c = 0xfffd;
     }
-    *s = str_from(*s, more + 1);
+    *s = str_from(*s, n);
     return c;
+}
+
+/* Copies s, and returns where to. */
+static void *str_copy_to(void *p, struct str s)
+{
+    return s.n > 0 ? memcpy(p, s.p, s.n) : p;   /* s.p may be NULL */
 }
 
 static struct str str_copy(struct arena *a, struct str s)
 {
-    char *p = arena_alloc(a, s.n);
-
-    if (s.n > 0)
-        memcpy(p, s.p, s.n);
-    return (struct str){ p, s.n };
+    return (struct str){ str_copy_to(arena_alloc(a, s.n), s), s.n };
 }
 
 /* A terminated copy, for the caller to free. */
 static char *str_dup(struct str s)
 {
-    char *p = mem_new(s.n + 1);
-
-    if (s.n > 0)
-        memcpy(p, s.p, s.n);
-    p[s.n] = '\0';
-    return p;
+    return str_copy_to(mem_zero(s.n + 1), s);
 }
 
 /* Text that grows at its end.  Past max (0: TEXT_MAX) it is bad, and stays
@@ -609,10 +546,8 @@ static void buf_free(struct buf *b)
 /* The finished array, in memory of a; b is released. */
 static void *buf_array(struct buf *b, struct arena *a)
 {
-    void *p = arena_alloc(a, b->n);
+    void *p = str_copy_to(arena_alloc(a, b->n), buf_str(b));
 
-    if (b->n > 0)
-        memcpy(p, b->p, b->n);
     buf_free(b);
     return p;
 }
@@ -636,9 +571,7 @@ static bool buf_need(struct buf *b, size_t n)
         return !b->bad;
     for (room = room < 128 ? 128 : room; room - b->n < n;)
         room = room > max / 2 ? max : room * 2;
-    p = mem_new(room);
-    if (b->n > 0)
-        memcpy(p, b->p, b->n);
+    p = str_copy_to(mem_zero(room), buf_str(b));
     free(b->p);
     b->p = p;
     b->room = room;
@@ -704,18 +637,17 @@ static void buf_vfmt(struct buf *b, const char *f, va_list args)
         f += s.n;
         if (*f++ == '\0')
             return;
-        if (f[0] == '.' && f[1] == '*') {
-            s.n = (size_t)va_arg(args, int);
-            s.p = va_arg(args, const char *);
-            buf_add(b, s);
-            f += strlen(".*s");
-            continue;
-        }
-        for (f += *f == '.'; str_digit(*f); f++)
+        for (f += *f == '.'; isdigit((unsigned char)*f); f++)
             n = n * 10 + (size_t)(*f - '0');
         switch (*f++) {
         case '%':
             buf_byte(b, '%');
+            break;
+        case '*':
+            s.n = (size_t)va_arg(args, int);
+            s.p = va_arg(args, const char *);
+            buf_add(b, s);
+            f++;
             break;
         case 's':
             s.p = va_arg(args, const char *);
@@ -772,48 +704,49 @@ static void buf_lower(struct buf *b, struct str s)
 {
     size_t i;
 
-    if (!buf_need(b, s.n))
-        return;
     for (i = 0; i < s.n; i++)
-        b->p[b->n++] = str_lower(s.p[i]);
-}
-
-/* Takes n bytes off the front. */
-static void buf_skip(struct buf *b, size_t n)
-{
-    CHECK(n <= b->n);
-    b->n -= n;
-    if (b->n > 0)
-        memmove(b->p, b->p + n, b->n);
+        buf_byte(b, (char)tolower((unsigned char)s.p[i]));
 }
 
 /* Whether c stands for itself in a JSON string and is one byte of UTF-8. */
-static bool buf_json_plain(char c)
+static int buf_json_plain(int c)
 {
-    return str_ascii(c) && c != '"' && c != '\\';
+    return isprint(c) && c != '"' && c != '\\';
 }
 
-/* s as a JSON string (RFC 8259 section 7).  What is not UTF-8 becomes
- * U+FFFD. */
-static void buf_json(struct buf *b, struct str s)
+/* Adds s.  What is not UTF-8 becomes U+FFFD.  Escaped as JSON has it (RFC 8259
+ * section 7) is what could mislead a reader: control characters, and those
+ * that end a line or reverse the direction of text; for a place between quotes
+ * also what has a meaning there. */
+static void buf_escape(struct buf *b, struct str s, bool quoted)
 {
-    buf_byte(b, '"');
-    while (s.n > 0) {
-        struct str plain = str_upto(s, str_span(s, buf_json_plain));
+    for (;;) {
+        size_t plain = str_span(s, buf_json_plain);
         uint32_t c;
 
-        buf_add(b, plain);
-        s = str_from(s, plain.n);
+        buf_add(b, str_upto(s, plain));
+        s = str_from(s, plain);
         if (s.n == 0)
-            break;
+            return;
         c = str_rune(&s);
-        if (c == '"' || c == '\\')
+        if (quoted && (c == '"' || c == '\\'))
             buf_byte(b, '\\');
-        if (c < 0x20 || (c >= 0x7f && c < 0xa0))
+        if (c == '\n')
+            buf_lit(b, "\\n");
+        else if (c < 0x20 || (c >= 0x7f && c < 0xa0) || c == 0x61c ||
+                 c == 0x200e || c == 0x200f || (c >= 0x2028 && c <= 0x202e) ||
+                 (c >= 0x2066 && c <= 0x2069))
             buf_fmt(b, "\\u%04x", c);
         else
             buf_rune(b, c);
     }
+}
+
+/* s as a JSON string. */
+static void buf_json(struct buf *b, struct str s)
+{
+    buf_byte(b, '"');
+    buf_escape(b, s, true);
     buf_byte(b, '"');
 }
 
@@ -822,14 +755,14 @@ static void buf_json(struct buf *b, struct str s)
 static void buf_url(struct buf *b, struct str s)
 {
     for (; s.n > 0; s = str_from(s, 1))
-        if (str_letter(*s.p) || str_digit(*s.p) || str_has(STR("-._~:"), *s.p))
+        if (isalnum((unsigned char)*s.p) || str_has(STR("-._~:"), *s.p))
             buf_byte(b, *s.p);
         else
             buf_fmt(b, "%%%02x", (unsigned char)*s.p);
 }
 
 /* Text, in headers (RFC 9110 5.5). */
-static bool buf_header_char(char c)
+static int buf_header_char(int c)
 {
     return c == ' ' || str_graph(c);
 }
@@ -842,8 +775,8 @@ static void buf_header(struct buf *b, const char *name, struct str value)
     buf_fmt(b, "%s: %.*s\r\n", name, PUT(value));
 }
 
-/* A ring of links, with its head among them.  A link is a struct's first
- * member or is reached by LIST_OF. */
+/* A ring of links, with its head among them, as insque and remque know them.
+ * A link is a struct's first member or is reached by LIST_OF. */
 struct link {
     struct link *next, *before;
 };
@@ -864,18 +797,15 @@ static bool list_empty(const struct link *l)
 /* Removes l from its list, if it is in one. */
 static void list_remove(struct link *l)
 {
-    l->before->next = l->next;
-    l->next->before = l->before;
+    remque(l);
     list_init(l);
 }
 
+/* Moves l before `at`: if that is the head, to the end. */
 static void list_insert(struct link *at, struct link *l)
 {
-    list_remove(l);
-    l->next = at;
-    l->before = at->before;
-    at->before->next = l;
-    at->before = l;
+    remque(l);
+    insque(l, at->before);
 }
 
 /* ==== 3. Log ========================================== log_ err_ ====
@@ -911,31 +841,6 @@ static int err_set(struct err *e, const char *format, ...)
     return -1;
 }
 
-/* Adds s.  What could mislead a reader, or is not UTF-8, is made visible:
- * control characters, and those that end a line or reverse the direction of
- * text. */
-static void log_escape(struct buf *b, struct str s)
-{
-    while (s.n > 0) {
-        unsigned char first = (unsigned char)*s.p;
-        size_t n = s.n;
-        uint32_t c = str_rune(&s);
-        bool hidden = c < 0x20 || (c >= 0x7f && c < 0xa0) || c == 0x61c ||
-                      c == 0x200e || c == 0x200f ||
-                      (c >= 0x2028 && c <= 0x202e) ||
-                      (c >= 0x2066 && c <= 0x2069);
-
-        if (c == 0xfffd && n - s.n == 1)
-            buf_fmt(b, "\\x%02x", first);
-        else if (c == '\n')
-            buf_lit(b, "\\n");
-        else if (hidden)
-            buf_fmt(b, c < 0x100 ? "\\x%02x" : "\\u%04x", c);
-        else
-            buf_rune(b, c);
-    }
-}
-
 /* A line begins with the time as Go's log package writes it, in UTC.  One that
  * cannot be written is lost; the next one is tried again. */
 PRINTF(2, 3)
@@ -952,7 +857,7 @@ static void log_at(enum log_level level, const char *format, ...)
     buf_fmt(&line, "%d/%02d/%02d %02d:%02d:%02d registrator: ",
             tm.tm_year + 1900, tm.tm_mon + 1, tm.tm_mday, tm.tm_hour,
             tm.tm_min, tm.tm_sec);
-    log_escape(&line, str_first(buf_str(&text), LOG_LINE_MAX));
+    buf_escape(&line, str_first(buf_str(&text), LOG_LINE_MAX), false);
     buf_lit(&line, text.n <= LOG_LINE_MAX ? "\n" : "...\n");
     (void)!write(STDERR_FILENO, line.p, line.n);
     buf_free(&text);
@@ -961,16 +866,15 @@ static void log_at(enum log_level level, const char *format, ...)
 
 /* ==== 4. JSON ============================================== json_ ====
  *
- * Strict RFC 8259, in linear time, of bounded depth, without recursion: what
- * is not JSON is refused.  One leniency: a string may hold bytes that are not
- * UTF-8, which old engines pass on; they become U+FFFD when it is read.
+ * Strict RFC 8259, in linear time, of bounded depth: what is not JSON is
+ * refused.  One leniency: a string may hold bytes that are not UTF-8, which
+ * old engines pass on; they become U+FFFD when it is read.
  *
  * Calls: str_ buf_ err_.
  */
 
 enum json_type {
-    JSON_NONE,          /* what json_get answers if there is none */
-    JSON_NULL,
+    JSON_NONE,          /* null, or what json_get answers if there is none */
     JSON_BOOL,
     JSON_NUMBER,
     JSON_STRING,
@@ -988,6 +892,7 @@ struct json_token {
  * can be chained; the value itself is token JSON_ROOT. */
 struct json {
     struct str text;    /* borrowed */
+    size_t at;          /* how far it has been read */
     struct json_token *token;   /* n of them */
     size_t n;
     struct buf memory;  /* of the tokens */
@@ -1006,135 +911,123 @@ static enum json_type json_type(const struct json *j, size_t t)
     return j->token[t].type;
 }
 
-/* Adds a token and returns its index. */
-static size_t json_add(struct json *j, enum json_type type, size_t at,
-                       size_t n)
+/* Adds a token for what has been read since `from`.  False: it has no room. */
+static bool json_add(struct json *j, enum json_type type, size_t from)
 {
-    struct json_token t = { (uint32_t)at, (uint32_t)n, (uint32_t)j->n + 1,
-                            type };
+    struct json_token t = { (uint32_t)from, (uint32_t)(j->at - from),
+                            (uint32_t)++j->n, type };
 
     buf_add(&j->memory, BYTES(t));
-    CHECK(!j->memory.bad);      /* JSON_VALUES is less than TEXT_MAX */
     j->token = (struct json_token *)(void *)j->memory.p;
-    return j->n++;
+    return !j->memory.bad;
 }
 
-/* The length of the string that begins with the quote at s.p, with both its
- * quotes; 0 if it is not one. */
-static size_t json_string(struct str s)
+/* Reads all the bytes that are so, and returns how many. */
+static size_t json_span(struct json *j, int (*is)(int))
 {
-    size_t i;
+    size_t n = str_span(str_from(j->text, j->at), is);
 
-    for (i = 1; i < s.n && (unsigned char)s.p[i] >= 0x20; i++) {
-        if (s.p[i] == '"')
-            return i + 1;
-        if (s.p[i] != '\\')
-            continue;
-        if (++i == s.n || !str_has(STR("\"\\/bfnrtu"), s.p[i]))
-            return 0;
-        if (s.p[i] == 'u' && (s.n - i < 5 ||
-            !str_all(str_upto(str_from(s, i + 1), 4), str_hexdigit)))
-            return 0;
-    }
-    return 0;
+    j->at += n;
+    return n;
 }
 
-/* Where the digits that stand at i end; 0 if there are none. */
-static size_t json_digits(struct str s, size_t i)
+/* Reads c, if that comes next. */
+static bool json_char(struct json *j, char c)
 {
-    size_t n = i < s.n ? str_span(str_from(s, i), str_digit) : 0;
+    bool next = j->at < j->text.n && j->text.p[j->at] == c;
 
-    return n > 0 ? i + n : 0;
+    j->at += next;
+    return next;
 }
 
-/* The length of the number at s.p, or 0: RFC 8259 section 6. */
-static size_t json_number(struct str s)
+/* The same, with white space before it. */
+static bool json_take(struct json *j, char c)
 {
-    size_t from = s.n > 0 && *s.p == '-' ? 1 : 0, i = json_digits(s, from);
+    (void)json_span(j, str_blank);
+    return json_char(j, c);
+}
 
-    if (i > from + 1 && s.p[from] == '0')
-        return 0;
-    if (i > 0 && i < s.n && s.p[i] == '.')
-        i = json_digits(s, i + 1);
-    if (i > 0 && i < s.n && str_lower(s.p[i]) == 'e') {
-        i++;
-        if (i < s.n && (s.p[i] == '+' || s.p[i] == '-'))
+/* Reads what follows the first quote of a string. */
+static bool json_string(struct json *j)
+{
+    struct str s = str_from(j->text, j->at);
+    size_t from = j->at, i;
+
+    for (i = 0; i < s.n && (unsigned char)s.p[i] >= 0x20 && s.p[i] != '"'; i++)
+        if (s.p[i] == '\\') {
             i++;
-        i = json_digits(s, i);
-    }
-    return i;
+            if (i == s.n || !str_has(STR("\"\\/bfnrtu"), s.p[i]) ||
+                (s.p[i] == 'u' &&
+                 str_span(str_first(str_from(s, i + 1), 4), isxdigit) < 4))
+                return false;
+        }
+    j->at += i;
+    return json_add(j, JSON_STRING, from) && json_char(j, '"');
 }
 
-/* Adds the string, number or word at `at` and returns its length; 0 if there
- * is none. */
-static size_t json_scalar(struct json *j, size_t at)
+/* Reads a word or a number: RFC 8259 sections 3 and 6. */
+static bool json_bare(struct json *j)
 {
     static const char *const word[] = { "null", "true", "false" };
-    struct str s = str_from(j->text, at);
-    bool string = *s.p == '"';
-    enum json_type type = string ? JSON_STRING : JSON_NUMBER;
-    size_t n = string ? json_string(s) : json_number(s), i;
+    size_t from = j->at, i;
 
-    for (i = 0; n == 0 && i < LENGTH(word); i++)
-        if (str_prefix(s, str_of(word[i]))) {
-            type = i == 0 ? JSON_NULL : JSON_BOOL;
-            n = strlen(word[i]);
+    for (i = 0; i < LENGTH(word); i++)
+        if (str_prefix(str_from(j->text, from), str_of(word[i]))) {
+            j->at += strlen(word[i]);
+            return json_add(j, i == 0 ? JSON_NONE : JSON_BOOL, from);
         }
-    if (n > 0)
-        json_add(j, type, string ? at + 1 : at, string ? n - 2 : n);
-    return n;
+    (void)json_char(j, '-');
+    if (!json_char(j, '0') && json_span(j, isdigit) == 0)
+        return false;
+    if (json_char(j, '.') && json_span(j, isdigit) == 0)
+        return false;
+    if (json_char(j, 'e') || json_char(j, 'E')) {
+        (void)(json_char(j, '+') || json_char(j, '-'));
+        if (json_span(j, isdigit) == 0)
+            return false;
+    }
+    return json_add(j, JSON_NUMBER, from);
+}
+
+/* Reads a value with all that is in it, at most `depth` levels. */
+static bool json_value(struct json *j, unsigned depth)
+{
+    bool object = json_take(j, '{');
+    char end = object ? '}' : ']';
+    size_t t = j->n;
+
+    if (!object && !json_char(j, '['))
+        return json_char(j, '"') ? json_string(j) : json_bare(j);
+    if (depth == 0 ||
+        !json_add(j, object ? JSON_OBJECT : JSON_ARRAY, j->at - 1))
+        return false;
+    if (!json_take(j, end)) {
+        do {
+            if (object && !(json_take(j, '"') && json_string(j) &&
+                            json_take(j, ':')))
+                return false;
+            if (!json_value(j, depth - 1))
+                return false;
+        } while (json_take(j, ','));
+        if (!json_take(j, end))
+            return false;
+    }
+    j->token[t].n = (uint32_t)(j->at - j->token[t].at);
+    j->token[t].next = (uint32_t)j->n;
+    return true;
 }
 
 /* Reads the text, whose bytes must stay as long as the tokens are used. */
 static int json_parse(struct json *j, struct str text, struct err *e)
 {
-    enum { VALUE, NAME, COLON, COMMA } want = VALUE;    /* what comes next */
-    size_t open[JSON_DEPTH], depth = 0, i, n;
-
-    if (j->memory.room > JSON_KEPT)
-        json_free(j);
-    j->text = text;
-    j->n = j->memory.n = 0;
-    json_add(j, JSON_NONE, 0, 0);
-    if (text.n > TEXT_MAX)
-        return err_set(e, "JSON of more than %d bytes", TEXT_MAX);
-    for (i = 0; i < text.n; i += n) {
-        struct json_token *in = &j->token[depth > 0 ? open[depth - 1] : 0];
-        bool object = in->type == JSON_OBJECT;
-        bool empty = depth > 0 && j->n == open[depth - 1] + 1;
-        char c = text.p[i];
-
-        n = 1;
-        if (j->n > JSON_VALUES)
-            return err_set(e, "JSON of more than %d values", JSON_VALUES);
-        if (str_blank(c))
-            continue;
-        if (want == COLON && c == ':') {
-            want = VALUE;
-        } else if (want == VALUE && (c == '{' || c == '[')) {
-            if (depth == JSON_DEPTH)
-                return err_set(e, "JSON of more than %d levels", JSON_DEPTH);
-            open[depth++] =
-                json_add(j, c == '{' ? JSON_OBJECT : JSON_ARRAY, i, 0);
-            want = c == '{' ? NAME : VALUE;
-        } else if (depth > 0 && (want == COMMA || empty) &&
-                   c == (object ? '}' : ']')) {
-            in->n = (uint32_t)(i + 1 - in->at);
-            in->next = (uint32_t)j->n;
-            depth--;
-            want = COMMA;
-        } else if (depth > 0 && want == COMMA && c == ',') {
-            want = object ? NAME : VALUE;
-        } else if ((want == VALUE || (want == NAME && c == '"')) &&
-                   (n = json_scalar(j, i)) > 0) {
-            want = want == NAME ? COLON : COMMA;
-        } else {
-            return err_set(e, "not JSON at byte %zu", i);
-        }
-    }
-    if (depth > 0 || want != COMMA)
-        return err_set(e, "JSON that ends early, after %zu bytes", text.n);
-    return 0;
+    CHECK(text.n <= TEXT_MAX);
+    json_free(j);
+    *j = (struct json){ .text = text, .memory.max = JSON_SIZE };
+    (void)json_add(j, JSON_NONE, 0);
+    if (json_value(j, JSON_DEPTH) &&
+        str_all(str_from(text, j->at), str_blank))
+        return 0;
+    return err_set(e, "not JSON, or too much of it, at byte %zu", j->at);
 }
 
 /* The text of a value as it stands there, a string's escapes and all. */
@@ -1149,10 +1042,7 @@ static bool json_next(const struct json *j, size_t t, size_t *i)
 {
     bool object = json_type(j, t) == JSON_OBJECT;
 
-    if (*i == 0)
-        *i = t + 1;
-    else
-        *i = j->token[object ? *i + 1 : *i].next;
+    *i = *i == 0 ? t + 1 : j->token[object ? *i + 1 : *i].next;
     return (object || json_type(j, t) == JSON_ARRAY) && *i < j->token[t].next;
 }
 
@@ -1181,18 +1071,17 @@ static struct str json_get_raw(const struct json *j, size_t t,
  * a second \u.  Half a surrogate pair is U+FFFD. */
 static uint32_t json_escape(struct str *s)
 {
-    struct str more = str_from(*s, 4);
     uint64_t c = 0, low = 0;
 
     CHECK(str_number(str_upto(*s, 4), 16, 0xffff, &c));
-    *s = more;
+    *s = str_from(*s, 4);
     if (c < 0xd800 || c > 0xdfff)
         return (uint32_t)c;
-    if (str_prefix(more, STR("\\u")))
-        CHECK(str_number(str_upto(str_from(more, 2), 4), 16, 0xffff, &low));
+    if (str_prefix(*s, STR("\\u")))
+        CHECK(str_number(str_upto(str_from(*s, 2), 4), 16, 0xffff, &low));
     if (c > 0xdbff || low < 0xdc00 || low > 0xdfff)
         return 0xfffd;
-    *s = str_from(more, 6);
+    *s = str_from(*s, 6);
     return (uint32_t)(0x10000 + ((c - 0xd800) << 10) + (low - 0xdc00));
 }
 
@@ -1233,24 +1122,10 @@ static bool json_true(const struct json *j, size_t t)
     return json_type(j, t) == JSON_BOOL && str_eq(json_raw(j, t), STR("true"));
 }
 
-/* A whole number from 0 to max, written without fraction or exponent. */
-static bool json_u64(const struct json *j, size_t t, uint64_t max,
-                     uint64_t *out)
-{
-    return json_type(j, t) == JSON_NUMBER && str_u64(json_raw(j, t), max, out);
-}
-
 /* A splitter finds the objects at one depth of a text, however that is cut
  * into pieces: 0 in a stream of events, 1 in the lists of both peers; deeper,
  * only those in arrays: what else is there is passed over.  It only counts
  * brackets; json_parse judges each object. */
-enum split {
-    SPLIT_MORE,         /* everything is used up */
-    SPLIT_ELEMENT,      /* s->element holds a whole object */
-    SPLIT_LARGE,        /* one of more than ELEMENT_MAX bytes has passed */
-    SPLIT_ODD           /* a byte that cannot stand there has passed */
-};
-
 struct splitter {
     unsigned at;        /* the depth of the objects */
     char open;          /* the bracket that the text begins with */
@@ -1267,11 +1142,8 @@ struct splitter {
 static void json_split_start(struct splitter *s, unsigned at, char open)
 {
     buf_free(&s->element);
-    memset(s, 0, sizeof *s);
-    s->element.max = ELEMENT_MAX;
-    s->at = at;
-    s->open = open;
-    s->listed = at == 0;
+    *s = (struct splitter){ .at = at, .open = open, .listed = at == 0,
+                            .element.max = ELEMENT_MAX };
 }
 
 /* Whether all of a list has been seen.  A stream never ends so. */
@@ -1315,31 +1187,28 @@ static bool json_split_inside(const struct splitter *s)
     return s->depth > s->at && s->listed;
 }
 
-/* Goes on with *in and takes off what it used.  After SPLIT_ELEMENT the
- * object is in s->element until the next call. */
-static enum split json_split(struct splitter *s, struct str *in)
+/* Goes on with *in and takes off what it used.  1: a whole object is in
+ * s->element until the next call, or that is bad: of more than ELEMENT_MAX
+ * bytes.  0: *in is used up.  -1: a byte that cannot be there has passed. */
+static int json_split(struct splitter *s, struct str *in)
 {
-    struct str part = { in->p, 0 };     /* of *in, in an object */
-
     if (!json_split_inside(s)) {
         s->element.n = 0;
         s->element.bad = false;
     }
     while (in->n > 0) {
-        bool inside = json_split_inside(s), ok = json_split_byte(s, *in->p);
+        char c = *in->p;
+        bool inside = json_split_inside(s), ok = json_split_byte(s, c);
 
-        part.p = inside || json_split_inside(s) ? part.p : in->p + 1;
         *in = str_from(*in, 1);
-        part.n = (size_t)(in->p - part.p);
         if (!ok)
-            return SPLIT_ODD;
-        if (inside && s->depth == s->at) {
-            buf_add(&s->element, part);
-            return s->element.bad ? SPLIT_LARGE : SPLIT_ELEMENT;
-        }
+            return -1;
+        if (inside || json_split_inside(s))
+            buf_byte(&s->element, c);
+        if (inside && !json_split_inside(s))
+            return 1;
     }
-    buf_add(&s->element, part);
-    return SPLIT_MORE;
+    return 0;
 }
 
 /* ==== 5. URL ================================================ url_ ====
@@ -1378,16 +1247,16 @@ static bool url_host(struct str s, struct url *u)
  * a % without two hexadecimal digits. */
 static bool url_decode(struct buf *b, struct str s)
 {
-    uint64_t byte;
+    for (; s.n > 0; s = str_from(s, 1)) {
+        uint64_t byte = (unsigned char)*s.p;
 
-    while (s.n > 0) {
-        char c = *s.p;
-
-        if (c == '%' && (s.n < 3 || !str_number(str_upto(str_from(s, 1), 2),
-                                                16, 255, &byte)))
-            return false;
-        buf_byte(b, c == '%' ? (char)byte : c);
-        s = str_from(s, c == '%' ? 3 : 1);
+        if (byte == '%') {
+            if (s.n < 3 ||
+                !str_number(str_upto(str_from(s, 1), 2), 16, 255, &byte))
+                return false;
+            s = str_from(s, 2);
+        }
+        buf_byte(b, (char)byte);
     }
     return true;
 }
@@ -1398,8 +1267,7 @@ static int url_parse(struct str s, struct url *u, struct err *e)
 {
     struct str host;
 
-    memset(u, 0, sizeof *u);
-    u->user = u->host = STR("");
+    *u = (struct url){ .user = STR(""), .host = STR("") };
     if (!str_all(s, str_graph))
         return err_set(e, "a blank or control character in it");
     if (!str_has(s, ':') || *s.p == ':')
@@ -1415,8 +1283,7 @@ static int url_parse(struct str s, struct url *u, struct err *e)
     if (host.n < s.n)
         u->user = str_upto(s, s.n - host.n - 1);
     return url_host(host, u) ? 0
-        : err_set(e, "its host or port is not valid (host:port with a port "
-                     "from 1 to 65535, IPv6 as [::1]:port)");
+        : err_set(e, "not host:port or [IPv6]:port with a port up to 65535");
 }
 
 /* Adds host or host:port, IPv6 in brackets (RFC 3986 3.2.2). */
@@ -1630,7 +1497,7 @@ static void os_close(int fd)
 /* Reads what is there, at most *n bytes, and sets *n to what was read. */
 static enum io os_read_into(int fd, void *p, size_t *n, int *error)
 {
-    ssize_t got = read(fd, p, *n < READ_MAX ? *n : READ_MAX);
+    ssize_t got = read(fd, p, *n < IO_MAX ? *n : IO_MAX);
 
     *error = got < 0 ? errno : 0;
     if (got < 0)
@@ -1639,10 +1506,10 @@ static enum io os_read_into(int fd, void *p, size_t *n, int *error)
     return got == 0 ? IO_END : IO_OK;
 }
 
-/* Reads what is there, at most READ_MAX bytes, to the end of b. */
+/* Reads what is there, at most IO_MAX bytes, to the end of b. */
 static enum io os_read(int fd, struct buf *b, int *error)
 {
-    size_t n = READ_MAX;
+    size_t n = IO_MAX;
     enum io io;
 
     *error = ENOBUFS;
@@ -1673,7 +1540,7 @@ static bool os_terminal(int fd)
 /* Writes what there is room for off the front of *s. */
 static enum io os_write(int fd, struct str *s, int *error)
 {
-    ssize_t n = write(fd, s->p, s->n < WRITE_MAX ? s->n : WRITE_MAX);
+    ssize_t n = write(fd, s->p, s->n < IO_MAX ? s->n : IO_MAX);
 
     *error = n < 0 ? errno : 0;
     if (n < 0)
@@ -2820,14 +2687,13 @@ static void http_start(struct http *h)
 }
 
 /* tchar of RFC 9110 5.6.2. */
-static bool http_token_char(char c)
+static int http_token_char(int c)
 {
-    return str_letter(c) || str_digit(c) ||
-           str_has(STR("!#$%&'*+-.^_`|~"), c);
+    return isalnum(c) || str_has(STR("!#$%&'*+-.^_`|~"), c);
 }
 
 /* RFC 9110 5.5. */
-static bool http_value_char(char c)
+static int http_value_char(int c)
 {
     return c == '\t' || buf_header_char(c);
 }
@@ -3327,7 +3193,7 @@ static void conn_ask(struct endpoint *p, struct conn *c, struct request *r,
         memset(c, 0, sizeof *c);
         c->peer = p;
         c->fd = -1;
-        c->in.max = HEAD_MAX + READ_MAX;
+        c->in.max = HEAD_MAX + IO_MAX;
         c->body.max = BODY_MAX;
     }
     list_remove(&r->link);
@@ -3445,7 +3311,9 @@ static void conn_parse(struct conn *c, uint64_t now)
         }
         CHECK(c->state == CONN_READING && c->request == r);
     } while (found != HTTP_BAD);
-    buf_skip(&c->in, c->in.n - in.n);
+    if (in.n > 0)
+        memmove(c->in.p, in.p, in.n);
+    c->in.n = in.n;
     if (found == HTTP_BAD)
         conn_fail(c, &e);
     else if (found == HTTP_DONE)
@@ -3890,17 +3758,13 @@ static void side_on_hello(struct request *r, const struct answer *a)
 static int side_on_rows(struct request *r, struct str piece, struct err *e)
 {
     struct side *s = r->context;
-    enum split found;
+    int found;
 
-    while ((found = json_split(&s->split, &piece)) != SPLIT_MORE) {
-        if (found == SPLIT_ODD)
-            return err_set(e, "this is not a list");
-        if (found == SPLIT_LARGE ||
-            json_parse(&s->json, buf_str(&s->split.element), e) != 0 ||
+    while ((found = json_split(&s->split, &piece)) > 0)
+        if (json_parse(&s->json, buf_str(&s->split.element), e) != 0 ||
             !s->kind->row(s, &s->json))
             s->whole = false;
-    }
-    return 0;
+    return found < 0 ? err_set(e, "this is not a list") : 0;
 }
 
 /* The list has ended.  One that failed is tried again after a pause; a peer
@@ -4044,7 +3908,7 @@ enum { DOCKER_NO_CODE = 256 };
 /* A container's ID in full, as every engine writes it. */
 static bool docker_id(struct str s)
 {
-    return s.n == 64 && str_all(s, str_hexdigit);
+    return s.n == 64 && str_all(s, isxdigit);
 }
 
 /* An event: {"Type","Action","Actor":{"ID","Attributes":{}}} since Docker
@@ -4349,7 +4213,7 @@ static struct docker_container *docker_inspect(const struct json *j)
     c->digest = str_after(json_get_str(j, JSON_ROOT, "Image", &c->arena), ':');
     c->mode = json_str(j, docker_get(j, "HostConfig", "NetworkMode"),
                        &c->arena);
-    if (json_u64(j, docker_get(j, "State", "ExitCode"), 255, &code))
+    if (str_u64(json_raw(j, docker_get(j, "State", "ExitCode")), 255, &code))
         c->exit_code = (unsigned)code;
     docker_ports(c, j);
     docker_networks(c, j);
@@ -4638,7 +4502,7 @@ static void svc_add_meta(struct svc_job *job, struct docker_var v)
     buf_lower(&key, str_from(v.name, strlen("SERVICE_")));
     m.attr.key = rest = buf_done(&key, job->a);
     digits = str_cut(&rest, '_');
-    if (digits.n > 0 && str_all(digits, str_digit) && rest.n > 0) {
+    if (digits.n > 0 && str_all(digits, isdigit) && rest.n > 0) {
         if (*digits.p == '0' || !str_port(digits, &m.port))
             return;
         m.attr.key = rest;
@@ -4796,7 +4660,7 @@ static struct str svc_label(const struct docker_container *c, struct str name)
 static struct str svc_default_name(const struct docker_container *c)
 {
     struct str s = c->image, service;
-    bool id = str_all(s, str_hexdigit) &&
+    bool id = str_all(s, isxdigit) &&
               (s.n == 64 || s.n == 12 ||
                (s.n >= 6 && str_prefix(c->digest, s)));
 
@@ -4849,7 +4713,7 @@ static bool svc_id_ok(struct str id)
 {
     struct str rest = id, part;
 
-    if (id.n == 0 || id.n > SERVICE_ID_MAX || !str_all(id, str_ascii))
+    if (id.n == 0 || id.n > SERVICE_ID_MAX || !str_all(id, isprint))
         return false;
     while (rest.n > 0) {
         part = str_cut(&rest, '/');
@@ -5088,7 +4952,7 @@ static void svc_make_all(struct svc_job *job, struct svc_set *set,
     const struct docker_container *c = job->c;
     size_t i, lost = 0;
 
-    for (i = 0; i < c->ports && !job->a->full; i++) {
+    for (i = 0; i < c->ports && job->a->used <= SERVICES_SIZE; i++) {
         struct service *s = &set->service[set->n];
 
         if (at[i].reach == SVC_NOT) {
@@ -5112,8 +4976,8 @@ static void svc_make_all(struct svc_job *job, struct svc_set *set,
 
 /* The services of a container.  `shared` is the container whose network it
  * shares, if it does and that one runs; `before`, of one that does not run,
- * are its services while it ran, or NULL.  Too large: the arena of the set is
- * full.  The caller frees the set. */
+ * are its services while it ran, or NULL.  Too large: more than SERVICES_SIZE
+ * of the set's arena is used.  The caller frees the set. */
 static struct svc_set *svc_derive(const struct svc_config *cfg,
                                   const struct docker_container *c,
                                   const struct docker_container *shared,
@@ -5121,7 +4985,7 @@ static struct svc_set *svc_derive(const struct svc_config *cfg,
                                   struct svc_notes *notes)
 {
     struct svc_set *set = mem_zero(sizeof *set);
-    struct arena scratch = { NULL, 0, 0, false };
+    struct arena scratch = { 0 };
     struct svc_endpoint *at = arena_alloc(&scratch, c->ports * sizeof *at);
     struct svc_job job = { .cfg = cfg, .c = c, .shared = shared,
                            .before = before, .a = &set->arena,
@@ -5129,7 +4993,6 @@ static struct svc_set *svc_derive(const struct svc_config *cfg,
     struct str ip = svc_label(c, cfg->ip_label);
     size_t open = 0, i;
 
-    set->arena.limit = SERVICES_SIZE;
     set->running = c->running;
     memcpy(set->container, c->id.p, 12);
     svc_metas(&job, &scratch);
@@ -5298,10 +5161,10 @@ static bool reg_is_default_id(struct str id, struct str host)
     id = str_from(id, host.n + 1);
     name = str_cut(&id, ':');
     for (i = 0; i < name.n; i++)
-        if (!str_letter(name.p[i]) && !str_digit(name.p[i]) &&
+        if (!isalnum((unsigned char)name.p[i]) &&
             (i == 0 || str_index(STR("_.-"), name.p[i]) == 3))
             return false;
-    return name.n >= 2 && id.n > 0 && str_all(id, str_digit);
+    return name.n >= 2 && id.n > 0 && str_all(id, isdigit);
 }
 
 /* ---- The environment ---- */
@@ -5576,7 +5439,7 @@ static int consul_on_leader(struct registry *r, const struct json *j,
 static int consul_on_self(struct registry *r, const struct json *j,
                           const struct answer *a, struct err *e)
 {
-    struct arena scratch = { NULL, 0, 0, false };
+    struct arena scratch = { 0 };
     struct consul *c = r->own;
     int renewed = a->status == 403 ? consul_reread_token(r, e) : 0;
     size_t member = json_get(j, JSON_ROOT, "Member");
@@ -5733,9 +5596,9 @@ static void consul_check(struct buf *b, const struct service *s)
     buf_byte(b, '}');
 }
 
-static bool consul_meta_char(char c)
+static int consul_meta_char(int c)
 {
-    return str_letter(c) || str_digit(c) || c == '_' || c == '-';
+    return isalnum(c) || c == '_' || c == '-';
 }
 
 /* Why an attribute cannot be Meta, or NULL: Consul would refuse the whole
@@ -5874,7 +5737,7 @@ static bool consul_item(const struct registry *r, const struct json *j,
 
     (void)r;
     item->key = item->id = json_get_str(j, JSON_ROOT, "ID", a);
-    (void)json_u64(j, json_get(j, JSON_ROOT, "Port"), 65535, &port);
+    (void)str_u64(json_get_raw(j, JSON_ROOT, "Port"), 65535, &port);
     item->have.place = reg_place(json_get_str(j, JSON_ROOT, "Service", a),
                                  json_get_str(j, JSON_ROOT, "Address", a),
                                  port);
@@ -5960,7 +5823,7 @@ static void print_cell(struct buf *row, struct buf *cell, size_t width)
 {
     size_t end = row->n + width;
 
-    log_escape(row, buf_str(cell));
+    buf_escape(row, buf_str(cell), false);
     while (row->n < end)
         buf_byte(row, ' ');
     buf_byte(row, ' ');
@@ -6007,7 +5870,7 @@ static struct request *print_write(struct registry *r,
         print_row(&b, w->service);
     } else if (r->own != NULL) {
         buf_lit(&b, "deregister ");
-        log_escape(&b, w->key);
+        buf_escape(&b, w->key, false);
     } else if (w->op == REG_REGISTER) {
         buf_fmt(&b, "{\"action\":\"register\",\"container\":\"%s\","
                     "\"service\":%.*s}", w->service->set->container,
@@ -6028,7 +5891,7 @@ static void print_ignored(struct registry *r, struct str container,
 
     if (r->own != NULL) {
         print_head(&b, "ignore", container);
-        log_escape(&b, why);
+        buf_escape(&b, why, false);
     } else {
         buf_lit(&b, "{\"action\":\"ignore\",\"container\":");
         buf_json(&b, container);
@@ -6371,12 +6234,11 @@ static void entry_see_other(struct entries *es, struct reg_entry *e)
 static void entry_fold(const struct entries *es, struct str key,
                        struct buf *folded)
 {
-    size_t i;
-
     folded->n = 0;
-    for (i = 0; i < key.n; i++)
-        buf_byte(folded, es->reg->kind->caseless ? str_lower(key.p[i])
-                                                 : key.p[i]);
+    if (es->reg->kind->caseless)
+        buf_lower(folded, key);
+    else
+        buf_add(folded, key);
 }
 
 /* The entry of that key; a new one is as the last list showed it. */
@@ -6448,20 +6310,19 @@ static bool entries_claim(struct entries *es, struct svc_set *set,
     unsigned turn = 0;
     size_t i;
 
-    for (i = 0; i < set->n && !a->full; i++) {
+    for (i = 0; i < set->n && a->used <= SERVICES_SIZE; i++) {
         struct service *s = &set->service[i];
 
         list_init(&s->claim);
         text.n = 0;
         kind->value(es->reg, s, STR(""), &text, &s->want, notes);
         a->used += text.n;
-        a->full = a->full || a->used > a->limit;
         text.n = 0;
         kind->key(es->reg, s, &text);
         s->key = str_eq(buf_str(&text), s->id) ? s->id
                                                : str_copy(a, buf_str(&text));
     }
-    for (i = 0; i < set->n && !a->full; i++) {
+    for (i = 0; i < set->n && a->used <= SERVICES_SIZE; i++) {
         struct service *s = &set->service[i];
 
         entry_fold(es, s->key, &text);
@@ -6471,7 +6332,7 @@ static bool entries_claim(struct entries *es, struct svc_set *set,
         entry_claim(es, s, true);
     }
     buf_free(&text);
-    return !a->full;
+    return a->used <= SERVICES_SIZE;
 }
 
 /* The container of the set has stopped: its services give way to those of
@@ -6717,7 +6578,7 @@ static int entry_rank(const struct entries *es, const struct reg_entry *e,
 static bool entries_row(struct side *side, const struct json *j)
 {
     struct entries *es = (struct entries *)side;
-    struct arena scratch = { NULL, 0, 0, false };
+    struct arena scratch = { 0 };
     struct reg_item item = { .owner = 0 };
     bool ok = es->reg->kind->item(es->reg, j, &scratch, &item), ours, was;
     struct buf folded = { 0 };
@@ -7269,7 +7130,7 @@ static void container_apply(struct question *q,
     struct containers *cs = q->containers;
     struct container *c = q->container;
     const struct docker_container *info = q->info;
-    struct svc_notes notes = { { NULL, 0, 0, false }, NULL, NULL, 0 };
+    struct svc_notes notes = { 0 };
     bool dirty = c->asked == CONTAINER_DIRTY;
 
     if (unsure != NULL) {
@@ -7498,16 +7359,14 @@ static int containers_on_events(struct request *r, struct str piece,
 {
     struct containers *cs = r->context;
     struct docker_event ev;
-    enum split found;
+    int found;
 
     if (piece.n == 0) {
         log_at(LOG_INFO, "Listening for Docker events ...");
         relist(&cs->side, cs->side.now);
     }
-    while ((found = json_split(&cs->events, &piece)) != SPLIT_MORE) {
-        if (found == SPLIT_ODD)
-            return err_set(e, "these are no events");
-        if (found == SPLIT_LARGE)
+    while ((found = json_split(&cs->events, &piece)) > 0) {
+        if (cs->events.element.bad)
             relist(&cs->side, cs->side.now);        /* whatever it was */
         else if (json_parse(&cs->side.json, buf_str(&cs->events.element),
                             e) != 0)
@@ -7518,7 +7377,7 @@ static int containers_on_events(struct request *r, struct str piece,
             return err_set(e, "events of more than %d containers",
                            CONTAINERS_MAX);
     }
-    return 0;
+    return found < 0 ? err_set(e, "these are no events") : 0;
 }
 
 /* An engine may want its API's version in the paths, or no more. */
@@ -7570,7 +7429,7 @@ static struct request *containers_hello(struct side *side, unsigned step)
  * which make another set of services of the same containers. */
 static void containers_set_owner(struct containers *cs)
 {
-    struct arena scratch = { NULL, 0, 0, false };
+    struct arena scratch = { 0 };
     struct str id = docker_identity(&cs->side.json, cs->podman, &scratch);
 
     if (id.n == 0) {
@@ -8123,7 +7982,7 @@ static int opt_log_level(struct str value, struct err *e)
                       "\"%.*s\"", PUT(value));
 }
 
-static bool opt_interface_char(char c)
+static int opt_interface_char(int c)
 {
     return str_graph(c) && c != '/' && c != ':';
 }
@@ -8137,14 +7996,14 @@ static int opt_ip(struct containers *cs, struct str ip, struct err *e)
     struct buf unused = { 0 };
     struct str last = str_after(ip, '.');
     unsigned char bytes[16];
-    bool digits = last.n > 0 && str_all(last, str_digit), letter = false;
+    bool digits = last.n > 0 && str_all(last, isdigit), letter = false;
     size_t i;
 
     cs->ip = ip;
     if (ip.n == 0 || ip_parse(ip, bytes) > 0)
         return 0;
     for (i = 0; i < ip.n; i++)
-        letter = letter || str_letter(ip.p[i]);
+        letter = letter || isalpha((unsigned char)ip.p[i]);
     cs->ip_is_interface = os_interface(ip, &unused);
     buf_free(&unused);
     if (cs->ip_is_interface ||

@@ -133,7 +133,7 @@ suite_asan() {
 }
 
 suite_tiny() {                          # every read and write moves a byte
-    compile "$tmp/tiny" registrator.c -Os -DREAD_MAX=1 -DWRITE_MAX=1 ||
+    compile "$tmp/tiny" registrator.c -Os -DIO_MAX=1 ||
         return 1
     # Endless answers and floods take too long to be read so.
     PEERS_CPU_S=90 torture tiny '^(?!endless|flood|IDs|turns|start|rows|real)'

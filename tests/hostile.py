@@ -16,7 +16,7 @@ whose harness this is.  Besides its own matter, every case sees to it that
 
 For builds that are slow or large on purpose, such as one with sanitizers, set
 PEERS_CPU_S=60 and HOSTILE_MEMORY=60, a factor.  One that reads single bytes
-(-DREAD_MAX=1) is too slow for `endless`.
+(-DIO_MAX=1) is too slow for `endless`.
 """
 import asyncio
 import atexit

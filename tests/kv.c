@@ -100,7 +100,7 @@ static bool kv_read_lease(struct kv *kv, struct str body)
     kv->lease.n = 0;
     if (json_parse(&j, body, &e) == 0)
         id = json_get_raw(&j, JSON_ROOT, "ID");
-    if (str_all(id, str_digit))
+    if (str_all(id, isdigit))
         buf_add(&kv->lease, id);
     json_free(&j);
     return kv->lease.n > 0;
@@ -253,7 +253,7 @@ static bool kv_item(const struct registry *r, const struct json *j,
         json_free(&v);
         return true;
     }
-    (void)json_u64(&v, json_get(&v, JSON_ROOT, "port"), 65535, &port);
+    (void)str_u64(json_get_raw(&v, JSON_ROOT, "port"), 65535, &port);
     item->have.place =
         reg_place(name, json_get_str(&v, JSON_ROOT, "host", a), port);
     if (!reg_read_mark(json_get_str(&v, JSON_ROOT, "mark", a), item))

@@ -400,7 +400,7 @@ async def _(w):
     rows = said.decode().split("\r\n")
     equal("title", rows[0].split(), "ACTION CONTAINER PORT SERVICE ADDRESS TAGS CHECK".split())
     row = [row for row in rows if row.startswith("register ")][0]
-    equal("cells", row.split(), ["register", c["Id"][:12], "80/tcp", "app", "10.0.0.1:8080", "a,b\\x1b[2J",
+    equal("cells", row.split(), ["register", c["Id"][:12], "80/tcp", "app", "10.0.0.1:8080", "a,b\\u001b[2J",
                                  '{"TCP":"10.0.0.1:8080","Interval":"10s"}'])
     equal("where cells begin", [row.index(cell) for cell in ("80/tcp", "app", "10.0", "a,b", "{")],
           [rows[0].index(title) for title in ("PORT", "SERVICE", "ADDRESS", "TAGS", "CHECK")])

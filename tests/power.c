@@ -111,7 +111,7 @@ static bool allocates(void)
     size_t n;
 
     for (n = 1; n <= TEXT_MAX; n *= 2)
-        free(memset(mem_new(n), 1, n));
+        free(memset(mem_zero(n), 1, n));
     while (!b.bad && b.n < TEXT_MAX)        /* it grows as it is filled */
         buf_lit(&b, "0123456789abcde\n");
     n = b.n;
