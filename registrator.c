@@ -128,7 +128,7 @@
 #include <stdint.h>
 #include <stdlib.h>             /* malloc, free, qsort, getenv, exit */
 #include <string.h>             /* memcpy, memcmp, memchr, memmove, strlen */
-#include <sys/resource.h>       /* setrlimit */
+#include <sys/resource.h>       /* getrlimit, setrlimit */
 #include <sys/socket.h>
 #include <sys/stat.h>           /* stat: whose group the engine's socket has */
 #include <sys/un.h>             /* sockaddr_un */
@@ -1452,7 +1452,7 @@ static void url_base64(struct buf *b, struct str s)
  * Calls: str_ buf_ err_.
  * Kernel: socket connect read poll open close pipe fcntl sigaction
  * clock_gettime getaddrinfo getifaddrs gethostname getsockopt setsockopt
- * stat getentropy isatty getrlimit setrlimit syscall getpid alarm.
+ * stat getentropy isatty getrlimit setrlimit prctl getpid alarm.
  */
 
 int getentropy(void *, size_t);         /* _XOPEN_SOURCE hides it */
@@ -1835,10 +1835,6 @@ static void os_hostname(struct buf *b)
  * later; which system calls another C library makes is not for us to know. */
 #ifdef __linux__
 #include <sys/prctl.h>
-#include <sys/syscall.h>
-
-long syscall(long, ...);        /* _XOPEN_SOURCE hides it */
-
 #ifndef __GLIBC__
 #if defined __x86_64__ && defined __LP64__
 #define OS_ARCH 0xc000003e      /* AUDIT_ARCH_X86_64 */
@@ -1853,60 +1849,13 @@ long syscall(long, ...);        /* _XOPEN_SOURCE hides it */
 #ifdef OS_ARCH
 #include <sys/ioctl.h>          /* SIOCGIFINDEX */
 #include <sys/mman.h>           /* PROT_EXEC */
-
-/* The system calls that stay allowed: the list in the head of this file. */
-static const uint16_t os_calls[] = {
-    SYS_bind, SYS_brk, SYS_close, SYS_connect, SYS_exit_group, SYS_getrandom,
-    SYS_getsockname, SYS_getsockopt, SYS_madvise, SYS_munmap, SYS_read,
-    SYS_recvfrom, SYS_recvmsg, SYS_restart_syscall, SYS_rt_sigprocmask,
-    SYS_rt_sigreturn, SYS_sendmsg, SYS_sendto, SYS_setitimer, SYS_setsockopt,
-    SYS_uname, SYS_write,       /* recvmsg, sendmsg: musl 1.2.4 and later */
-#if defined __x86_64__
-    SYS_clock_gettime, SYS_poll, SYS_stat,
-#elif defined __aarch64__
-    SYS_clock_gettime, SYS_ppoll, SYS_newfstatat,
-#else
-    SYS_clock_gettime32, SYS_clock_gettime64, SYS_poll, SYS_sigreturn,
-    SYS_stat64, SYS_statx,
-#endif
-};
-
-/* And these, if an argument (0 is the first) has this value under a mask. */
-static const struct os_rule {
-    uint16_t call, argument;
-    uint32_t mask, value;
-} os_rules[] = {
-    { SYS_socket, 0, UINT32_MAX, AF_UNIX },
-    { SYS_socket, 0, UINT32_MAX, AF_INET },
-    { SYS_socket, 0, UINT32_MAX, AF_INET6 },
-    { SYS_mprotect, 2, PROT_EXEC, 0 },
-    { SYS_tkill, 0, UINT32_MAX, 0 },    /* the value is our own number */
-#if defined __aarch64__
-    { SYS_openat, 2, O_WRONLY | O_RDWR | O_CREAT | O_TRUNC, 0 },
-#else
-    { SYS_open, 1, O_WRONLY | O_RDWR | O_CREAT | O_TRUNC, 0 },
-#endif
-#if defined __arm__
-    { SYS_mmap2, 2, PROT_EXEC, 0 },
-    { SYS_fcntl64, 1, ~7u, 0 },         /* below F_SETOWN, which signals */
-#else
-    { SYS_mmap, 2, PROT_EXEC, 0 },
-    { SYS_fcntl, 1, ~7u, 0 },
-#endif
-    { SYS_ioctl, 1, UINT32_MAX, SIOCGIFINDEX }, /* for [fe80::1%eth0] */
-    { SYS_socket, 0, UINT32_MAX, AF_NETLINK },  /* the last one: for -ip */
-};
+#include <sys/syscall.h>
 
 /* Of linux/filter.h and linux/seccomp.h, which musl-gcc does not find. */
 struct os_step {                /* sock_filter */
     uint16_t code;
     uint8_t yes, no;            /* steps to skip */
     uint32_t k;
-};
-
-struct os_filter {              /* sock_fprog */
-    unsigned short n;
-    struct os_step *step;
 };
 
 enum {
@@ -1917,49 +1866,65 @@ enum {
     OS_ALLOW = 0x7fff0000,      /* SECCOMP_RET_ALLOW */
     OS_REFUSE = 0x00050000 | ENOSYS, /* SECCOMP_RET_ERRNO */
     OS_CALL_AT = 0, OS_ARCH_AT = 4, OS_ARGUMENTS_AT = 16, /* seccomp_data */
-    OS_STEPS = 6                /* of os_allow */
+    OS_NO_READ = O_WRONLY | O_RDWR | O_CREAT | O_TRUNC
 };
 
-/* Adds the steps that allow a call if the argument is as in struct os_rule. */
-static struct os_step *os_allow(struct os_step *at, uint16_t call,
-                                unsigned argument, uint32_t mask,
-                                uint32_t value)
-{
-    const struct os_step step[] = {
-        { OS_LOAD, 0, 0, OS_CALL_AT }, { OS_IS, 0, 4, call },
-        { OS_LOAD, 0, 0, OS_ARGUMENTS_AT + 8u * argument },
-        { OS_AND, 0, 0, mask }, { OS_IS, 0, 1, value },
-        { OS_ANSWER, 0, 0, OS_ALLOW }
-    };
+/* Steps, before and after which the number of the system call is loaded.  They
+ * allow it if it is this one, the second if in addition an argument (0 is the
+ * first) has this value under a mask. */
+#define ALLOW(call) { OS_IS, 0, 1, (call) }, { OS_ANSWER, 0, 0, OS_ALLOW }
+#define ALLOW_IF(call, argument, mask, value) \
+    { OS_IS, 0, 5, (call) }, \
+    { OS_LOAD, 0, 0, OS_ARGUMENTS_AT + 8 * (argument) }, \
+    { OS_AND, 0, 0, (mask) }, ALLOW(value), { OS_LOAD, 0, 0, OS_CALL_AT }
 
-    CHECK(LENGTH(step) == OS_STEPS);
-    memcpy(at, step, sizeof step);
-    return at + OS_STEPS;
-}
-
-/* Refuses every system call but these from here on: with ENOSYS, so that a C
- * library that tries another one goes on.  -1: that cannot be had. */
+/* Refuses every system call but these from here on, which the head of this
+ * file lists: with ENOSYS, so that a C library that tries another one goes on.
+ * -1: that cannot be had. */
 static int os_sandbox(bool interface, struct err *e)
 {
-    const struct os_rule *r = os_rules;
-    const struct os_rule *end = r + LENGTH(os_rules) - (interface ? 0 : 1);
-    struct os_step step[4 + (LENGTH(os_calls) + LENGTH(os_rules)) * OS_STEPS]
-        = { { OS_LOAD, 0, 0, OS_ARCH_AT }, { OS_IS, 1, 0, OS_ARCH },
-            { OS_ANSWER, 0, 0, OS_REFUSE } };
-    struct os_step *at = step + 3;
-    struct os_filter filter = { 0, step };
-    size_t i;
+    const struct os_step step[] = {
+        { OS_LOAD, 0, 0, OS_ARCH_AT }, { OS_IS, 1, 0, OS_ARCH },
+        { OS_ANSWER, 0, 0, OS_REFUSE }, { OS_LOAD, 0, 0, OS_CALL_AT },
+        ALLOW(SYS_bind), ALLOW(SYS_brk), ALLOW(SYS_close), ALLOW(SYS_connect),
+        ALLOW(SYS_exit_group), ALLOW(SYS_getrandom), ALLOW(SYS_getsockname),
+        ALLOW(SYS_getsockopt), ALLOW(SYS_madvise), ALLOW(SYS_munmap),
+        ALLOW(SYS_read), ALLOW(SYS_recvfrom), ALLOW(SYS_restart_syscall),
+        ALLOW(SYS_rt_sigprocmask), ALLOW(SYS_rt_sigreturn), ALLOW(SYS_sendto),
+        ALLOW(SYS_setitimer), ALLOW(SYS_setsockopt), ALLOW(SYS_uname),
+        ALLOW(SYS_write),
+        ALLOW(SYS_recvmsg), ALLOW(SYS_sendmsg), /* musl 1.2.4 and later */
+        ALLOW_IF(SYS_mprotect, 2, PROT_EXEC, 0),
+        ALLOW_IF(SYS_tkill, 0, UINT32_MAX, (uint32_t)getpid()),
+        ALLOW_IF(SYS_ioctl, 1, UINT32_MAX, SIOCGIFINDEX), /* fe80::1%eth0 */
+        ALLOW_IF(SYS_socket, 0, UINT32_MAX, AF_UNIX),
+        ALLOW_IF(SYS_socket, 0, UINT32_MAX, AF_INET),
+        ALLOW_IF(SYS_socket, 0, UINT32_MAX, AF_INET6),
+        ALLOW_IF(SYS_socket, 0, UINT32_MAX, interface ? AF_NETLINK : AF_UNIX),
+#if defined __arm__             /* fcntl: below F_SETOWN, which signals */
+        ALLOW(SYS_clock_gettime32), ALLOW(SYS_clock_gettime64),
+        ALLOW(SYS_poll), ALLOW(SYS_sigreturn), ALLOW(SYS_stat64),
+        ALLOW(SYS_statx), ALLOW_IF(SYS_open, 1, OS_NO_READ, 0),
+        ALLOW_IF(SYS_fcntl64, 1, ~7u, 0), ALLOW_IF(SYS_mmap2, 2, PROT_EXEC, 0),
+#elif defined __aarch64__
+        ALLOW(SYS_clock_gettime), ALLOW(SYS_ppoll), ALLOW(SYS_newfstatat),
+        ALLOW_IF(SYS_openat, 2, OS_NO_READ, 0),
+        ALLOW_IF(SYS_fcntl, 1, ~7u, 0), ALLOW_IF(SYS_mmap, 2, PROT_EXEC, 0),
+#else
+        ALLOW(SYS_clock_gettime), ALLOW(SYS_poll), ALLOW(SYS_stat),
+        ALLOW_IF(SYS_open, 1, OS_NO_READ, 0),
+        ALLOW_IF(SYS_fcntl, 1, ~7u, 0), ALLOW_IF(SYS_mmap, 2, PROT_EXEC, 0),
+#endif
+        { OS_ANSWER, 0, 0, OS_REFUSE }
+    };
+    const struct {              /* sock_fprog */
+        unsigned short n;
+        const struct os_step *step;
+    } filter = { LENGTH(step), step };
 
-    for (i = 0; i < LENGTH(os_calls); i++)
-        at = os_allow(at, os_calls[i], 0, 0, 0);
-    for (; r < end; r++)
-        at = os_allow(at, r->call, r->argument, r->mask, r->call == SYS_tkill
-                      ? (uint32_t)getpid() : r->value);
-    *at++ = step[2];
-    filter.n = (unsigned short)(at - step);
-    return syscall(SYS_prctl, (long)PR_SET_SECCOMP, 2L, &filter) == 0
+    return prctl(PR_SET_SECCOMP, 2L /* SECCOMP_MODE_FILTER */, &filter) == 0
         ? 0 : err_set(e, "seccomp: %s", strerror(errno));
-}                               /* 2: SECCOMP_MODE_FILTER */
+}
 #else
 static int os_sandbox(bool interface, struct err *e)
 {
@@ -1969,17 +1934,14 @@ static int os_sandbox(bool interface, struct err *e)
 #endif
 
 /* Whether as many descriptors may be open as all connections need, and what
- * start and a name server take beside them. */
+ * start and a name server take beside them.  With fewer, poll fails. */
 static int os_descriptors(struct err *e)
 {
-    const rlim_t needed = 2 * CONNS_MAX + 12;
+    const unsigned needed = 2 * CONNS_MAX + 12;
     struct rlimit limit;
 
-    if (getrlimit(RLIMIT_NOFILE, &limit) == 0 && limit.rlim_cur < needed)
-        return err_set(e, "ulimit -n: %u descriptors are too few, %u are "
-                          "needed", (unsigned)limit.rlim_cur,
-                       (unsigned)needed);
-    return 0;
+    return getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur >= needed
+        ? 0 : err_set(e, "ulimit -n: %u descriptors are needed", needed);
 }
 
 /* Keeps secrets in memory: no core file, no reading by other processes of the
@@ -1987,11 +1949,8 @@ static int os_descriptors(struct err *e)
 static void os_protect_memory(void)
 {
 #ifdef __linux__
-    static const uint64_t none[2];      /* musl's setrlimit is 2 kB more */
-
-    (void)syscall(SYS_prlimit64, 0L, (long)RLIMIT_CORE, none, NULL);
-    (void)syscall(SYS_prctl, (long)PR_SET_DUMPABLE, 0L, 0L, 0L, 0L);
-    (void)syscall(SYS_prctl, (long)PR_SET_NO_NEW_PRIVS, 1L, 0L, 0L, 0L);
+    (void)prctl(PR_SET_DUMPABLE, 0L, 0L, 0L, 0L);
+    (void)prctl(PR_SET_NO_NEW_PRIVS, 1L, 0L, 0L, 0L);
 #else
     static const struct rlimit none;
 

@@ -438,7 +438,10 @@ static int without(char **command)
         { OS_ANSWER, 0, 0, 0x00050000 | EINVAL },
         { OS_ANSWER, 0, 0, OS_ALLOW },
     };
-    const struct os_filter filter = { LENGTH(step), step };
+    const struct {
+        unsigned short n;
+        const struct os_step *step;
+    } filter = { LENGTH(step), step };
 
     os_protect_memory();
     CHECK(syscall(SYS_prctl, (long)PR_SET_SECCOMP, 2L, &filter) == 0);
