@@ -152,8 +152,7 @@
 #define MS(n) ((n) / HASTE)
 
 enum {
-    HEAD_MAX = 64 * 1024,       /* a response's head: Docker's is 300 bytes */
-    CHUNK_LINE_MAX = 4096,      /* a chunk's size with its extensions */
+    HTTP_LINE_MAX = 64 * 1024,  /* a line of a response; a token's file */
     BODY_MAX = 16 * 1024 * 1024, /* an answer held whole: one inspect */
     ELEMENT_MAX = 4 * 1024 * 1024, /* an event, or one entry of a list */
     CONTAINERS_MAX = 50 * 1000, /* of the engine: hosts have some hundreds */
@@ -2753,28 +2752,30 @@ static void tls_close(struct tls *t, int fd)
 
 enum http_found {
     HTTP_MORE,          /* all of it is used up, or more is needed */
-    HTTP_HEAD,          /* the status is known */
-    HTTP_BODY,          /* *body is a piece of the body */
+    HTTP_BODY,          /* *body is a piece of the body; an empty one: the head
+                           has ended */
     HTTP_DONE,          /* the message is complete */
-    HTTP_BAD
+    HTTP_BAD = -1       /* what err_set returns */
 };
 
 /* A response as far as it has been read. */
 struct http {
-    enum { IN_HEAD, IN_LENGTH, IN_CHUNK_SIZE, IN_CHUNK, IN_CHUNK_END,
-           IN_TRAILER, IN_REST, IN_NOTHING } state;
+    enum { IN_STATUS, IN_FIELDS, IN_BODY, IN_CHUNK_SIZE, IN_CHUNK,
+           IN_CHUNK_END, IN_TRAILER, IN_NOTHING } state;
     unsigned status;
-    bool http10;        /* it closes unless it has keep-alive */
+    bool http10;
     bool close;         /* no second response comes on this connection */
-    bool chunked, sized;
-    uint64_t left;      /* of the body or the chunk, in bytes */
+    bool chunked;
+    uint64_t left;      /* of the body or the chunk, in bytes; above HTTP_MOST:
+                           what comes until the connection ends */
     unsigned retry_after; /* seconds, 0 if it does not say */
-    size_t searched;    /* bytes in which the end of a line was not found */
 };
+
+#define HTTP_MOST (UINT64_MAX / 2)
 
 static void http_start(struct http *h)
 {
-    memset(h, 0, sizeof *h);
+    *h = (struct http){ .left = UINT64_MAX };
 }
 
 /* tchar of RFC 9110 5.6.2. */
@@ -2796,47 +2797,28 @@ static int http_field(struct http *h, struct str line, struct err *e)
     struct str value = line, name = str_cut(&value, ':');
     uint64_t v;
 
-    if (name.n == line.n || name.n == 0 || !str_all(name, http_token_char))
-        return err_set(e, "a header line without a name: %.*s", PUT(line));
-    if (!str_all(value, http_value_char))
-        return err_set(e, "a control character in header %.*s", PUT(name));
+    if (name.n == line.n || name.n == 0 || !str_all(name, http_token_char) ||
+        !str_all(value, http_value_char))
+        return err_set(e, "not a header line: %.*s", PUT(line));
     value = str_trim(value);
     if (str_caseeq(name, STR("Content-Length"))) {
-        if (!str_u64(value, UINT64_MAX / 2, &v) || (h->sized && h->left != v))
+        if (!str_u64(value, HTTP_MOST, &v) ||
+            (h->left <= HTTP_MOST && h->left != v))
             return err_set(e, "Content-Length: %.*s", PUT(value));
-        h->sized = true;
         h->left = v;
     } else if (str_caseeq(name, STR("Transfer-Encoding"))) {
         if (!str_caseeq(value, STR("chunked")) || h->chunked || h->http10)
             return err_set(e, "Transfer-Encoding: %.*s", PUT(value));
         h->chunked = true;
     } else if (str_caseeq(name, STR("Connection"))) {   /* RFC 9112 9.3 */
-        while (value.n > 0) {
-            struct str word = str_trim(str_cut(&value, ','));
-
-            if (str_caseeq(word, STR("close")))
-                h->close = true;
-            else if (str_caseeq(word, STR("keep-alive")) && h->http10)
-                h->close = false;
-        }
+        while (value.n > 0)
+            h->close |= str_caseeq(str_trim(str_cut(&value, ',')),
+                                   STR("close"));
     } else if (str_caseeq(name, STR("Retry-After"))) {
         if (str_u64(value, 3600, &v))   /* a date is ignored */
             h->retry_after = (unsigned)v;
     }
     return 0;
-}
-
-/* Whether the first bytes can still become those of a response. */
-static int http_check_start(struct str in, struct err *e)
-{
-    struct str start = STR("HTTP/1.");
-
-    if (str_prefix(in, str_first(start, in.n)))
-        return 0;
-    if (in.n >= 2 && (*in.p == 0x15 || *in.p == 0x16) && in.p[1] == 3)
-        return err_set(e, "it answers in TLS, not HTTP");
-    return err_set(e, "it does not speak HTTP: \"%.*s\"",
-                   PUT(str_first(str_first(in, 16), str_index(in, '\r'))));
 }
 
 /* The status line: HTTP/1.x SP 3DIGIT [SP reason]. */
@@ -2848,130 +2830,102 @@ static int http_status(struct http *h, struct str line, struct err *e)
 
     h->http10 = h->close = str_eq(version, STR("HTTP/1.0"));
     if ((!h->http10 && !str_eq(version, STR("HTTP/1.1"))) || code.n != 3 ||
-        !str_u64(code, 599, &v) || v < 100 ||
+        !str_u64(code, 599, &v) || v < 100 || v == 101 ||
         !str_all(reason, http_value_char))
         return err_set(e, "its status line is \"%.*s\"",
                        PUT(str_first(line, 80)));
     h->status = (unsigned)v;
+    h->state = IN_FIELDS;
     return 0;
 }
 
-/* All of a head but its empty line. */
-static int http_head(struct http *h, struct str head, struct err *e)
+/* The head has ended: what follows it. */
+static int http_head_end(struct http *h, struct err *e)
 {
-    size_t n = str_find(head, STR("\r\n"));
-
-    if (http_status(h, str_upto(head, n), e) != 0)
-        return -1;
-    head = str_from(head, n + 2);
-    while (head.n > 0) {
-        n = str_find(head, STR("\r\n"));
-        if (http_field(h, str_upto(head, n), e) != 0)
-            return -1;
-        head = str_from(head, n + 2);
-    }
-    if (h->chunked && h->sized)
+    if (h->chunked && h->left <= HTTP_MOST)
         return err_set(e, "both Content-Length and Transfer-Encoding");
-    if (h->status == 101)
-        return err_set(e, "it switches protocols");
-    if (h->status < 200) {              /* RFC 9110 15.2: the real one comes */
+    if (h->status < 200)                /* RFC 9110 15.2: the real one comes */
         http_start(h);
-    } else if (h->status == 204 || h->status == 304) {
+    else if (h->status == 204 || h->status == 304 || h->left == 0)
         h->state = IN_NOTHING;
-    } else if (h->chunked || h->sized) {
-        h->state = h->chunked ? IN_CHUNK_SIZE : IN_LENGTH;
-    } else {
-        h->state = IN_REST;
-        h->left = UINT64_MAX;
-    }
+    else
+        h->state = h->chunked ? IN_CHUNK_SIZE : IN_BODY;
     return 0;
 }
 
 /* RFC 9112 7.1: hexadecimal digits, then extensions that are ignored. */
 static int http_chunk_size(struct http *h, struct str line, struct err *e)
 {
-    struct str size = str_upto(line, str_index(line, ';'));
+    struct str size = str_upto(line, str_span(line, str_hexdigit));
+    struct str more = str_from(line, size.n);   /* blanks may begin it */
 
-    while (size.n < line.n && size.n > 0 &&
-           (size.p[size.n - 1] == ' ' || size.p[size.n - 1] == '\t'))
-        size.n--;               /* blanks may stand before the ; alone */
-    if (!str_number(size, 16, UINT64_MAX / 2, &h->left))
+    if (!str_number(size, 16, HTTP_MOST, &h->left) ||
+        (more.n > 0 && !str_prefix(str_trim(more), STR(";"))))
         return err_set(e, "a chunk's size is \"%.*s\"",
-                       PUT(str_first(size, 40)));
+                       PUT(str_first(line, 40)));
     h->state = h->left > 0 ? IN_CHUNK : IN_TRAILER;
     return 0;
 }
 
-/* In the states in which whole lines are needed: takes a line off *in, or all
- * of a head.  1: it is used; 0: it is not whole; -1: it is bad. */
-static int http_line(struct http *h, struct str *in, struct err *e)
+/* One line, in the states that read lines. */
+static int http_line(struct http *h, struct str line, struct err *e)
 {
-    bool head = h->state == IN_HEAD;
-    struct str end = head ? STR("\r\n\r\n") : STR("\r\n"), line;
-    size_t max = head ? HEAD_MAX : CHUNK_LINE_MAX;
-    /* What was searched before is not searched again. */
-    size_t from = h->searched > end.n ? h->searched - end.n : 0;
-    size_t at = from + str_find(str_from(*in, from), end);
-    bool whole = at < in->n;
-    int result = 0;
-
-    if (head && http_check_start(*in, e) != 0)
-        return -1;
-    h->searched = whole ? 0 : in->n;
-    if (whole ? at + end.n > max : in->n >= max)
-        return err_set(e, "a head or chunk line of more than %zu bytes", max);
-    if (!whole)
-        return 0;
-    line = str_upto(*in, head ? at + 2 : at);
-    *in = str_from(*in, at + end.n);
-    if (head)
-        result = http_head(h, line, e);
-    else if (h->state == IN_CHUNK_SIZE)
-        result = http_chunk_size(h, line, e);
-    else if (h->state == IN_CHUNK_END && line.n > 0)
-        result = err_set(e, "a chunk that is longer than its size");
-    else if (h->state == IN_CHUNK_END)
+    if (h->state == IN_STATUS)
+        return http_status(h, line, e);
+    if (h->state == IN_FIELDS)
+        return line.n > 0 ? http_field(h, line, e) : http_head_end(h, e);
+    if (h->state == IN_CHUNK_SIZE)
+        return http_chunk_size(h, line, e);
+    if (h->state == IN_CHUNK_END && line.n > 0)
+        return err_set(e, "a chunk that is longer than its size");
+    if (h->state == IN_CHUNK_END)
         h->state = IN_CHUNK_SIZE;
     else if (line.n == 0)               /* the trailer's end */
         h->state = IN_NOTHING;
-    return result == 0 ? 1 : -1;
+    return 0;
 }
 
 /* Goes on with *in, takes off what it used, and returns what it found. */
 static enum http_found http_next(struct http *h, struct str *in,
                                  struct str *body, struct err *e)
 {
-    for (;;) {
-        bool head = h->state == IN_HEAD;
-        size_t n = in->n;
-        int line;
+    while (h->state != IN_NOTHING && in->n > 0) {
+        struct str line = str_first(*in, HTTP_LINE_MAX);
+        bool head = h->state == IN_FIELDS;
+        size_t n;
 
-        if (h->state == IN_NOTHING || (h->state == IN_LENGTH && h->left == 0))
-            return HTTP_DONE;
-        if (n == 0)
-            return HTTP_MORE;
-        if (h->state == IN_LENGTH || h->state == IN_CHUNK ||
-            h->state == IN_REST) {
-            n = h->left < n ? (size_t)h->left : n;
+        if (h->state == IN_BODY || h->state == IN_CHUNK) {
+            n = h->left < in->n ? (size_t)h->left : in->n;
             h->left -= n;
-            if (h->state == IN_CHUNK && h->left == 0)
-                h->state = IN_CHUNK_END;
+            if (h->left == 0)
+                h->state = h->state == IN_BODY ? IN_NOTHING : IN_CHUNK_END;
             *body = str_upto(*in, n);
             *in = str_from(*in, n);
             return HTTP_BODY;
         }
-        line = http_line(h, in, e);
-        if (line <= 0)
-            return line == 0 ? HTTP_MORE : HTTP_BAD;
-        if (head && h->status > 0)
-            return HTTP_HEAD;
+        n = str_find(line, STR("\r\n"));
+        if (h->state == IN_STATUS &&
+            !str_prefix(line, str_first(STR("HTTP/1."), line.n)))
+            return err_set(e, "it does not speak HTTP: \"%.*s\"",
+                           PUT(str_first(line, 16)));
+        if (n == HTTP_LINE_MAX)
+            return err_set(e, "a line of more than %zu bytes", n);
+        if (n == line.n)
+            return HTTP_MORE;
+        *in = str_from(*in, n + 2);
+        if (http_line(h, str_upto(line, n), e) != 0)
+            return HTTP_BAD;
+        *body = STR("");
+        if (head && h->state != IN_FIELDS && h->state != IN_STATUS)
+            return HTTP_BODY;
     }
+    return h->state == IN_NOTHING ? HTTP_DONE : HTTP_MORE;
 }
 
 /* Whether the message is complete if the connection ends here. */
 static bool http_ends(const struct http *h)
 {
-    return h->state == IN_REST;
+    return h->state == IN_BODY && h->left > HTTP_MOST;
 }
 
 /* A whole request.  `headers` are lines that buf_header made; the path is
@@ -3285,7 +3239,7 @@ static void conn_ask(struct endpoint *p, struct conn *c, struct request *r,
         memset(c, 0, sizeof *c);
         c->peer = p;
         c->fd = -1;
-        c->in.max = HEAD_MAX + READ_MAX;
+        c->in.max = HTTP_LINE_MAX + READ_MAX;
         c->body.max = BODY_MAX;
     }
     list_remove(&r->link);
@@ -3387,9 +3341,8 @@ static void conn_parse(struct conn *c, uint64_t now)
     }
     c->state = CONN_READING;
     do {
-        piece = STR("");
         found = http_next(&c->http, &in, &piece, &e);
-        if (found != HTTP_HEAD && found != HTTP_BODY)
+        if (found != HTTP_BODY)
             break;
         if (now < c->asked + ANSWER_MS)
             c->deadline = now + CALL_MS;
@@ -5326,7 +5279,7 @@ static void consul_headers(struct registry *r)
 static int consul_reread_token(struct registry *r, struct err *e)
 {
     struct consul *c = r->own;
-    struct buf file = { .max = HEAD_MAX };
+    struct buf file = { .max = HTTP_LINE_MAX };
     struct str token;
     int changed;
 
