@@ -1459,7 +1459,11 @@ int getentropy(void *, size_t);         /* _XOPEN_SOURCE hides it */
 enum io { IO_OK, IO_WAIT, IO_END, IO_FAILED };
 
 struct os_addr {
-    struct sockaddr_storage sa;
+    union {
+        struct sockaddr sa;
+        struct sockaddr_un un;
+        struct sockaddr_storage any;
+    } is;
     socklen_t n;
 };
 
@@ -1485,13 +1489,10 @@ static void os_signal(int number)
 
     if (number == SIGALRM)
         _exit(EXIT_SUCCESS);
-    if (number == SIGHUP) {
-        os_resync = 1;
-    } else if (number == SIGUSR1) {
-        os_summary = 1;
-    } else {
-        if (!os_stop)
-            (void)alarm(5);
+    os_resync |= number == SIGHUP;
+    os_summary |= number == SIGUSR1;
+    if ((number == SIGTERM || number == SIGINT) && !os_stop) {
+        (void)alarm(5);
         os_stop = 1;
     }
     (void)!write(os_pipe[1], "", 1);    /* full: os_wait ends all the same */
@@ -1544,47 +1545,44 @@ static int os_resolve(struct str host, unsigned port, struct os_addr *a,
 {
     const struct addrinfo hints = { .ai_socktype = SOCK_STREAM,
                                     .ai_flags = AI_NUMERICSERV };
-    char *name = str_dup(host);
-    struct buf service = { 0 };
     struct addrinfo *list, *i;
+    struct buf name = { 0 };
     int failed;
 
-    buf_fmt(&service, "%u", port);
-    buf_byte(&service, '\0');
-    failed = getaddrinfo(name, service.p, &hints, &list);
-    buf_free(&service);
-    free(name);
+    buf_add(&name, host);
+    buf_byte(&name, '\0');
+    buf_fmt(&name, "%u", port);
+    buf_byte(&name, '\0');
+    failed = getaddrinfo(name.p, name.p + host.n + 1, &hints, &list);
+    buf_free(&name);
     *n = 0;
     if (failed)
         return err_set(e, "cannot resolve %.*s (DNS: %s)", PUT(host),
-                       failed == EAI_AGAIN ? "temporary failure"
-                                           : gai_strerror(failed));
-    for (i = list; i != NULL && *n < max; i = i->ai_next)
-        if (i->ai_addrlen <= sizeof a->sa) {
-            memcpy(&a[*n].sa, i->ai_addr, i->ai_addrlen);
-            a[(*n)++].n = i->ai_addrlen;
-        }
+                       gai_strerror(failed));
+    for (i = list; i != NULL && *n < max; i = i->ai_next) {
+        CHECK(i->ai_addrlen <= sizeof a->is);
+        memcpy(&a[*n].is, i->ai_addr, i->ai_addrlen);
+        a[(*n)++].n = i->ai_addrlen;
+    }
     freeaddrinfo(list);
-    return *n > 0 ? 0 : err_set(e, "%.*s: no address", PUT(host));
+    return 0;
 }
 
 static int os_unix(struct str path, struct os_addr *a, struct err *e)
 {
-    struct sockaddr_un un = { .sun_family = AF_UNIX };
-
-    if (path.n == 0 || path.n >= sizeof un.sun_path)
+    if (path.n == 0 || path.n >= sizeof a->is.un.sun_path)
         return err_set(e, "the path of a socket has 1 to %zu bytes",
-                       sizeof un.sun_path - 1);
-    memcpy(un.sun_path, path.p, path.n);
+                       sizeof a->is.un.sun_path - 1);
     memset(a, 0, sizeof *a);
-    memcpy(&a->sa, &un, sizeof un);
-    a->n = sizeof un;
+    a->n = sizeof a->is.un;
+    a->is.un.sun_family = AF_UNIX;
+    memcpy(a->is.un.sun_path, path.p, path.n);
     return 0;
 }
 
-/* Starts to connect.  *fd is the new socket, or -1; after IO_WAIT,
- * os_connected has the outcome as soon as the socket is writable. */
-static enum io os_connect(const struct os_addr *a, int *fd, int *error)
+/* Starts to connect.  *fd is the new socket, or -1; when that is writable,
+ * os_connected has the outcome.  False: it has failed at once. */
+static bool os_connect(const struct os_addr *a, int *fd, int *error)
 {
     static const int option[][3] = {    /* at best: a failure is harmless */
         { IPPROTO_TCP, TCP_NODELAY, 1 }, { SOL_SOCKET, SO_KEEPALIVE, 1 },
@@ -1593,30 +1591,27 @@ static enum io os_connect(const struct os_addr *a, int *fd, int *error)
         { IPPROTO_TCP, TCP_KEEPCNT, 3 },
 #endif
     };
+    bool tcp = a->is.sa.sa_family != AF_UNIX;
     size_t i;
 
-    *fd = socket(a->sa.ss_family, SOCK_STREAM, 0);
-    if (*fd < 0 || !os_nonblock(*fd)) {
-        *error = errno;
-        return IO_FAILED;
-    }
-    for (i = 0; a->sa.ss_family != AF_UNIX && i < LENGTH(option); i++)
+    *fd = socket(a->is.sa.sa_family, SOCK_STREAM, 0);
+    for (i = 0; *fd >= 0 && tcp && i < LENGTH(option); i++)
         (void)setsockopt(*fd, option[i][0], option[i][1], &option[i][2],
                          sizeof option[i][2]);
-    if (connect(*fd, (const struct sockaddr *)(const void *)&a->sa, a->n) == 0)
-        return IO_OK;
-    *error = errno;
     /* A full backlog of a unix socket answers EAGAIN: nothing was begun. */
-    return errno == EINPROGRESS ? IO_WAIT : IO_FAILED;
+    if (*fd >= 0 && os_nonblock(*fd) &&
+        (connect(*fd, &a->is.sa, a->n) == 0 || errno == EINPROGRESS))
+        return true;
+    *error = errno;
+    return false;
 }
 
-static enum io os_connected(int fd, int *error)
+static bool os_connected(int fd, int *error)
 {
     socklen_t n = sizeof *error;
 
-    if (getsockopt(fd, SOL_SOCKET, SO_ERROR, error, &n) != 0)
-        *error = errno;
-    return *error == 0 ? IO_OK : IO_FAILED;
+    CHECK(getsockopt(fd, SOL_SOCKET, SO_ERROR, error, &n) == 0);
+    return *error == 0;
 }
 
 static void os_close(int fd)
@@ -1703,22 +1698,21 @@ static bool os_exists(const char *path)
 
 /* Why a unix socket cannot be used, with what to do about it; another error
  * stays as it is. */
-static void os_socket_hint(struct str path, int error, struct err *e)
+static void os_socket_hint(const struct os_addr *a, int error, struct err *e)
 {
-    char *z = str_dup(path);
     struct stat st;
-    bool there = stat(z, &st) == 0;
 
-    free(z);
-    if (there && !S_ISSOCK(st.st_mode))
-        err_set(e, "not a socket (Docker makes a directory where what is to "
-                   "be mounted does not exist)");
-    else if (there && (error == EACCES || error == EPERM))
-        err_set(e, "permission denied: run as root, or in the socket's group "
-                   "(docker run --group-add %u)", (unsigned)st.st_gid);
-    else if (error == ENOENT)
+    if (error == ENOENT)
         err_set(e, "no such socket: is its server running?  In a container, "
                    "mount it there (-v)");
+    else if (stat(a->is.un.sun_path, &st) != 0)
+        return;
+    else if (!S_ISSOCK(st.st_mode))
+        err_set(e, "not a socket (Docker makes a directory where what is to "
+                   "be mounted does not exist)");
+    else if (error == EACCES || error == EPERM)
+        err_set(e, "permission denied: run as root, or in the socket's group "
+                   "(docker run --group-add %u)", (unsigned)st.st_gid);
 }
 
 /* Bytes that nobody can guess.  False: there are none to be had. */
@@ -1739,18 +1733,12 @@ static size_t ip_parse(struct str name, unsigned char ip[16])
 }
 
 /* Adds an IP address of 4 or 16 bytes as RFC 5952 writes it: the first of the
- * longest runs of two or more zero groups is "::"; an IPv4 address in IPv6 is
- * ::ffff:10.0.0.1 (its section 5).  Of another length, it adds nothing. */
+ * longest runs of two or more zero groups is "::".  Of another length, it adds
+ * nothing. */
 static void ip_format(struct buf *b, const unsigned char *ip, size_t n)
 {
-    static const unsigned char mapped[12] = { [10] = 0xff, [11] = 0xff };
     size_t i, k, from = 16, zeros = 2;  /* the run, in bytes */
 
-    if (n == 16 && memcmp(ip, mapped, sizeof mapped) == 0) {
-        buf_lit(b, "::ffff:");
-        ip += 12;
-        n = 4;
-    }
     if (n == 4)
         buf_fmt(b, "%d.%d.%d.%d", ip[0], ip[1], ip[2], ip[3]);
     if (n != 16)
@@ -1776,22 +1764,19 @@ static void ip_format(struct buf *b, const unsigned char *ip, size_t n)
 /* Adds the IP address of a socket address, if it has one. */
 static void ip_of_socket(const struct sockaddr *sa, struct buf *b)
 {
-    const void *p = sa;
-    const struct sockaddr_in *v4 = p;
-    const struct sockaddr_in6 *v6 = p;
+    const unsigned char *p = (const void *)sa;
 
     if (sa->sa_family == AF_INET)
-        ip_format(b, (const unsigned char *)&v4->sin_addr, 4);
+        ip_format(b, p + offsetof(struct sockaddr_in, sin_addr), 4);
     else if (sa->sa_family == AF_INET6)
-        ip_format(b, (const unsigned char *)&v6->sin6_addr, 16);
+        ip_format(b, p + offsetof(struct sockaddr_in6, sin6_addr), 16);
 }
 
 /* Whether an address cannot be reached from other hosts. */
 static bool ip_is_local(struct str ip)
 {
-    return str_prefix(ip, STR("127.")) || str_eq(ip, STR("::1")) ||
-           str_eq(ip, STR("0.0.0.0")) || str_eq(ip, STR("::")) ||
-           str_prefix(ip, STR("::ffff:127."));
+    return str_prefix(ip, STR("127.")) || str_eq(ip, STR("0.0.0.0")) ||
+           str_eq(ip, STR("::1")) || str_eq(ip, STR("::"));
 }
 
 /* An address of an interface: the first of IPv4, else of IPv6, but none that
@@ -1821,12 +1806,10 @@ static bool os_interface(struct str name, struct buf *b)
 /* This machine's name; nothing if it has none. */
 static void os_hostname(struct buf *b)
 {
-    char name[256];
+    char name[256] = "";        /* a longer one may not be terminated */
 
-    if (gethostname(name, sizeof name) == 0) {
-        name[sizeof name - 1] = '\0';
+    if (gethostname(name, sizeof name - 1) == 0)
         buf_lit(b, name);
-    }
 }
 
 /* The sandbox: after start this program can only do what it does anyway, so
@@ -3213,7 +3196,7 @@ static void conn_connect(struct conn *c, int error, uint64_t now)
 
     for (; c->address < p->addresses; c->address++) {
         os_close(c->fd);
-        if (os_connect(&p->address[c->address], &c->fd, &error) == IO_FAILED)
+        if (!os_connect(&p->address[c->address], &c->fd, &error))
             continue;
         c->deadline = now + CONNECT_MS;
         return;
@@ -3221,7 +3204,7 @@ static void conn_connect(struct conn *c, int error, uint64_t now)
     p->addresses = 0;           /* they may be others the next time */
     err_set(&e, "%s", strerror(error));
     if (p->path.n > 0)
-        os_socket_hint(p->path, error, &e);
+        os_socket_hint(p->address, error, &e);
     conn_fail(c, &e);
 }
 
@@ -3420,7 +3403,7 @@ static void conn_io(struct conn *c, uint64_t now)
     int error = 0;
 
     if (c->state == CONN_CONNECTING) {
-        if (os_connected(c->fd, &error) != IO_OK) {
+        if (!os_connected(c->fd, &error)) {
             c->address++;
             conn_connect(c, error, now);
             return;
@@ -5850,7 +5833,7 @@ static struct request *print_hello(struct registry *r, unsigned step)
     os_hostname(&name);
     if (os_resolve(buf_str(&name), 1, address, ADDRS_MAX, &n, &e) == 0)
         for (i = 0; i < n && r->host.n == 0; i++) {
-            ip_of_socket((const void *)&address[i].sa, &r->host);
+            ip_of_socket(&address[i].is.sa, &r->host);
             if (ip_is_local(buf_str(&r->host)))
                 r->host.n = 0;
         }

@@ -93,9 +93,9 @@ static bool connects(void)
     os_close(fd);
     if (error != ECONNREFUSED)
         return false;
-    memcpy(&a.sa, &in, sizeof in);
+    memcpy(&a.is, &in, sizeof in);
     a.n = sizeof in;
-    if (os_connect(&a, &fd, &error) != IO_OK && error == EINPROGRESS) {
+    if (os_connect(&a, &fd, &error)) {
         struct pollfd p = { fd, POLLOUT, 0 };
 
         (void)poll(&p, 1, -1);

@@ -3340,7 +3340,7 @@ static void scene_ask(struct scene *s, char how)
 static void scene_two_addresses(struct scene *s)
 {
     struct sockaddr_in *in = (struct sockaddr_in *)(void *)
-        &s->p.address[0].sa;
+        &s->p.address[0].is;
     struct err e;
     size_t n;
 
@@ -4007,18 +4007,20 @@ static void log_lines(void)
     buf_free(&b);
 }
 
-/* Ours is what the C library says, but for ::1.2.3.4, which is gone since
- * RFC 4291 2.5.5.1; and it can be read again. */
+/* Ours is what the C library says, but for IPv4 in IPv6, which is groups like
+ * any other; and it can be read again. */
 static void address_holds(const unsigned char *ip, size_t n)
 {
-    static const unsigned char zero[12];
+    static const unsigned char zero[12], ones[2] = { 0xff, 0xff };
     unsigned char back[16];
     struct buf b = { .max = 0 };
     char text[64] = "";
+    bool mapped = n == 16 && memcmp(ip + 10, ones, 2) == 0;
 
-    if (n == 16 && memcmp(ip, zero, 12) == 0 && (ip[12] | ip[13]) != 0)
-        (void)snprintf(text, sizeof text, "::%x:%x", ip[12] << 8 | ip[13],
-                       ip[14] << 8 | ip[15]);
+    if (n == 16 && memcmp(ip, zero, 10) == 0 && (mapped ||
+        (memcmp(ip + 10, zero, 2) == 0 && (ip[12] | ip[13]) != 0)))
+        (void)snprintf(text, sizeof text, "::%s%x:%x", mapped ? "ffff:" : "",
+                       ip[12] << 8 | ip[13], ip[14] << 8 | ip[15]);
     else
         CHECK(inet_ntop(n == 4 ? AF_INET : AF_INET6, ip, text, sizeof text));
     ip_format(&b, ip, n);
@@ -4072,8 +4074,8 @@ static void os_addresses(void)
     for (i = 0; i < LENGTH(none); i++)
         ip_format(&b, ip, none[i]);
     WANT(b.n == 0);
-    WANT(ip_is_local(STR("::ffff:127.0.0.1")));
-    WANT(!ip_is_local(STR("::ffff:1.2.3.4")));
+    WANT(ip_is_local(STR("127.0.1.1")));
+    WANT(!ip_is_local(STR("12.7.0.0")));
     buf_free(&b);
 }
 
