@@ -1636,12 +1636,11 @@ static enum io os_read_into(int fd, void *p, size_t *n, int *error)
 static enum io os_read(int fd, struct buf *b, int *error)
 {
     size_t n = READ_MAX;
-    enum io io;
+    enum io io = IO_FAILED;
 
-    *error = ENOBUFS;
-    if (!buf_need(b, n))
-        return IO_FAILED;
-    io = os_read_into(fd, b->p + b->n, &n, error);
+    *error = EFBIG;
+    if (buf_need(b, n))
+        io = os_read_into(fd, b->p + b->n, &n, error);
     b->n += io == IO_OK ? n : 0;
     return io;
 }
@@ -1684,8 +1683,6 @@ static int os_file(const char *path, struct buf *b, struct err *e)
     while (io == IO_OK)
         io = os_read(fd, b, &error);
     os_close(fd);
-    if (b->bad)
-        error = EFBIG;
     return io == IO_END ? 0 : err_set(e, "%s: %s", path, strerror(error));
 }
 
@@ -1761,15 +1758,17 @@ static void ip_format(struct buf *b, const unsigned char *ip, size_t n)
         }
 }
 
-/* Adds the IP address of a socket address, if it has one. */
+/* Adds the IP address of a socket address, if it has one; none of fe80::/10,
+ * which means nothing without its interface. */
 static void ip_of_socket(const struct sockaddr *sa, struct buf *b)
 {
     const unsigned char *p = (const void *)sa;
+    const unsigned char *six = p + offsetof(struct sockaddr_in6, sin6_addr);
 
     if (sa->sa_family == AF_INET)
         ip_format(b, p + offsetof(struct sockaddr_in, sin_addr), 4);
-    else if (sa->sa_family == AF_INET6)
-        ip_format(b, p + offsetof(struct sockaddr_in6, sin6_addr), 16);
+    else if (sa->sa_family == AF_INET6 && (six[0] != 0xfe || six[1] >> 6 != 2))
+        ip_format(b, six, 16);
 }
 
 /* Whether an address cannot be reached from other hosts. */
@@ -1779,26 +1778,21 @@ static bool ip_is_local(struct str ip)
            str_eq(ip, STR("::1")) || str_eq(ip, STR("::"));
 }
 
-/* An address of an interface: the first of IPv4, else of IPv6, but none that
- * is link-local there.  False: there is no such interface, or it has none. */
+/* An address of an interface: the first of IPv4, else of IPv6.  False: there is
+ * no such interface, or it has none. */
 static bool os_interface(struct str name, struct buf *b)
 {
+    static const int family[] = { AF_INET, AF_INET6 };
     struct ifaddrs *list, *i;
+    size_t k;
 
     if (getifaddrs(&list) != 0)
         return false;
-    for (i = list; i != NULL; i = i->ifa_next) {
-        const struct sockaddr *sa = i->ifa_addr;
-
-        if (sa == NULL || !str_eq(str_of(i->ifa_name), name) ||
-            (b->n > 0 && (sa->sa_family != AF_INET ||
-                          !str_has(buf_str(b), ':'))))
-            continue;
-        b->n = 0;
-        ip_of_socket(sa, b);
-        if (str_prefix(buf_str(b), STR("fe80:")))
-            b->n = 0;
-    }
+    for (k = 0; k < LENGTH(family); k++)
+        for (i = list; i != NULL && b->n == 0; i = i->ifa_next)
+            if (i->ifa_addr != NULL && str_eq(str_of(i->ifa_name), name) &&
+                i->ifa_addr->sa_family == family[k])
+                ip_of_socket(i->ifa_addr, b);
     freeifaddrs(list);
     return b->n > 0;
 }
