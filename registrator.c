@@ -3924,10 +3924,8 @@ enum docker_action {
 struct docker_event {
     enum docker_action action;
     struct str id;      /* of the container, 64 hexadecimal digits */
-    unsigned exit_code; /* of DOCKER_DIED; DOCKER_NO_CODE: not in the event */
+    unsigned exit_code; /* of DOCKER_DIED; 1 if the event has none */
 };
-
-enum { DOCKER_NO_CODE = 256 };
 
 /* A container's ID in full, as every engine writes it. */
 static bool docker_id(struct str s)
@@ -3970,7 +3968,7 @@ static bool docker_event(const struct json *j, struct docker_event *ev)
             ev->action = known[i].action;
     if (code.n == 0)            /* Podman 4 */
         code = json_get_raw(j, attributes, "containerExitCode");
-    ev->exit_code = str_u64(code, 255, &v) ? (unsigned)v : DOCKER_NO_CODE;
+    ev->exit_code = str_u64(code, 255, &v) ? (unsigned)v : 1;
     ev->id = json_get_raw(j, actor, "ID");
     if (ev->id.n == 0)
         ev->id = json_get_raw(j, JSON_ROOT, "id");
@@ -4094,9 +4092,8 @@ static int docker_port_cmp(const void *a, const void *b)
 {
     const struct docker_port *p = a, *q = b;
 
-    if (p->number != q->number)
-        return p->number < q->number ? -1 : 1;
-    return p->proto < q->proto ? -1 : p->proto > q->proto;
+    return p->number != q->number ? (int)p->number - (int)q->number
+                                  : (int)p->proto - (int)q->proto;
 }
 
 /* Adds the ports that are the names of object t.  Of several bindings the
@@ -4159,32 +4156,36 @@ static void docker_ports(struct docker_container *c, const struct json *j)
     }
 }
 
+static void docker_add_network(struct docker_container *c,
+                               const struct json *j, struct str name,
+                               size_t t, struct buf *networks)
+{
+    struct docker_network n = {
+        .name = name, .id = json_get_str(j, t, "NetworkID", &c->arena),
+        .ip = json_get_str(j, t, "IPAddress", &c->arena)
+    };
+
+    if (n.ip.n == 0)
+        n.ip = json_get_str(j, t, "GlobalIPv6Address", &c->arena);
+    buf_add(networks, BYTES(n));
+}
+
 /* NetworkSettings.Networks since Docker 1.9; before, the default bridge's
  * address stands in NetworkSettings itself.  The swarm's ingress network is
  * nobody's address. */
 static void docker_networks(struct docker_container *c, const struct json *j)
 {
-    size_t list = docker_get(j, "NetworkSettings", "Networks"), i;
-    struct docker_network n = { STR_INIT("bridge"), STR_INIT(""),
-                                STR_INIT(""), false };
+    size_t net = json_get(j, JSON_ROOT, "NetworkSettings"), i;
+    size_t list = json_get(j, net, "Networks");
+    bool listed = json_type(j, list) == JSON_OBJECT;
     struct buf all = { 0 };
 
-    if (json_type(j, list) != JSON_OBJECT) {
-        n.ip = json_str(j, docker_get(j, "NetworkSettings", "IPAddress"),
-                        &c->arena);
-        buf_add(&all, BYTES(n));
-    }
-    for (i = 0; json_type(j, list) == JSON_OBJECT && json_next(j, list, &i);) {
-        if (str_eq(json_raw(j, i), STR("ingress")))
-            continue;
-        n.name = json_str(j, i, &c->arena);
-        n.id = json_get_str(j, i + 1, "NetworkID", &c->arena);
-        n.ip = json_get_str(j, i + 1, "IPAddress", &c->arena);
-        if (n.ip.n == 0)
-            n.ip = json_get_str(j, i + 1, "GlobalIPv6Address", &c->arena);
-        buf_add(&all, BYTES(n));
-    }
-    c->networks = all.n / sizeof n;
+    if (!listed)
+        docker_add_network(c, j, STR("bridge"), net, &all);
+    for (i = 0; listed && json_next(j, list, &i);)
+        if (!str_eq(json_raw(j, i), STR("ingress")))
+            docker_add_network(c, j, json_str(j, i, &c->arena), i + 1, &all);
+    c->networks = all.n / sizeof *c->network;
     c->network = buf_array(&all, &c->arena);
 }
 
@@ -4329,15 +4330,10 @@ static struct str docker_identity(const struct json *j, bool podman,
     return podman || id.n == 0 ? name : id;
 }
 
-/* GET /version or /info: whether this is Podman's service. */
+/* GET /info: whether this is Podman's service. */
 static bool docker_is_podman(const struct json *j)
 {
-    size_t list = json_get(j, JSON_ROOT, "Components"), i;
-    bool podman = json_get(j, JSON_ROOT, "BuildahVersion") != 0;
-
-    for (i = 0; json_next(j, list, &i);)
-        podman |= str_prefix(json_get_raw(j, i, "Name"), STR("Podman"));
-    return podman;
+    return json_get(j, JSON_ROOT, "BuildahVersion") != 0;
 }
 
 /* ==== 11. Services ========================================== svc_ ====
@@ -7348,10 +7344,7 @@ static void containers_event(struct containers *cs,
     if (ev->action == DOCKER_GONE) {
         container_forget(cs, c);
     } else if (ev->action == DOCKER_DIED) {
-        if (ev->exit_code != DOCKER_NO_CODE &&
-            !container_failed_itself(cs, ev->exit_code))
-            container_release(cs, c);
-        else if (!cs->on_success)
+        if (!container_failed_itself(cs, ev->exit_code))
             container_release(cs, c);
         else if (c->set != NULL)
             entries_demote(cs->entries, c->set, false);
@@ -7471,8 +7464,8 @@ static int containers_on_hello(struct side *side, unsigned step,
     if (json_parse(j, a->status == 403 ? STR("{}") : a->body, &why) != 0)
         return err_set(e, "this does not look like a Docker engine: GET %s: "
                           "%.300s", path, why.text);
-    cs->podman = (step > 0 && cs->podman) || docker_is_podman(j);
     if (step > 0) {
+        cs->podman = docker_is_podman(j);
         containers_set_owner(cs);
         return 0;
     }
