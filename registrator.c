@@ -2745,7 +2745,6 @@ struct http {
     bool chunked;
     uint64_t left;      /* of the body or the chunk, in bytes; above HTTP_MOST:
                            what comes until the connection ends */
-    unsigned retry_after; /* seconds, 0 if it does not say */
 };
 
 #define HTTP_MOST (UINT64_MAX / 2)
@@ -2791,9 +2790,6 @@ static int http_field(struct http *h, struct str line, struct err *e)
         while (value.n > 0)
             h->close |= str_caseeq(str_trim(str_cut(&value, ',')),
                                    STR("close"));
-    } else if (str_caseeq(name, STR("Retry-After"))) {
-        if (str_u64(value, 3600, &v))   /* a date is ignored */
-            h->retry_after = (unsigned)v;
     }
     return 0;
 }
@@ -2940,7 +2936,6 @@ static void http_request(struct buf *b, const char *method, struct str path,
 struct answer {
     unsigned status;            /* 0: there is none, and err says why */
     struct str body;            /* what the request's body() did not take */
-    unsigned retry_after;       /* seconds, 0 if it does not say */
     const struct err *err;      /* NULL with status 0: canceled by us */
     bool not_connected;         /* with status 0: nothing has been sent */
 };
@@ -3290,8 +3285,7 @@ static void conn_answered(struct conn *c, bool close)
 {
     struct request *r = c->request;
     struct buf body = c->body;
-    struct answer a = { .status = c->http.status, .body = buf_str(&body),
-                        .retry_after = c->http.retry_after };
+    struct answer a = { .status = c->http.status, .body = buf_str(&body) };
 
     memset(&c->body, 0, sizeof c->body);
     c->body.max = BODY_MAX;
@@ -6430,7 +6424,7 @@ static void entry_failed(struct entries *es, struct reg_entry *e,
                          const struct answer *a)
 {
     struct retry *retry = &e->node.retry;
-    uint64_t now = es->side.now, asked = a->retry_after * MS((uint64_t)1000);
+    uint64_t now = es->side.now;
     struct err why;
 
     if (verdict != REG_REJECTED && !a->not_connected &&
@@ -6449,8 +6443,6 @@ static void entry_failed(struct entries *es, struct reg_entry *e,
         log_at(LOG_ERROR, "%s failed: %.*s %s",
                w->what.op == REG_REGISTER ? "register" : "deregister",
                PUT(w->what.key), why.text);
-    asked = now + (asked < PAUSE_CALL_MS ? asked : PAUSE_CALL_MS);
-    retry->due = retry->due < asked ? asked : retry->due;
 }
 
 /* Ends the write and takes its outcome from the answer; NULL: it is done. */
