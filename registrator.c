@@ -42,9 +42,9 @@
  * listening socket, writes no file, starts no program, keeps nothing that it
  * could not ask for again, and logs no secret.
  *
- * It leaves no core file, and other processes of its user cannot read its
- * memory.  After start, by seccomp (not with -confine=false), only these
- * system calls do anything:
+ * On Linux, it leaves no core file, and other processes of its user cannot
+ * read its memory.  After start, by seccomp (not with -confine=false), only
+ * these system calls do anything:
  *
  *     bind brk clock_gettime close connect exit_group fcntl getrandom
  *     getsockname getsockopt ioctl madvise mmap mprotect munmap open poll
@@ -113,7 +113,7 @@
 #include <arpa/inet.h>          /* inet_pton */
 #include <bearssl.h>            /* 0.6, in section 7 alone */
 #include <errno.h>
-#include <fcntl.h>              /* fcntl, open: O_NONBLOCK, FD_CLOEXEC */
+#include <fcntl.h>              /* fcntl, open: O_NONBLOCK */
 #include <ifaddrs.h>            /* getifaddrs: not POSIX, but everywhere */
 #include <limits.h>             /* CHAR_BIT, INT_MAX */
 #include <netdb.h>              /* getaddrinfo */
@@ -128,7 +128,7 @@
 #include <stdint.h>
 #include <stdlib.h>             /* malloc, free, qsort, getenv, exit */
 #include <string.h>             /* memcpy, memcmp, memchr, memmove, strlen */
-#include <sys/resource.h>       /* getrlimit, setrlimit */
+#include <sys/resource.h>       /* getrlimit */
 #include <sys/socket.h>
 #include <sys/stat.h>           /* stat: whose group the engine's socket has */
 #include <sys/un.h>             /* sockaddr_un */
@@ -1451,7 +1451,7 @@ static void url_base64(struct buf *b, struct str s)
  * Calls: str_ buf_ err_.
  * Kernel: socket connect read poll open close pipe fcntl sigaction
  * clock_gettime getaddrinfo getifaddrs gethostname getsockopt setsockopt
- * stat getentropy isatty getrlimit setrlimit prctl getpid alarm.
+ * stat getentropy isatty getrlimit prctl getpid alarm.
  */
 
 int getentropy(void *, size_t);         /* _XOPEN_SOURCE hides it */
@@ -1503,8 +1503,7 @@ static bool os_nonblock(int fd)
 {
     int flags = fcntl(fd, F_GETFL);
 
-    return flags >= 0 && fcntl(fd, F_SETFL, flags | O_NONBLOCK) == 0 &&
-           fcntl(fd, F_SETFD, FD_CLOEXEC) == 0;
+    return flags >= 0 && fcntl(fd, F_SETFL, flags | O_NONBLOCK) == 0;
 }
 
 static int os_signals(struct err *e)
@@ -1530,12 +1529,11 @@ static void os_wait(struct pollfd *p, size_t n, uint64_t ms)
 {
     char drain[64];
 
-    p[n].fd = os_pipe[0];
-    p[n].events = POLLIN;
-    if (poll(p, (nfds_t)n + 1, ms > INT_MAX ? INT_MAX : (int)ms) <= 0)
-        return;                         /* time is up, or EINTR */
-    while (p[n].revents != 0 && read(os_pipe[0], drain, sizeof drain) > 0)
-        continue;
+    p[n] = (struct pollfd){ .fd = os_pipe[0], .events = POLLIN };
+    if (poll(p, (nfds_t)n + 1, ms > INT_MAX ? INT_MAX : (int)ms) > 0 &&
+        p[n].revents != 0)
+        while (read(os_pipe[0], drain, sizeof drain) > 0)
+            continue;
 }
 
 /* The addresses of host:port, at most max, in the order in which to try them.
@@ -1677,7 +1675,7 @@ static enum io os_write(int fd, struct str *s, int *error)
 /* The whole of a small file. */
 static int os_file(const char *path, struct buf *b, struct err *e)
 {
-    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK), error = errno;
+    int fd = open(path, O_RDONLY | O_NONBLOCK), error = errno;
     enum io io = fd < 0 ? IO_FAILED : IO_OK;
 
     while (io == IO_OK)
@@ -1778,8 +1776,8 @@ static bool ip_is_local(struct str ip)
            str_eq(ip, STR("::1")) || str_eq(ip, STR("::"));
 }
 
-/* An address of an interface: the first of IPv4, else of IPv6.  False: there is
- * no such interface, or it has none. */
+/* An address of an interface: the first of IPv4, else of IPv6.  False: there
+ * is no such interface, or it has none. */
 static bool os_interface(struct str name, struct buf *b)
 {
     static const int family[] = { AF_INET, AF_INET6 };
@@ -1920,17 +1918,13 @@ static int os_descriptors(struct err *e)
         ? 0 : err_set(e, "ulimit -n: %u descriptors are needed", needed);
 }
 
-/* Keeps secrets in memory: no core file, no reading by other processes of the
- * same user.  Best effort; failure is harmless. */
+/* Keeps secrets in memory, on Linux: no core file, no reading by other
+ * processes of the same user.  Best effort; failure is harmless. */
 static void os_protect_memory(void)
 {
 #ifdef __linux__
     (void)prctl(PR_SET_DUMPABLE, 0L, 0L, 0L, 0L);
     (void)prctl(PR_SET_NO_NEW_PRIVS, 1L, 0L, 0L, 0L);
-#else
-    static const struct rlimit none;
-
-    (void)setrlimit(RLIMIT_CORE, &none);
 #endif
 }
 
@@ -3918,7 +3912,7 @@ enum docker_action {
 struct docker_event {
     enum docker_action action;
     struct str id;      /* of the container, 64 hexadecimal digits */
-    unsigned exit_code; /* of DOCKER_DIED; 1 if the event has none */
+    unsigned exit_code; /* of DOCKER_DIED; 1 if it does not say (Podman 4) */
 };
 
 /* A container's ID in full, as every engine writes it. */
@@ -3928,8 +3922,8 @@ static bool docker_id(struct str s)
 }
 
 /* An event: {"Type","Action","Actor":{"ID","Attributes":{}}} since Docker
- * 1.10, {"status","id"} before and beside it until 28.  False: it does not
- * concern a container. */
+ * 1.10, {"status","id"} before and beside it until 28.  Podman has "restore",
+ * of a checkpoint.  False: it does not concern a container. */
 static bool docker_event(const struct json *j, struct docker_event *ev)
 {
     static const struct {
@@ -3938,8 +3932,7 @@ static bool docker_event(const struct json *j, struct docker_event *ev)
     } known[] = {
         { "start", DOCKER_CHANGED }, { "pause", DOCKER_CHANGED },
         { "unpause", DOCKER_CHANGED }, { "rename", DOCKER_CHANGED },
-        { "restore", DOCKER_CHANGED },  /* Podman, of a checkpoint */
-        { "update", DOCKER_CHANGED },
+        { "update", DOCKER_CHANGED }, { "restore", DOCKER_CHANGED },
         { "die", DOCKER_DIED }, { "died", DOCKER_DIED },
         { "destroy", DOCKER_GONE }, { "remove", DOCKER_GONE },
         { "connect", DOCKER_NETWORK }, { "disconnect", DOCKER_NETWORK },
@@ -3960,8 +3953,6 @@ static bool docker_event(const struct json *j, struct docker_event *ev)
     for (i = 0; i < LENGTH(known); i++)
         if (str_eq(action, str_of(known[i].name)))
             ev->action = known[i].action;
-    if (code.n == 0)            /* Podman 4 */
-        code = json_get_raw(j, attributes, "containerExitCode");
     ev->exit_code = str_u64(code, 255, &v) ? (unsigned)v : 1;
     ev->id = json_get_raw(j, actor, "ID");
     if (ev->id.n == 0)
