@@ -4299,21 +4299,31 @@ static bool docker_is_gone(struct str body, struct str id)
            str_find(body, STR("/containers/")) == body.n;
 }
 
-/* GET /info: whether this is Podman's service, and which engine.  Docker
- * before 1.5 has no ID: the host's name stands for it.  Podman makes up a new
- * one for each answer (seen in 4.3), and a host may have one engine for each
- * user: the host's name and the folder of its files stand for it. */
-static struct str docker_identity(const struct json *j, bool *podman,
+/* GET /info: which engine it is.  Docker before 1.5 has no ID: the host's name
+ * stands for it.  Podman makes up a new one for each answer (seen in 4.3), and
+ * a host may have one engine for each user: the host's name and the folder of
+ * its files stand for it. */
+static struct str docker_identity(const struct json *j, bool podman,
                                   struct arena *a)
 {
     struct str id = json_get_str(j, JSON_ROOT, "ID", a);
     struct str name = json_get_str(j, JSON_ROOT, "Name", a);
     struct str folder = json_get_str(j, JSON_ROOT, "DockerRootDir", a);
 
-    *podman = json_get(j, JSON_ROOT, "BuildahVersion") != 0;
-    if (*podman && name.n > 0)
+    if (podman && name.n > 0)
         return str_fmt(a, "%.*s%.*s", PUT(name), PUT(folder));
-    return *podman || id.n == 0 ? name : id;
+    return podman || id.n == 0 ? name : id;
+}
+
+/* GET /version or /info: whether this is Podman's service. */
+static bool docker_is_podman(const struct json *j)
+{
+    size_t list = json_get(j, JSON_ROOT, "Components"), i;
+    bool podman = json_get(j, JSON_ROOT, "BuildahVersion") != 0;
+
+    for (i = 0; json_next(j, list, &i);)
+        podman |= str_prefix(json_get_raw(j, i, "Name"), STR("Podman"));
+    return podman;
 }
 
 /* ==== 11. Services ========================================== svc_ ====
@@ -7411,7 +7421,7 @@ static struct request *containers_hello(struct side *side, unsigned step)
 static void containers_set_owner(struct containers *cs)
 {
     struct arena scratch = { NULL, 0, 0, false };
-    struct str id = docker_identity(&cs->side.json, &cs->podman, &scratch);
+    struct str id = docker_identity(&cs->side.json, cs->podman, &scratch);
 
     if (id.n == 0) {
         log_at(LOG_WARN, "docker: the engine does not tell its ID: entries "
@@ -7442,6 +7452,7 @@ static int containers_on_hello(struct side *side, unsigned step,
     if (json_parse(j, a->status == 403 ? STR("{}") : a->body, &why) != 0)
         return err_set(e, "this does not look like a Docker engine: GET %s: "
                           "%.300s", path, why.text);
+    cs->podman = (step > 0 && cs->podman) || docker_is_podman(j);
     if (step > 0) {
         containers_set_owner(cs);
         return 0;

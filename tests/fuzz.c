@@ -248,7 +248,8 @@ static void fuzz_derive(const struct docker_container *c,
     buf_free(&twice);
 }
 
-/* Any JSON as an event, a row, a container, networks, and /info. */
+/* Any JSON as an event, a row, a container, networks, and /info and
+ * /version. */
 static void fuzz_docker(struct str in)
 {
     static struct json j;
@@ -258,7 +259,6 @@ static void fuzz_docker(struct str in)
     struct docker_row row;
     struct arena a = { NULL };
     struct err e;
-    bool podman;
 
     if (in.n < 1 || json_parse(&j, edge(str_from(in, 1)), &e) != 0)
         return;
@@ -266,7 +266,7 @@ static void fuzz_docker(struct str in)
         CHECK(ev.action != DOCKER_OTHER && docker_id(ev.id));
     if (docker_row(&j, &row))
         CHECK(docker_id(row.id) && (row.stopped || row.exit_code == 0));
-    (void)docker_identity(&j, &podman, &a);
+    (void)docker_identity(&j, docker_is_podman(&j), &a);
     docker_read_networks(&known, &j);
     CHECK(known.n % 66 == 0);
     c = docker_inspect(&j);

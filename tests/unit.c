@@ -1865,29 +1865,29 @@ static void docker_engines(void)
         { "{'ID':'A:B','DockerRootDir':'/r'}", "A:B", "" },
         { "{'Name':'n','DockerRootDir':'/r'}", "n", "n/r" },
     };
+    static const char *const version[] = {  /* the first two are Podman's */
+        "{'Components':[{'Name':'Conmon'},{'Name':'Podman Engine'}]}",
+        "{'ID':'a-b','Name':'n','BuildahVersion':'1.28.2'}",
+        "{'Components':[{'Name':'Engine'}],'Version':'20.10'}",
+        "{'Version':'1.3'}", "{'Components':null}", "{'Components':[7]}",
+    };
     struct json j = { .n = 0 };
-    struct buf text = { .max = 0 }, more = { .max = 0 };
-    bool podman;
+    struct buf text = { .max = 0 };
     struct arena a = { NULL };
     struct err e;
     size_t i;
 
     for (i = 0; i < LENGTH(row); i++) {
         WANT(json_parse(&j, edge(quoted(&text, row[i][0])), &e) == 0);
-        SAME(docker_identity(&j, &podman, &a), str_of(row[i][1]), row[i][0]);
-        ROW(!podman, row[i][0]);
-        if (*row[i][0] != '{')
-            continue;
-        text.n = 0;                         /* the same of Podman */
-        buf_lit(&text, "{\"BuildahVersion\":\"1.28.2\",");
-        buf_add(&text, str_from(quoted(&more, row[i][0]), 1));
-        WANT(json_parse(&j, edge(buf_str(&text)), &e) == 0);
-        SAME(docker_identity(&j, &podman, &a), str_of(row[i][2]), row[i][0]);
-        ROW(podman, row[i][0]);
+        SAME(docker_identity(&j, false, &a), str_of(row[i][1]), row[i][0]);
+        SAME(docker_identity(&j, true, &a), str_of(row[i][2]), row[i][0]);
+    }
+    for (i = 0; i < LENGTH(version); i++) {
+        WANT(json_parse(&j, edge(quoted(&text, version[i])), &e) == 0);
+        ROW(docker_is_podman(&j) == (i < 2), version[i]);
     }
     arena_free(&a);
     json_free(&j);
-    buf_free(&more);
     buf_free(&text);
 }
 
