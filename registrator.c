@@ -4141,36 +4141,31 @@ static void docker_ports(struct docker_container *c, const struct json *j)
     }
 }
 
-static void docker_add_network(struct docker_container *c,
-                               const struct json *j, struct str name,
-                               size_t t, struct buf *networks)
-{
-    struct docker_network n = {
-        .name = name, .id = json_get_str(j, t, "NetworkID", &c->arena),
-        .ip = json_get_str(j, t, "IPAddress", &c->arena)
-    };
-
-    if (n.ip.n == 0)
-        n.ip = json_get_str(j, t, "GlobalIPv6Address", &c->arena);
-    buf_add(networks, BYTES(n));
-}
-
 /* NetworkSettings.Networks since Docker 1.9; before, the default bridge's
  * address stands in NetworkSettings itself.  The swarm's ingress network is
  * nobody's address. */
 static void docker_networks(struct docker_container *c, const struct json *j)
 {
-    size_t net = json_get(j, JSON_ROOT, "NetworkSettings"), i;
-    size_t list = json_get(j, net, "Networks");
+    size_t list = docker_get(j, "NetworkSettings", "Networks"), i;
+    size_t old = docker_get(j, "NetworkSettings", "IPAddress");
     bool listed = json_type(j, list) == JSON_OBJECT;
+    struct docker_network n = { .name = STR_INIT("bridge"),
+                                .ip = json_str(j, old, &c->arena) };
     struct buf all = { 0 };
 
     if (!listed)
-        docker_add_network(c, j, STR("bridge"), net, &all);
-    for (i = 0; listed && json_next(j, list, &i);)
-        if (!str_eq(json_raw(j, i), STR("ingress")))
-            docker_add_network(c, j, json_str(j, i, &c->arena), i + 1, &all);
-    c->networks = all.n / sizeof *c->network;
+        buf_add(&all, BYTES(n));
+    for (i = 0; listed && json_next(j, list, &i);) {
+        if (str_eq(json_raw(j, i), STR("ingress")))
+            continue;
+        n.name = json_str(j, i, &c->arena);
+        n.id = json_get_str(j, i + 1, "NetworkID", &c->arena);
+        n.ip = json_get_str(j, i + 1, "IPAddress", &c->arena);
+        if (n.ip.n == 0)
+            n.ip = json_get_str(j, i + 1, "GlobalIPv6Address", &c->arena);
+        buf_add(&all, BYTES(n));
+    }
+    c->networks = all.n / sizeof n;
     c->network = buf_array(&all, &c->arena);
 }
 
