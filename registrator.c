@@ -42,9 +42,9 @@
  * listening socket, writes no file, starts no program, keeps nothing that it
  * could not ask for again, and logs no secret.
  *
- * It leaves no core file, and other processes of its user cannot read its
- * memory.  After start, by seccomp (not with -confine=false), only these
- * system calls do anything:
+ * On Linux, it leaves no core file, and other processes of its user cannot
+ * read its memory.  After start, by seccomp (not with -confine=false), only
+ * these system calls do anything:
  *
  *     bind brk clock_gettime close connect exit_group fcntl getrandom
  *     getsockname getsockopt ioctl madvise mmap mprotect munmap open poll
@@ -101,7 +101,7 @@
 #include <bearssl.h>            /* 0.6, in section 7 alone */
 #include <ctype.h>              /* isalnum, tolower */
 #include <errno.h>
-#include <fcntl.h>              /* fcntl, open: O_NONBLOCK, FD_CLOEXEC */
+#include <fcntl.h>              /* fcntl, open: O_NONBLOCK */
 #include <ifaddrs.h>            /* getifaddrs: not POSIX, but everywhere */
 #include <limits.h>             /* INT_MAX */
 #include <netdb.h>              /* getaddrinfo */
@@ -116,7 +116,7 @@
 #include <stdint.h>
 #include <stdlib.h>             /* malloc, free, qsort, getenv, exit */
 #include <string.h>             /* memcpy, memcmp, memchr, memmove, strlen */
-#include <sys/resource.h>       /* setrlimit */
+#include <sys/resource.h>       /* getrlimit */
 #include <sys/socket.h>
 #include <sys/stat.h>           /* stat: whose group the engine's socket has */
 #include <sys/un.h>             /* sockaddr_un */
@@ -136,8 +136,7 @@
 #define MS(n) ((n) / HASTE)
 
 enum {
-    HEAD_MAX = 64 * 1024,       /* a response's head: Docker's is 300 bytes */
-    CHUNK_LINE_MAX = 4096,      /* a chunk's size with its extensions */
+    HTTP_LINE_MAX = 64 * 1024,  /* a line of a response; a token's file */
     BODY_MAX = 16 * 1024 * 1024, /* an answer held whole: one inspect */
     ELEMENT_MAX = 4 * 1024 * 1024, /* an event, or one entry of a list */
     CONTAINERS_MAX = 50 * 1000, /* of the engine: hosts have some hundreds */
@@ -1320,7 +1319,7 @@ static void url_base64(struct buf *b, struct str s)
  * Calls: str_ buf_ err_.
  * Kernel: socket connect read poll open close pipe fcntl sigaction
  * clock_gettime getaddrinfo getifaddrs gethostname getsockopt setsockopt
- * stat getentropy isatty getrlimit setrlimit syscall getpid alarm.
+ * stat getentropy isatty getrlimit prctl getpid alarm.
  */
 
 int getentropy(void *, size_t);         /* _XOPEN_SOURCE hides it */
@@ -1328,7 +1327,11 @@ int getentropy(void *, size_t);         /* _XOPEN_SOURCE hides it */
 enum io { IO_OK, IO_WAIT, IO_END, IO_FAILED };
 
 struct os_addr {
-    struct sockaddr_storage sa;
+    union {
+        struct sockaddr sa;
+        struct sockaddr_un un;
+        struct sockaddr_storage any;
+    } is;
     socklen_t n;
 };
 
@@ -1354,13 +1357,10 @@ static void os_signal(int number)
 
     if (number == SIGALRM)
         _exit(EXIT_SUCCESS);
-    if (number == SIGHUP) {
-        os_resync = 1;
-    } else if (number == SIGUSR1) {
-        os_summary = 1;
-    } else {
-        if (!os_stop)
-            (void)alarm(5);
+    os_resync |= number == SIGHUP;
+    os_summary |= number == SIGUSR1;
+    if ((number == SIGTERM || number == SIGINT) && !os_stop) {
+        (void)alarm(5);
         os_stop = 1;
     }
     (void)!write(os_pipe[1], "", 1);    /* full: os_wait ends all the same */
@@ -1371,8 +1371,7 @@ static bool os_nonblock(int fd)
 {
     int flags = fcntl(fd, F_GETFL);
 
-    return flags >= 0 && fcntl(fd, F_SETFL, flags | O_NONBLOCK) == 0 &&
-           fcntl(fd, F_SETFD, FD_CLOEXEC) == 0;
+    return flags >= 0 && fcntl(fd, F_SETFL, flags | O_NONBLOCK) == 0;
 }
 
 static int os_signals(struct err *e)
@@ -1398,12 +1397,11 @@ static void os_wait(struct pollfd *p, size_t n, uint64_t ms)
 {
     char drain[64];
 
-    p[n].fd = os_pipe[0];
-    p[n].events = POLLIN;
-    if (poll(p, (nfds_t)n + 1, ms > INT_MAX ? INT_MAX : (int)ms) <= 0)
-        return;                         /* time is up, or EINTR */
-    while (p[n].revents != 0 && read(os_pipe[0], drain, sizeof drain) > 0)
-        continue;
+    p[n] = (struct pollfd){ .fd = os_pipe[0], .events = POLLIN };
+    if (poll(p, (nfds_t)n + 1, ms > INT_MAX ? INT_MAX : (int)ms) > 0 &&
+        p[n].revents != 0)
+        while (read(os_pipe[0], drain, sizeof drain) > 0)
+            continue;
 }
 
 /* The addresses of host:port, at most max, in the order in which to try them.
@@ -1413,47 +1411,44 @@ static int os_resolve(struct str host, unsigned port, struct os_addr *a,
 {
     const struct addrinfo hints = { .ai_socktype = SOCK_STREAM,
                                     .ai_flags = AI_NUMERICSERV };
-    char *name = str_dup(host);
-    struct buf service = { 0 };
     struct addrinfo *list, *i;
+    struct buf name = { 0 };
     int failed;
 
-    buf_fmt(&service, "%u", port);
-    buf_byte(&service, '\0');
-    failed = getaddrinfo(name, service.p, &hints, &list);
-    buf_free(&service);
-    free(name);
+    buf_add(&name, host);
+    buf_byte(&name, '\0');
+    buf_fmt(&name, "%u", port);
+    buf_byte(&name, '\0');
+    failed = getaddrinfo(name.p, name.p + host.n + 1, &hints, &list);
+    buf_free(&name);
     *n = 0;
     if (failed)
         return err_set(e, "cannot resolve %.*s (DNS: %s)", PUT(host),
-                       failed == EAI_AGAIN ? "temporary failure"
-                                           : gai_strerror(failed));
-    for (i = list; i != NULL && *n < max; i = i->ai_next)
-        if (i->ai_addrlen <= sizeof a->sa) {
-            memcpy(&a[*n].sa, i->ai_addr, i->ai_addrlen);
-            a[(*n)++].n = i->ai_addrlen;
-        }
+                       gai_strerror(failed));
+    for (i = list; i != NULL && *n < max; i = i->ai_next) {
+        CHECK(i->ai_addrlen <= sizeof a->is);
+        memcpy(&a[*n].is, i->ai_addr, i->ai_addrlen);
+        a[(*n)++].n = i->ai_addrlen;
+    }
     freeaddrinfo(list);
-    return *n > 0 ? 0 : err_set(e, "%.*s: no address", PUT(host));
+    return 0;
 }
 
 static int os_unix(struct str path, struct os_addr *a, struct err *e)
 {
-    struct sockaddr_un un = { .sun_family = AF_UNIX };
-
-    if (path.n == 0 || path.n >= sizeof un.sun_path)
+    if (path.n == 0 || path.n >= sizeof a->is.un.sun_path)
         return err_set(e, "the path of a socket has 1 to %zu bytes",
-                       sizeof un.sun_path - 1);
-    memcpy(un.sun_path, path.p, path.n);
+                       sizeof a->is.un.sun_path - 1);
     memset(a, 0, sizeof *a);
-    memcpy(&a->sa, &un, sizeof un);
-    a->n = sizeof un;
+    a->n = sizeof a->is.un;
+    a->is.un.sun_family = AF_UNIX;
+    memcpy(a->is.un.sun_path, path.p, path.n);
     return 0;
 }
 
-/* Starts to connect.  *fd is the new socket, or -1; after IO_WAIT,
- * os_connected has the outcome as soon as the socket is writable. */
-static enum io os_connect(const struct os_addr *a, int *fd, int *error)
+/* Starts to connect.  *fd is the new socket, or -1; when that is writable,
+ * os_connected has the outcome.  False: it has failed at once. */
+static bool os_connect(const struct os_addr *a, int *fd, int *error)
 {
     static const int option[][3] = {    /* at best: a failure is harmless */
         { IPPROTO_TCP, TCP_NODELAY, 1 }, { SOL_SOCKET, SO_KEEPALIVE, 1 },
@@ -1462,30 +1457,27 @@ static enum io os_connect(const struct os_addr *a, int *fd, int *error)
         { IPPROTO_TCP, TCP_KEEPCNT, 3 },
 #endif
     };
+    bool tcp = a->is.sa.sa_family != AF_UNIX;
     size_t i;
 
-    *fd = socket(a->sa.ss_family, SOCK_STREAM, 0);
-    if (*fd < 0 || !os_nonblock(*fd)) {
-        *error = errno;
-        return IO_FAILED;
-    }
-    for (i = 0; a->sa.ss_family != AF_UNIX && i < LENGTH(option); i++)
+    *fd = socket(a->is.sa.sa_family, SOCK_STREAM, 0);
+    for (i = 0; *fd >= 0 && tcp && i < LENGTH(option); i++)
         (void)setsockopt(*fd, option[i][0], option[i][1], &option[i][2],
                          sizeof option[i][2]);
-    if (connect(*fd, (const struct sockaddr *)(const void *)&a->sa, a->n) == 0)
-        return IO_OK;
-    *error = errno;
     /* A full backlog of a unix socket answers EAGAIN: nothing was begun. */
-    return errno == EINPROGRESS ? IO_WAIT : IO_FAILED;
+    if (*fd >= 0 && os_nonblock(*fd) &&
+        (connect(*fd, &a->is.sa, a->n) == 0 || errno == EINPROGRESS))
+        return true;
+    *error = errno;
+    return false;
 }
 
-static enum io os_connected(int fd, int *error)
+static bool os_connected(int fd, int *error)
 {
     socklen_t n = sizeof *error;
 
-    if (getsockopt(fd, SOL_SOCKET, SO_ERROR, error, &n) != 0)
-        *error = errno;
-    return *error == 0 ? IO_OK : IO_FAILED;
+    CHECK(getsockopt(fd, SOL_SOCKET, SO_ERROR, error, &n) == 0);
+    return *error == 0;
 }
 
 static void os_close(int fd)
@@ -1510,12 +1502,11 @@ static enum io os_read_into(int fd, void *p, size_t *n, int *error)
 static enum io os_read(int fd, struct buf *b, int *error)
 {
     size_t n = IO_MAX;
-    enum io io;
+    enum io io = IO_FAILED;
 
-    *error = ENOBUFS;
-    if (!buf_need(b, n))
-        return IO_FAILED;
-    io = os_read_into(fd, b->p + b->n, &n, error);
+    *error = EFBIG;
+    if (buf_need(b, n))
+        io = os_read_into(fd, b->p + b->n, &n, error);
     b->n += io == IO_OK ? n : 0;
     return io;
 }
@@ -1552,14 +1543,12 @@ static enum io os_write(int fd, struct str *s, int *error)
 /* The whole of a small file. */
 static int os_file(const char *path, struct buf *b, struct err *e)
 {
-    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK), error = errno;
+    int fd = open(path, O_RDONLY | O_NONBLOCK), error = errno;
     enum io io = fd < 0 ? IO_FAILED : IO_OK;
 
     while (io == IO_OK)
         io = os_read(fd, b, &error);
     os_close(fd);
-    if (b->bad)
-        error = EFBIG;
     return io == IO_END ? 0 : err_set(e, "%s: %s", path, strerror(error));
 }
 
@@ -1572,22 +1561,21 @@ static bool os_exists(const char *path)
 
 /* Why a unix socket cannot be used, with what to do about it; another error
  * stays as it is. */
-static void os_socket_hint(struct str path, int error, struct err *e)
+static void os_socket_hint(const struct os_addr *a, int error, struct err *e)
 {
-    char *z = str_dup(path);
     struct stat st;
-    bool there = stat(z, &st) == 0;
 
-    free(z);
-    if (there && !S_ISSOCK(st.st_mode))
-        err_set(e, "not a socket (Docker makes a directory where what is to "
-                   "be mounted does not exist)");
-    else if (there && (error == EACCES || error == EPERM))
-        err_set(e, "permission denied: run as root, or in the socket's group "
-                   "(docker run --group-add %u)", (unsigned)st.st_gid);
-    else if (error == ENOENT)
+    if (error == ENOENT)
         err_set(e, "no such socket: is its server running?  In a container, "
                    "mount it there (-v)");
+    else if (stat(a->is.un.sun_path, &st) != 0)
+        return;
+    else if (!S_ISSOCK(st.st_mode))
+        err_set(e, "not a socket (Docker makes a directory where what is to "
+                   "be mounted does not exist)");
+    else if (error == EACCES || error == EPERM)
+        err_set(e, "permission denied: run as root, or in the socket's group "
+                   "(docker run --group-add %u)", (unsigned)st.st_gid);
 }
 
 /* Bytes that nobody can guess.  False: there are none to be had. */
@@ -1608,18 +1596,12 @@ static size_t ip_parse(struct str name, unsigned char ip[16])
 }
 
 /* Adds an IP address of 4 or 16 bytes as RFC 5952 writes it: the first of the
- * longest runs of two or more zero groups is "::"; an IPv4 address in IPv6 is
- * ::ffff:10.0.0.1 (its section 5).  Of another length, it adds nothing. */
+ * longest runs of two or more zero groups is "::".  Of another length, it adds
+ * nothing. */
 static void ip_format(struct buf *b, const unsigned char *ip, size_t n)
 {
-    static const unsigned char mapped[12] = { [10] = 0xff, [11] = 0xff };
     size_t i, k, from = 16, zeros = 2;  /* the run, in bytes */
 
-    if (n == 16 && memcmp(ip, mapped, sizeof mapped) == 0) {
-        buf_lit(b, "::ffff:");
-        ip += 12;
-        n = 4;
-    }
     if (n == 4)
         buf_fmt(b, "%d.%d.%d.%d", ip[0], ip[1], ip[2], ip[3]);
     if (n != 16)
@@ -1642,47 +1624,41 @@ static void ip_format(struct buf *b, const unsigned char *ip, size_t n)
         }
 }
 
-/* Adds the IP address of a socket address, if it has one. */
+/* Adds the IP address of a socket address, if it has one; none of fe80::/10,
+ * which means nothing without its interface. */
 static void ip_of_socket(const struct sockaddr *sa, struct buf *b)
 {
-    const void *p = sa;
-    const struct sockaddr_in *v4 = p;
-    const struct sockaddr_in6 *v6 = p;
+    const unsigned char *p = (const void *)sa;
+    const unsigned char *six = p + offsetof(struct sockaddr_in6, sin6_addr);
 
     if (sa->sa_family == AF_INET)
-        ip_format(b, (const unsigned char *)&v4->sin_addr, 4);
-    else if (sa->sa_family == AF_INET6)
-        ip_format(b, (const unsigned char *)&v6->sin6_addr, 16);
+        ip_format(b, p + offsetof(struct sockaddr_in, sin_addr), 4);
+    else if (sa->sa_family == AF_INET6 && (six[0] != 0xfe || six[1] >> 6 != 2))
+        ip_format(b, six, 16);
 }
 
 /* Whether an address cannot be reached from other hosts. */
 static bool ip_is_local(struct str ip)
 {
-    return str_prefix(ip, STR("127.")) || str_eq(ip, STR("::1")) ||
-           str_eq(ip, STR("0.0.0.0")) || str_eq(ip, STR("::")) ||
-           str_prefix(ip, STR("::ffff:127."));
+    return str_prefix(ip, STR("127.")) || str_eq(ip, STR("0.0.0.0")) ||
+           str_eq(ip, STR("::1")) || str_eq(ip, STR("::"));
 }
 
-/* An address of an interface: the first of IPv4, else of IPv6, but none that
- * is link-local there.  False: there is no such interface, or it has none. */
+/* An address of an interface: the first of IPv4, else of IPv6.  False: there
+ * is no such interface, or it has none. */
 static bool os_interface(struct str name, struct buf *b)
 {
+    static const int family[] = { AF_INET, AF_INET6 };
     struct ifaddrs *list, *i;
+    size_t k;
 
     if (getifaddrs(&list) != 0)
         return false;
-    for (i = list; i != NULL; i = i->ifa_next) {
-        const struct sockaddr *sa = i->ifa_addr;
-
-        if (sa == NULL || !str_eq(str_of(i->ifa_name), name) ||
-            (b->n > 0 && (sa->sa_family != AF_INET ||
-                          !str_has(buf_str(b), ':'))))
-            continue;
-        b->n = 0;
-        ip_of_socket(sa, b);
-        if (str_prefix(buf_str(b), STR("fe80:")))
-            b->n = 0;
-    }
+    for (k = 0; k < LENGTH(family); k++)
+        for (i = list; i != NULL && b->n == 0; i = i->ifa_next)
+            if (i->ifa_addr != NULL && str_eq(str_of(i->ifa_name), name) &&
+                i->ifa_addr->sa_family == family[k])
+                ip_of_socket(i->ifa_addr, b);
     freeifaddrs(list);
     return b->n > 0;
 }
@@ -1690,12 +1666,10 @@ static bool os_interface(struct str name, struct buf *b)
 /* This machine's name; nothing if it has none. */
 static void os_hostname(struct buf *b)
 {
-    char name[256];
+    char name[256] = "";        /* a longer one may not be terminated */
 
-    if (gethostname(name, sizeof name) == 0) {
-        name[sizeof name - 1] = '\0';
+    if (gethostname(name, sizeof name - 1) == 0)
         buf_lit(b, name);
-    }
 }
 
 /* The sandbox: after start this program can only do what it does anyway, so
@@ -1703,10 +1677,6 @@ static void os_hostname(struct buf *b)
  * later; which system calls another C library makes is not for us to know. */
 #ifdef __linux__
 #include <sys/prctl.h>
-#include <sys/syscall.h>
-
-long syscall(long, ...);        /* _XOPEN_SOURCE hides it */
-
 #ifndef __GLIBC__
 #if defined __x86_64__ && defined __LP64__
 #define OS_ARCH 0xc000003e      /* AUDIT_ARCH_X86_64 */
@@ -1721,60 +1691,13 @@ long syscall(long, ...);        /* _XOPEN_SOURCE hides it */
 #ifdef OS_ARCH
 #include <sys/ioctl.h>          /* SIOCGIFINDEX */
 #include <sys/mman.h>           /* PROT_EXEC */
-
-/* The system calls that stay allowed: the list in the head of this file. */
-static const uint16_t os_calls[] = {
-    SYS_bind, SYS_brk, SYS_close, SYS_connect, SYS_exit_group, SYS_getrandom,
-    SYS_getsockname, SYS_getsockopt, SYS_madvise, SYS_munmap, SYS_read,
-    SYS_recvfrom, SYS_recvmsg, SYS_restart_syscall, SYS_rt_sigprocmask,
-    SYS_rt_sigreturn, SYS_sendmsg, SYS_sendto, SYS_setitimer, SYS_setsockopt,
-    SYS_uname, SYS_write,       /* recvmsg, sendmsg: musl 1.2.4 and later */
-#if defined __x86_64__
-    SYS_clock_gettime, SYS_poll, SYS_stat,
-#elif defined __aarch64__
-    SYS_clock_gettime, SYS_ppoll, SYS_newfstatat,
-#else
-    SYS_clock_gettime32, SYS_clock_gettime64, SYS_poll, SYS_sigreturn,
-    SYS_stat64, SYS_statx,
-#endif
-};
-
-/* And these, if an argument (0 is the first) has this value under a mask. */
-static const struct os_rule {
-    uint16_t call, argument;
-    uint32_t mask, value;
-} os_rules[] = {
-    { SYS_socket, 0, UINT32_MAX, AF_UNIX },
-    { SYS_socket, 0, UINT32_MAX, AF_INET },
-    { SYS_socket, 0, UINT32_MAX, AF_INET6 },
-    { SYS_mprotect, 2, PROT_EXEC, 0 },
-    { SYS_tkill, 0, UINT32_MAX, 0 },    /* the value is our own number */
-#if defined __aarch64__
-    { SYS_openat, 2, O_WRONLY | O_RDWR | O_CREAT | O_TRUNC, 0 },
-#else
-    { SYS_open, 1, O_WRONLY | O_RDWR | O_CREAT | O_TRUNC, 0 },
-#endif
-#if defined __arm__
-    { SYS_mmap2, 2, PROT_EXEC, 0 },
-    { SYS_fcntl64, 1, ~7u, 0 },         /* below F_SETOWN, which signals */
-#else
-    { SYS_mmap, 2, PROT_EXEC, 0 },
-    { SYS_fcntl, 1, ~7u, 0 },
-#endif
-    { SYS_ioctl, 1, UINT32_MAX, SIOCGIFINDEX }, /* for [fe80::1%eth0] */
-    { SYS_socket, 0, UINT32_MAX, AF_NETLINK },  /* the last one: for -ip */
-};
+#include <sys/syscall.h>
 
 /* Of linux/filter.h and linux/seccomp.h, which musl-gcc does not find. */
 struct os_step {                /* sock_filter */
     uint16_t code;
     uint8_t yes, no;            /* steps to skip */
     uint32_t k;
-};
-
-struct os_filter {              /* sock_fprog */
-    unsigned short n;
-    struct os_step *step;
 };
 
 enum {
@@ -1785,49 +1708,65 @@ enum {
     OS_ALLOW = 0x7fff0000,      /* SECCOMP_RET_ALLOW */
     OS_REFUSE = 0x00050000 | ENOSYS, /* SECCOMP_RET_ERRNO */
     OS_CALL_AT = 0, OS_ARCH_AT = 4, OS_ARGUMENTS_AT = 16, /* seccomp_data */
-    OS_STEPS = 6                /* of os_allow */
+    OS_NO_READ = O_WRONLY | O_RDWR | O_CREAT | O_TRUNC
 };
 
-/* Adds the steps that allow a call if the argument is as in struct os_rule. */
-static struct os_step *os_allow(struct os_step *at, uint16_t call,
-                                unsigned argument, uint32_t mask,
-                                uint32_t value)
-{
-    const struct os_step step[] = {
-        { OS_LOAD, 0, 0, OS_CALL_AT }, { OS_IS, 0, 4, call },
-        { OS_LOAD, 0, 0, OS_ARGUMENTS_AT + 8u * argument },
-        { OS_AND, 0, 0, mask }, { OS_IS, 0, 1, value },
-        { OS_ANSWER, 0, 0, OS_ALLOW }
-    };
+/* Steps, before and after which the number of the system call is loaded.  They
+ * allow it if it is this one, the second if in addition an argument (0 is the
+ * first) has this value under a mask. */
+#define ALLOW(call) { OS_IS, 0, 1, (call) }, { OS_ANSWER, 0, 0, OS_ALLOW }
+#define ALLOW_IF(call, argument, mask, value) \
+    { OS_IS, 0, 5, (call) }, \
+    { OS_LOAD, 0, 0, OS_ARGUMENTS_AT + 8 * (argument) }, \
+    { OS_AND, 0, 0, (mask) }, ALLOW(value), { OS_LOAD, 0, 0, OS_CALL_AT }
 
-    CHECK(LENGTH(step) == OS_STEPS);
-    memcpy(at, step, sizeof step);
-    return at + OS_STEPS;
-}
-
-/* Refuses every system call but these from here on: with ENOSYS, so that a C
- * library that tries another one goes on.  -1: that cannot be had. */
+/* Refuses every system call but these from here on, which the head of this
+ * file lists: with ENOSYS, so that a C library that tries another one goes on.
+ * -1: that cannot be had. */
 static int os_sandbox(bool interface, struct err *e)
 {
-    const struct os_rule *r = os_rules;
-    const struct os_rule *end = r + LENGTH(os_rules) - (interface ? 0 : 1);
-    struct os_step step[4 + (LENGTH(os_calls) + LENGTH(os_rules)) * OS_STEPS]
-        = { { OS_LOAD, 0, 0, OS_ARCH_AT }, { OS_IS, 1, 0, OS_ARCH },
-            { OS_ANSWER, 0, 0, OS_REFUSE } };
-    struct os_step *at = step + 3;
-    struct os_filter filter = { 0, step };
-    size_t i;
+    const struct os_step step[] = {
+        { OS_LOAD, 0, 0, OS_ARCH_AT }, { OS_IS, 1, 0, OS_ARCH },
+        { OS_ANSWER, 0, 0, OS_REFUSE }, { OS_LOAD, 0, 0, OS_CALL_AT },
+        ALLOW(SYS_bind), ALLOW(SYS_brk), ALLOW(SYS_close), ALLOW(SYS_connect),
+        ALLOW(SYS_exit_group), ALLOW(SYS_getrandom), ALLOW(SYS_getsockname),
+        ALLOW(SYS_getsockopt), ALLOW(SYS_madvise), ALLOW(SYS_munmap),
+        ALLOW(SYS_read), ALLOW(SYS_recvfrom), ALLOW(SYS_restart_syscall),
+        ALLOW(SYS_rt_sigprocmask), ALLOW(SYS_rt_sigreturn), ALLOW(SYS_sendto),
+        ALLOW(SYS_setitimer), ALLOW(SYS_setsockopt), ALLOW(SYS_uname),
+        ALLOW(SYS_write),
+        ALLOW(SYS_recvmsg), ALLOW(SYS_sendmsg), /* musl 1.2.4 and later */
+        ALLOW_IF(SYS_mprotect, 2, PROT_EXEC, 0),
+        ALLOW_IF(SYS_tkill, 0, UINT32_MAX, (uint32_t)getpid()),
+        ALLOW_IF(SYS_ioctl, 1, UINT32_MAX, SIOCGIFINDEX), /* fe80::1%eth0 */
+        ALLOW_IF(SYS_socket, 0, UINT32_MAX, AF_UNIX),
+        ALLOW_IF(SYS_socket, 0, UINT32_MAX, AF_INET),
+        ALLOW_IF(SYS_socket, 0, UINT32_MAX, AF_INET6),
+        ALLOW_IF(SYS_socket, 0, UINT32_MAX, interface ? AF_NETLINK : AF_UNIX),
+#if defined __arm__             /* fcntl: below F_SETOWN, which signals */
+        ALLOW(SYS_clock_gettime32), ALLOW(SYS_clock_gettime64),
+        ALLOW(SYS_poll), ALLOW(SYS_sigreturn), ALLOW(SYS_stat64),
+        ALLOW(SYS_statx), ALLOW_IF(SYS_open, 1, OS_NO_READ, 0),
+        ALLOW_IF(SYS_fcntl64, 1, ~7u, 0), ALLOW_IF(SYS_mmap2, 2, PROT_EXEC, 0),
+#elif defined __aarch64__
+        ALLOW(SYS_clock_gettime), ALLOW(SYS_ppoll), ALLOW(SYS_newfstatat),
+        ALLOW_IF(SYS_openat, 2, OS_NO_READ, 0),
+        ALLOW_IF(SYS_fcntl, 1, ~7u, 0), ALLOW_IF(SYS_mmap, 2, PROT_EXEC, 0),
+#else
+        ALLOW(SYS_clock_gettime), ALLOW(SYS_poll), ALLOW(SYS_stat),
+        ALLOW_IF(SYS_open, 1, OS_NO_READ, 0),
+        ALLOW_IF(SYS_fcntl, 1, ~7u, 0), ALLOW_IF(SYS_mmap, 2, PROT_EXEC, 0),
+#endif
+        { OS_ANSWER, 0, 0, OS_REFUSE }
+    };
+    const struct {              /* sock_fprog */
+        unsigned short n;
+        const struct os_step *step;
+    } filter = { LENGTH(step), step };
 
-    for (i = 0; i < LENGTH(os_calls); i++)
-        at = os_allow(at, os_calls[i], 0, 0, 0);
-    for (; r < end; r++)
-        at = os_allow(at, r->call, r->argument, r->mask, r->call == SYS_tkill
-                      ? (uint32_t)getpid() : r->value);
-    *at++ = step[2];
-    filter.n = (unsigned short)(at - step);
-    return syscall(SYS_prctl, (long)PR_SET_SECCOMP, 2L, &filter) == 0
+    return prctl(PR_SET_SECCOMP, 2L /* SECCOMP_MODE_FILTER */, &filter) == 0
         ? 0 : err_set(e, "seccomp: %s", strerror(errno));
-}                               /* 2: SECCOMP_MODE_FILTER */
+}
 #else
 static int os_sandbox(bool interface, struct err *e)
 {
@@ -1837,33 +1776,23 @@ static int os_sandbox(bool interface, struct err *e)
 #endif
 
 /* Whether as many descriptors may be open as all connections need, and what
- * start and a name server take beside them. */
+ * start and a name server take beside them.  With fewer, poll fails. */
 static int os_descriptors(struct err *e)
 {
-    const rlim_t needed = 2 * CONNS_MAX + 12;
+    const unsigned needed = 2 * CONNS_MAX + 12;
     struct rlimit limit;
 
-    if (getrlimit(RLIMIT_NOFILE, &limit) == 0 && limit.rlim_cur < needed)
-        return err_set(e, "ulimit -n: %u descriptors are too few, %u are "
-                          "needed", (unsigned)limit.rlim_cur,
-                       (unsigned)needed);
-    return 0;
+    return getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur >= needed
+        ? 0 : err_set(e, "ulimit -n: %u descriptors are needed", needed);
 }
 
-/* Keeps secrets in memory: no core file, no reading by other processes of the
- * same user.  Best effort; failure is harmless. */
+/* Keeps secrets in memory, on Linux: no core file, no reading by other
+ * processes of the same user.  Best effort; failure is harmless. */
 static void os_protect_memory(void)
 {
 #ifdef __linux__
-    static const uint64_t none[2];      /* musl's setrlimit is 2 kB more */
-
-    (void)syscall(SYS_prlimit64, 0L, (long)RLIMIT_CORE, none, NULL);
-    (void)syscall(SYS_prctl, (long)PR_SET_DUMPABLE, 0L, 0L, 0L, 0L);
-    (void)syscall(SYS_prctl, (long)PR_SET_NO_NEW_PRIVS, 1L, 0L, 0L, 0L);
-#else
-    static const struct rlimit none;
-
-    (void)setrlimit(RLIMIT_CORE, &none);
+    (void)prctl(PR_SET_DUMPABLE, 0L, 0L, 0L, 0L);
+    (void)prctl(PR_SET_NO_NEW_PRIVS, 1L, 0L, 0L, 0L);
 #endif
 }
 
@@ -2662,28 +2591,29 @@ static void tls_close(struct tls *t, int fd)
 
 enum http_found {
     HTTP_MORE,          /* all of it is used up, or more is needed */
-    HTTP_HEAD,          /* the status is known */
-    HTTP_BODY,          /* *body is a piece of the body */
+    HTTP_BODY,          /* *body is a piece of the body; an empty one: the head
+                           has ended */
     HTTP_DONE,          /* the message is complete */
-    HTTP_BAD
+    HTTP_BAD = -1       /* what err_set returns */
 };
 
 /* A response as far as it has been read. */
 struct http {
-    enum { IN_HEAD, IN_LENGTH, IN_CHUNK_SIZE, IN_CHUNK, IN_CHUNK_END,
-           IN_TRAILER, IN_REST, IN_NOTHING } state;
+    enum { IN_STATUS, IN_FIELDS, IN_BODY, IN_CHUNK_SIZE, IN_CHUNK,
+           IN_CHUNK_END, IN_TRAILER, IN_NOTHING } state;
     unsigned status;
-    bool http10;        /* it closes unless it has keep-alive */
+    bool http10;
     bool close;         /* no second response comes on this connection */
-    bool chunked, sized;
-    uint64_t left;      /* of the body or the chunk, in bytes */
-    unsigned retry_after; /* seconds, 0 if it does not say */
-    size_t searched;    /* bytes in which the end of a line was not found */
+    bool chunked;
+    uint64_t left;      /* of the body or the chunk, in bytes; above HTTP_MOST:
+                           what comes until the connection ends */
 };
+
+#define HTTP_MOST (UINT64_MAX / 2)
 
 static void http_start(struct http *h)
 {
-    memset(h, 0, sizeof *h);
+    *h = (struct http){ .left = UINT64_MAX };
 }
 
 /* tchar of RFC 9110 5.6.2. */
@@ -2704,47 +2634,25 @@ static int http_field(struct http *h, struct str line, struct err *e)
     struct str value = line, name = str_cut(&value, ':');
     uint64_t v;
 
-    if (name.n == line.n || name.n == 0 || !str_all(name, http_token_char))
-        return err_set(e, "a header line without a name: %.*s", PUT(line));
-    if (!str_all(value, http_value_char))
-        return err_set(e, "a control character in header %.*s", PUT(name));
+    if (name.n == line.n || name.n == 0 || !str_all(name, http_token_char) ||
+        !str_all(value, http_value_char))
+        return err_set(e, "not a header line: %.*s", PUT(line));
     value = str_trim(value);
     if (str_caseeq(name, STR("Content-Length"))) {
-        if (!str_u64(value, UINT64_MAX / 2, &v) || (h->sized && h->left != v))
+        if (!str_u64(value, HTTP_MOST, &v) ||
+            (h->left <= HTTP_MOST && h->left != v))
             return err_set(e, "Content-Length: %.*s", PUT(value));
-        h->sized = true;
         h->left = v;
     } else if (str_caseeq(name, STR("Transfer-Encoding"))) {
         if (!str_caseeq(value, STR("chunked")) || h->chunked || h->http10)
             return err_set(e, "Transfer-Encoding: %.*s", PUT(value));
         h->chunked = true;
     } else if (str_caseeq(name, STR("Connection"))) {   /* RFC 9112 9.3 */
-        while (value.n > 0) {
-            struct str word = str_trim(str_cut(&value, ','));
-
-            if (str_caseeq(word, STR("close")))
-                h->close = true;
-            else if (str_caseeq(word, STR("keep-alive")) && h->http10)
-                h->close = false;
-        }
-    } else if (str_caseeq(name, STR("Retry-After"))) {
-        if (str_u64(value, 3600, &v))   /* a date is ignored */
-            h->retry_after = (unsigned)v;
+        while (value.n > 0)
+            h->close |= str_caseeq(str_trim(str_cut(&value, ',')),
+                                   STR("close"));
     }
     return 0;
-}
-
-/* Whether the first bytes can still become those of a response. */
-static int http_check_start(struct str in, struct err *e)
-{
-    struct str start = STR("HTTP/1.");
-
-    if (str_prefix(in, str_first(start, in.n)))
-        return 0;
-    if (in.n >= 2 && (*in.p == 0x15 || *in.p == 0x16) && in.p[1] == 3)
-        return err_set(e, "it answers in TLS, not HTTP");
-    return err_set(e, "it does not speak HTTP: \"%.*s\"",
-                   PUT(str_first(str_first(in, 16), str_index(in, '\r'))));
 }
 
 /* The status line: HTTP/1.x SP 3DIGIT [SP reason]. */
@@ -2756,130 +2664,102 @@ static int http_status(struct http *h, struct str line, struct err *e)
 
     h->http10 = h->close = str_eq(version, STR("HTTP/1.0"));
     if ((!h->http10 && !str_eq(version, STR("HTTP/1.1"))) || code.n != 3 ||
-        !str_u64(code, 599, &v) || v < 100 ||
+        !str_u64(code, 599, &v) || v < 100 || v == 101 ||
         !str_all(reason, http_value_char))
         return err_set(e, "its status line is \"%.*s\"",
                        PUT(str_first(line, 80)));
     h->status = (unsigned)v;
+    h->state = IN_FIELDS;
     return 0;
 }
 
-/* All of a head but its empty line. */
-static int http_head(struct http *h, struct str head, struct err *e)
+/* The head has ended: what follows it. */
+static int http_head_end(struct http *h, struct err *e)
 {
-    size_t n = str_find(head, STR("\r\n"));
-
-    if (http_status(h, str_upto(head, n), e) != 0)
-        return -1;
-    head = str_from(head, n + 2);
-    while (head.n > 0) {
-        n = str_find(head, STR("\r\n"));
-        if (http_field(h, str_upto(head, n), e) != 0)
-            return -1;
-        head = str_from(head, n + 2);
-    }
-    if (h->chunked && h->sized)
+    if (h->chunked && h->left <= HTTP_MOST)
         return err_set(e, "both Content-Length and Transfer-Encoding");
-    if (h->status == 101)
-        return err_set(e, "it switches protocols");
-    if (h->status < 200) {              /* RFC 9110 15.2: the real one comes */
+    if (h->status < 200)                /* RFC 9110 15.2: the real one comes */
         http_start(h);
-    } else if (h->status == 204 || h->status == 304) {
+    else if (h->status == 204 || h->status == 304 || h->left == 0)
         h->state = IN_NOTHING;
-    } else if (h->chunked || h->sized) {
-        h->state = h->chunked ? IN_CHUNK_SIZE : IN_LENGTH;
-    } else {
-        h->state = IN_REST;
-        h->left = UINT64_MAX;
-    }
+    else
+        h->state = h->chunked ? IN_CHUNK_SIZE : IN_BODY;
     return 0;
 }
 
 /* RFC 9112 7.1: hexadecimal digits, then extensions that are ignored. */
 static int http_chunk_size(struct http *h, struct str line, struct err *e)
 {
-    struct str size = str_upto(line, str_index(line, ';'));
+    struct str size = str_upto(line, str_span(line, isxdigit));
+    struct str more = str_from(line, size.n);   /* blanks may begin it */
 
-    while (size.n < line.n && size.n > 0 &&
-           (size.p[size.n - 1] == ' ' || size.p[size.n - 1] == '\t'))
-        size.n--;               /* blanks may stand before the ; alone */
-    if (!str_number(size, 16, UINT64_MAX / 2, &h->left))
+    if (!str_number(size, 16, HTTP_MOST, &h->left) ||
+        (more.n > 0 && !str_prefix(str_trim(more), STR(";"))))
         return err_set(e, "a chunk's size is \"%.*s\"",
-                       PUT(str_first(size, 40)));
+                       PUT(str_first(line, 40)));
     h->state = h->left > 0 ? IN_CHUNK : IN_TRAILER;
     return 0;
 }
 
-/* In the states in which whole lines are needed: takes a line off *in, or all
- * of a head.  1: it is used; 0: it is not whole; -1: it is bad. */
-static int http_line(struct http *h, struct str *in, struct err *e)
+/* One line, in the states that read lines. */
+static int http_line(struct http *h, struct str line, struct err *e)
 {
-    bool head = h->state == IN_HEAD;
-    struct str end = head ? STR("\r\n\r\n") : STR("\r\n"), line;
-    size_t max = head ? HEAD_MAX : CHUNK_LINE_MAX;
-    /* What was searched before is not searched again. */
-    size_t from = h->searched > end.n ? h->searched - end.n : 0;
-    size_t at = from + str_find(str_from(*in, from), end);
-    bool whole = at < in->n;
-    int result = 0;
-
-    if (head && http_check_start(*in, e) != 0)
-        return -1;
-    h->searched = whole ? 0 : in->n;
-    if (whole ? at + end.n > max : in->n >= max)
-        return err_set(e, "a head or chunk line of more than %zu bytes", max);
-    if (!whole)
-        return 0;
-    line = str_upto(*in, head ? at + 2 : at);
-    *in = str_from(*in, at + end.n);
-    if (head)
-        result = http_head(h, line, e);
-    else if (h->state == IN_CHUNK_SIZE)
-        result = http_chunk_size(h, line, e);
-    else if (h->state == IN_CHUNK_END && line.n > 0)
-        result = err_set(e, "a chunk that is longer than its size");
-    else if (h->state == IN_CHUNK_END)
+    if (h->state == IN_STATUS)
+        return http_status(h, line, e);
+    if (h->state == IN_FIELDS)
+        return line.n > 0 ? http_field(h, line, e) : http_head_end(h, e);
+    if (h->state == IN_CHUNK_SIZE)
+        return http_chunk_size(h, line, e);
+    if (h->state == IN_CHUNK_END && line.n > 0)
+        return err_set(e, "a chunk that is longer than its size");
+    if (h->state == IN_CHUNK_END)
         h->state = IN_CHUNK_SIZE;
     else if (line.n == 0)               /* the trailer's end */
         h->state = IN_NOTHING;
-    return result == 0 ? 1 : -1;
+    return 0;
 }
 
 /* Goes on with *in, takes off what it used, and returns what it found. */
 static enum http_found http_next(struct http *h, struct str *in,
                                  struct str *body, struct err *e)
 {
-    for (;;) {
-        bool head = h->state == IN_HEAD;
-        size_t n = in->n;
-        int line;
+    while (h->state != IN_NOTHING && in->n > 0) {
+        struct str line = str_first(*in, HTTP_LINE_MAX);
+        bool head = h->state == IN_FIELDS;
+        size_t n;
 
-        if (h->state == IN_NOTHING || (h->state == IN_LENGTH && h->left == 0))
-            return HTTP_DONE;
-        if (n == 0)
-            return HTTP_MORE;
-        if (h->state == IN_LENGTH || h->state == IN_CHUNK ||
-            h->state == IN_REST) {
-            n = h->left < n ? (size_t)h->left : n;
+        if (h->state == IN_BODY || h->state == IN_CHUNK) {
+            n = h->left < in->n ? (size_t)h->left : in->n;
             h->left -= n;
-            if (h->state == IN_CHUNK && h->left == 0)
-                h->state = IN_CHUNK_END;
+            if (h->left == 0)
+                h->state = h->state == IN_BODY ? IN_NOTHING : IN_CHUNK_END;
             *body = str_upto(*in, n);
             *in = str_from(*in, n);
             return HTTP_BODY;
         }
-        line = http_line(h, in, e);
-        if (line <= 0)
-            return line == 0 ? HTTP_MORE : HTTP_BAD;
-        if (head && h->status > 0)
-            return HTTP_HEAD;
+        n = str_find(line, STR("\r\n"));
+        if (h->state == IN_STATUS &&
+            !str_prefix(line, str_first(STR("HTTP/1."), line.n)))
+            return err_set(e, "it does not speak HTTP: \"%.*s\"",
+                           PUT(str_first(line, 16)));
+        if (n == HTTP_LINE_MAX)
+            return err_set(e, "a line of more than %zu bytes", n);
+        if (n == line.n)
+            return HTTP_MORE;
+        *in = str_from(*in, n + 2);
+        if (http_line(h, str_upto(line, n), e) != 0)
+            return HTTP_BAD;
+        *body = STR("");
+        if (head && h->state != IN_FIELDS && h->state != IN_STATUS)
+            return HTTP_BODY;
     }
+    return h->state == IN_NOTHING ? HTTP_DONE : HTTP_MORE;
 }
 
 /* Whether the message is complete if the connection ends here. */
 static bool http_ends(const struct http *h)
 {
-    return h->state == IN_REST;
+    return h->state == IN_BODY && h->left > HTTP_MOST;
 }
 
 /* A whole request.  `headers` are lines that buf_header made; the path is
@@ -2917,7 +2797,6 @@ static void http_request(struct buf *b, const char *method, struct str path,
 struct answer {
     unsigned status;            /* 0: there is none, and err says why */
     struct str body;            /* what the request's body() did not take */
-    unsigned retry_after;       /* seconds, 0 if it does not say */
     const struct err *err;      /* NULL with status 0: canceled by us */
     bool not_connected;         /* with status 0: nothing has been sent */
 };
@@ -3167,7 +3046,7 @@ static void conn_connect(struct conn *c, int error, uint64_t now)
 
     for (; c->address < p->addresses; c->address++) {
         os_close(c->fd);
-        if (os_connect(&p->address[c->address], &c->fd, &error) == IO_FAILED)
+        if (!os_connect(&p->address[c->address], &c->fd, &error))
             continue;
         c->deadline = now + CONNECT_MS;
         return;
@@ -3175,7 +3054,7 @@ static void conn_connect(struct conn *c, int error, uint64_t now)
     p->addresses = 0;           /* they may be others the next time */
     err_set(&e, "%s", strerror(error));
     if (p->path.n > 0)
-        os_socket_hint(p->path, error, &e);
+        os_socket_hint(p->address, error, &e);
     conn_fail(c, &e);
 }
 
@@ -3193,7 +3072,7 @@ static void conn_ask(struct endpoint *p, struct conn *c, struct request *r,
         memset(c, 0, sizeof *c);
         c->peer = p;
         c->fd = -1;
-        c->in.max = HEAD_MAX + IO_MAX;
+        c->in.max = HTTP_LINE_MAX + IO_MAX;
         c->body.max = BODY_MAX;
     }
     list_remove(&r->link);
@@ -3267,8 +3146,7 @@ static void conn_answered(struct conn *c, bool close)
 {
     struct request *r = c->request;
     struct buf body = c->body;
-    struct answer a = { .status = c->http.status, .body = buf_str(&body),
-                        .retry_after = c->http.retry_after };
+    struct answer a = { .status = c->http.status, .body = buf_str(&body) };
 
     memset(&c->body, 0, sizeof c->body);
     c->body.max = BODY_MAX;
@@ -3295,9 +3173,8 @@ static void conn_parse(struct conn *c, uint64_t now)
     }
     c->state = CONN_READING;
     do {
-        piece = STR("");
         found = http_next(&c->http, &in, &piece, &e);
-        if (found != HTTP_HEAD && found != HTTP_BODY)
+        if (found != HTTP_BODY)
             break;
         if (now < c->asked + ANSWER_MS)
             c->deadline = now + CALL_MS;
@@ -3377,7 +3254,7 @@ static void conn_io(struct conn *c, uint64_t now)
     int error = 0;
 
     if (c->state == CONN_CONNECTING) {
-        if (os_connected(c->fd, &error) != IO_OK) {
+        if (!os_connected(c->fd, &error)) {
             c->address++;
             conn_connect(c, error, now);
             return;
@@ -3900,10 +3777,8 @@ enum docker_action {
 struct docker_event {
     enum docker_action action;
     struct str id;      /* of the container, 64 hexadecimal digits */
-    unsigned exit_code; /* of DOCKER_DIED; DOCKER_NO_CODE: not in the event */
+    unsigned exit_code; /* of DOCKER_DIED; 1 if it does not say (Podman 4) */
 };
-
-enum { DOCKER_NO_CODE = 256 };
 
 /* A container's ID in full, as every engine writes it. */
 static bool docker_id(struct str s)
@@ -3912,8 +3787,8 @@ static bool docker_id(struct str s)
 }
 
 /* An event: {"Type","Action","Actor":{"ID","Attributes":{}}} since Docker
- * 1.10, {"status","id"} before and beside it until 28.  False: it does not
- * concern a container. */
+ * 1.10, {"status","id"} before and beside it until 28.  Podman has "restore",
+ * of a checkpoint.  False: it does not concern a container. */
 static bool docker_event(const struct json *j, struct docker_event *ev)
 {
     static const struct {
@@ -3922,8 +3797,7 @@ static bool docker_event(const struct json *j, struct docker_event *ev)
     } known[] = {
         { "start", DOCKER_CHANGED }, { "pause", DOCKER_CHANGED },
         { "unpause", DOCKER_CHANGED }, { "rename", DOCKER_CHANGED },
-        { "restore", DOCKER_CHANGED },  /* Podman, of a checkpoint */
-        { "update", DOCKER_CHANGED },
+        { "update", DOCKER_CHANGED }, { "restore", DOCKER_CHANGED },
         { "die", DOCKER_DIED }, { "died", DOCKER_DIED },
         { "destroy", DOCKER_GONE }, { "remove", DOCKER_GONE },
         { "connect", DOCKER_NETWORK }, { "disconnect", DOCKER_NETWORK },
@@ -3944,9 +3818,7 @@ static bool docker_event(const struct json *j, struct docker_event *ev)
     for (i = 0; i < LENGTH(known); i++)
         if (str_eq(action, str_of(known[i].name)))
             ev->action = known[i].action;
-    if (code.n == 0)            /* Podman 4 */
-        code = json_get_raw(j, attributes, "containerExitCode");
-    ev->exit_code = str_u64(code, 255, &v) ? (unsigned)v : DOCKER_NO_CODE;
+    ev->exit_code = str_u64(code, 255, &v) ? (unsigned)v : 1;
     ev->id = json_get_raw(j, actor, "ID");
     if (ev->id.n == 0)
         ev->id = json_get_raw(j, JSON_ROOT, "id");
@@ -4070,9 +3942,8 @@ static int docker_port_cmp(const void *a, const void *b)
 {
     const struct docker_port *p = a, *q = b;
 
-    if (p->number != q->number)
-        return p->number < q->number ? -1 : 1;
-    return p->proto < q->proto ? -1 : p->proto > q->proto;
+    return p->number != q->number ? (int)p->number - (int)q->number
+                                  : (int)p->proto - (int)q->proto;
 }
 
 /* Adds the ports that are the names of object t.  Of several bindings the
@@ -4141,16 +4012,15 @@ static void docker_ports(struct docker_container *c, const struct json *j)
 static void docker_networks(struct docker_container *c, const struct json *j)
 {
     size_t list = docker_get(j, "NetworkSettings", "Networks"), i;
-    struct docker_network n = { STR_INIT("bridge"), STR_INIT(""),
-                                STR_INIT(""), false };
+    size_t old = docker_get(j, "NetworkSettings", "IPAddress");
+    bool listed = json_type(j, list) == JSON_OBJECT;
+    struct docker_network n = { .name = STR_INIT("bridge"),
+                                .ip = json_str(j, old, &c->arena) };
     struct buf all = { 0 };
 
-    if (json_type(j, list) != JSON_OBJECT) {
-        n.ip = json_str(j, docker_get(j, "NetworkSettings", "IPAddress"),
-                        &c->arena);
+    if (!listed)
         buf_add(&all, BYTES(n));
-    }
-    for (i = 0; json_type(j, list) == JSON_OBJECT && json_next(j, list, &i);) {
+    for (i = 0; listed && json_next(j, list, &i);) {
         if (str_eq(json_raw(j, i), STR("ingress")))
             continue;
         n.name = json_str(j, i, &c->arena);
@@ -5237,7 +5107,7 @@ static void consul_headers(struct registry *r)
 static int consul_reread_token(struct registry *r, struct err *e)
 {
     struct consul *c = r->own;
-    struct buf file = { .max = HEAD_MAX };
+    struct buf file = { .max = HTTP_LINE_MAX };
     struct str token;
     int changed;
 
@@ -5808,7 +5678,7 @@ static struct request *print_hello(struct registry *r, unsigned step)
     os_hostname(&name);
     if (os_resolve(buf_str(&name), 1, address, ADDRS_MAX, &n, &e) == 0)
         for (i = 0; i < n && r->host.n == 0; i++) {
-            ip_of_socket((const void *)&address[i].sa, &r->host);
+            ip_of_socket(&address[i].is.sa, &r->host);
             if (ip_is_local(buf_str(&r->host)))
                 r->host.n = 0;
         }
@@ -6421,7 +6291,7 @@ static void entry_failed(struct entries *es, struct reg_entry *e,
                          const struct answer *a)
 {
     struct retry *retry = &e->node.retry;
-    uint64_t now = es->side.now, asked = a->retry_after * MS((uint64_t)1000);
+    uint64_t now = es->side.now;
     struct err why;
 
     if (verdict != REG_REJECTED && !a->not_connected &&
@@ -6440,8 +6310,6 @@ static void entry_failed(struct entries *es, struct reg_entry *e,
         log_at(LOG_ERROR, "%s failed: %.*s %s",
                w->what.op == REG_REGISTER ? "register" : "deregister",
                PUT(w->what.key), why.text);
-    asked = now + (asked < PAUSE_CALL_MS ? asked : PAUSE_CALL_MS);
-    retry->due = retry->due < asked ? asked : retry->due;
 }
 
 /* Ends the write and takes its outcome from the answer; NULL: it is done. */
@@ -7340,10 +7208,7 @@ static void containers_event(struct containers *cs,
     if (ev->action == DOCKER_GONE) {
         container_forget(cs, c);
     } else if (ev->action == DOCKER_DIED) {
-        if (ev->exit_code != DOCKER_NO_CODE &&
-            !container_failed_itself(cs, ev->exit_code))
-            container_release(cs, c);
-        else if (!cs->on_success)
+        if (!container_failed_itself(cs, ev->exit_code))
             container_release(cs, c);
         else if (c->set != NULL)
             entries_demote(cs->entries, c->set, false);

@@ -1225,38 +1225,6 @@ for glob in [LEADER, "GET /v1/agent/self", SERVICES, "PUT " + REGISTER,
     add("busy Consul: " + glob, busy_consul, glob)
 
 
-async def retry_after(status, deed, w):
-    """It is not asked again before the time that it has named."""
-    told, asked = [], []
-    loop = asyncio.get_running_loop()
-    glob = "PUT " + (REGISTER if deed == "start" else DEREGISTER + "*")
-
-    def answer(_):
-        asked.append(loop.time())
-        if not told:
-            told.append(loop.time())
-            return busy(status, "4")
-        return None
-
-    one, two = some(2)
-    await life(w, one, two)
-    w.consul.on(glob, answer)
-    if deed == "start":
-        w.engine.start(some(1, "c")[0])
-    else:
-        w.die(two)
-    await w.until_right()
-    equal("times it was asked", len(asked), 2)
-    demand(asked[1] - told[0] >= 4, "asked again after %.1f s"
-           % (asked[1] - told[0]))
-
-
-for status in [429, 500, 503]:
-    for deed in ["start", "die"]:
-        add("busy Consul: Retry-After with %d, %s" % (status, deed),
-            retry_after, status, deed)
-
-
 # ==== No memory, few descriptors, a clock that jumps =========================
 
 WRAPPED = {}

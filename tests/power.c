@@ -93,9 +93,9 @@ static bool connects(void)
     os_close(fd);
     if (error != ECONNREFUSED)
         return false;
-    memcpy(&a.sa, &in, sizeof in);
+    memcpy(&a.is, &in, sizeof in);
     a.n = sizeof in;
-    if (os_connect(&a, &fd, &error) != IO_OK && error == EINPROGRESS) {
+    if (os_connect(&a, &fd, &error)) {
         struct pollfd p = { fd, POLLOUT, 0 };
 
         (void)poll(&p, 1, -1);
@@ -438,7 +438,10 @@ static int without(char **command)
         { OS_ANSWER, 0, 0, 0x00050000 | EINVAL },
         { OS_ANSWER, 0, 0, OS_ALLOW },
     };
-    const struct os_filter filter = { LENGTH(step), step };
+    const struct {
+        unsigned short n;
+        const struct os_step *step;
+    } filter = { LENGTH(step), step };
 
     os_protect_memory();
     CHECK(syscall(SYS_prctl, (long)PR_SET_SECCOMP, 2L, &filter) == 0);
