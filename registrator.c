@@ -2073,14 +2073,20 @@ struct tls {
 
 /* ---- DER (X.690), as far as certificates need it ---- */
 
-/* Takes the next element off *s; *in is its content.  False: there is none,
- * or it is malformed. */
-static bool der_next(struct str *s, unsigned *tag, struct str *in)
+/* The tag of the next element; 0: there is none. */
+static unsigned der_tag(struct str s)
+{
+    return s.n > 0 ? (unsigned char)*s.p : 0;
+}
+
+/* Takes an element of this tag off *s; *in is its content.  False: there is
+ * none, or it is malformed, and *s stays. */
+static bool der_take(struct str *s, unsigned tag, struct str *in)
 {
     const unsigned char *p = (const unsigned char *)s->p;
     size_t n, more = 0, i;
 
-    if (s->n < 2 || (p[0] & 31) == 31)  /* a tag of several bytes */
+    if (s->n < 2 || p[0] != tag || (tag & 31) == 31)    /* of several bytes */
         return false;
     n = p[1];
     if (n > 127) {              /* the length is in that many bytes more */
@@ -2092,21 +2098,8 @@ static bool der_next(struct str *s, unsigned *tag, struct str *in)
     }
     if (n > s->n - 2 - more)
         return false;
-    *tag = p[0];
     *in = str_upto(str_from(*s, 2 + more), n);
     *s = str_from(*s, 2 + more + n);
-    return true;
-}
-
-/* The same for an element that must have this tag; else *s stays. */
-static bool der_take(struct str *s, unsigned want, struct str *in)
-{
-    struct str rest = *s;
-    unsigned tag;
-
-    if (!der_next(&rest, &tag, in) || tag != want)
-        return false;
-    *s = rest;
     return true;
 }
 
@@ -2121,10 +2114,13 @@ static bool cert_is_for(struct str names, struct str want, struct buf *text)
     struct str ip = { (const char *)bytes, ip_parse(want, bytes) };
     struct str parent = want, san;
     bool found = false;
-    unsigned tag;
 
     (void)str_cut(&parent, '.');
-    while (der_next(&names, &tag, &san)) {
+    for (;;) {
+        unsigned tag = der_tag(names);
+
+        if (!der_take(&names, tag, &san))
+            return found;
         if (tag == 0x82 || tag == 0x87)
             buf_lit(text, text->n > 0 ? ", " : "");
         if (tag == 0x82) {
@@ -2138,7 +2134,6 @@ static bool cert_is_for(struct str names, struct str want, struct buf *text)
             found |= ip.n > 0 && str_eq(san, ip);
         }
     }
-    return found;
 }
 
 /* Whether extendedKeyUsage has a server's purpose, or any. */
@@ -2157,12 +2152,12 @@ static bool cert_is_server(struct str purposes)
 static bool cert_extension(struct cert_info *c, struct str x)
 {
     struct str oid, critical, value, in;
-    unsigned id = 0, tag;
+    unsigned id = 0;
 
     if (!der_take(&x, 6, &oid))
         return false;
     (void)der_take(&x, 1, &critical);   /* BearSSL looks at it */
-    if (!der_take(&x, 4, &value) || !der_next(&value, &tag, &in))
+    if (!der_take(&x, 4, &value) || !der_take(&value, der_tag(value), &in))
         return false;
     if (oid.n == 3 && str_prefix(oid, STR("\x55\x1d")))
         id = (unsigned char)oid.p[2];
@@ -2192,10 +2187,7 @@ static bool cert_parse(struct str der, struct cert_info *c)
     struct str cert, tbs, part, list;
     unsigned tag;
 
-    memset(c, 0, sizeof *c);
-    c->der = der;
-    c->names = STR("");
-    c->may_sign = true;
+    *c = (struct cert_info){ .der = der, .may_sign = true };
     if (!der_take(&der, 0x30, &cert) || der.n > 0 ||
         !der_take(&cert, 0x30, &tbs))
         return false;
@@ -2210,7 +2202,8 @@ static bool cert_parse(struct str der, struct cert_info *c)
     do {
         if (tbs.n == 0)
             return true;
-        if (!der_next(&tbs, &tag, &part))
+        tag = der_tag(tbs);
+        if (!der_take(&tbs, tag, &part))
             return false;
     } while (tag != 0xa3);                      /* extensions */
     if (!der_take(&part, 0x30, &list))
