@@ -2011,14 +2011,13 @@ static void os_protect_memory(void)
  */
 
 enum {
-    CERTS_MAX = 10,             /* in a chain, theirs or ours */
+    CERTS_MAX = 10,             /* in a server's chain */
     CERT_MAX = 64 * 1024,       /* bytes; with a thousand names it has 30 kB */
     PEM_MAX = 8 * 1024 * 1024   /* a bundle of all public CAs has 220 kB */
 };
 
 /* What we look at in a certificate. */
 struct cert_info {
-    struct cert_info *next;     /* in the CA file */
     struct str der;             /* the whole, into which the others point */
     size_t signed_n;            /* how much of it is not signature */
     struct str issuer, subject;
@@ -2032,8 +2031,9 @@ struct cert_info {
 /* What was read from the files of a configuration. */
 struct tls_creds {
     struct arena arena;         /* all that the rest points to */
-    struct cert_info *anchors;
-    br_x509_certificate chain[CERTS_MAX];       /* our own */
+    struct cert_info *ca;       /* all of the CA file, and */
+    size_t cas;                 /* how many they are */
+    br_x509_certificate *chain; /* our own */
     size_t chain_n;
     br_skey_decoder_context key;
     unsigned char slack[32];    /* 0.6 lets a key overrun key_data by 24 */
@@ -2047,7 +2047,6 @@ struct tls_config {
     const char *ca_file;        /* NULL: the system's; tls_load finds it */
     const char *cert_file, *key_file;   /* NULL: none */
     struct tls_creds *creds;    /* of tls_load */
-    bool stale;                 /* a handshake failed: tls_reload is due */
     struct err reload_error;    /* of the last tls_reload; empty: none */
 };
 
@@ -2293,6 +2292,7 @@ static unsigned tls_try_ca(struct tls *t, const struct cert_info *ca)
  * CA. */
 static unsigned tls_verify(struct tls *t, size_t n, const struct cert_info *c)
 {
+    const struct tls_creds *creds = t->config->creds;
     const struct cert_info *ca;
     unsigned error = BR_ERR_X509_NOT_TRUSTED;
     size_t i;
@@ -2303,8 +2303,7 @@ static unsigned tls_verify(struct tls *t, size_t n, const struct cert_info *c)
             tls_feed(t, c[i - 1].der, c[i - 1].der.n);
             br_x509_minimal_vtable.end_cert(&t->minimal.vtable);
         }
-        for (ca = t->config->creds->anchors; error != 0 && ca != NULL;
-             ca = ca->next)
+        for (ca = creds->ca; error != 0 && ca < creds->ca + creds->cas; ca++)
             if (i == 0 ? str_eq(ca->der, c->der)
                        : str_eq(ca->subject, c[i - 1].issuer))
                 error = tls_try_ca(t, ca);
@@ -2350,124 +2349,67 @@ static const br_x509_pkey *tls_get_pkey(const br_x509_class *const *x,
     return ((const struct tls *)(const void *)x)->key;
 }
 
-/* ---- Files: PEM (RFC 7468) ---- */
-
-/* Takes an object of a PEM file.  1: it is used; 0: it is of another kind;
- * -1: why it cannot be used. */
-typedef int pem_use(struct tls_creds *, struct str name, struct str der,
-                    const char *path, struct err *);
+/* ---- The files of a configuration ---- */
 
 static void pem_collect(void *to, const void *p, size_t n)
 {
-    struct str s = { p, n };
-
-    buf_add(to, s);
+    buf_add(to, (struct str){ p, n });
 }
 
-/* Calls use(c, ...) for each object of a file, which must have one at least
- * that is `what`.  BearSSL wants lines that end in LF, the last one too. */
-static int pem_each(const char *path, const char *what, pem_use *use,
-                    struct tls_creds *c, struct err *e)
+/* The objects of a PEM file (RFC 7468) whose name ends in `kind`, in memory of
+ * a: one at least.  NULL: why.  BearSSL wants lines that end in LF, the last
+ * one too. */
+static br_x509_certificate *pem_load(struct arena *a, const char *path,
+                                     const char *kind, size_t *n,
+                                     struct err *e)
 {
-    struct buf text = { .max = PEM_MAX }, der = { .max = 0 };
+    struct buf text = { .max = PEM_MAX }, der = { 0 }, list = { 0 };
+    int event, last = BR_PEM_END_OBJ, failed = os_file(path, &text, e);
+    br_x509_certificate object, *found;
     br_pem_decoder_context pem;
-    char name[sizeof pem.name] = "";    /* empty: between objects */
-    int result = os_file(path, &text, e), event, used = 0;
-    size_t i, n = 0;
+    size_t i = 0;
 
-    for (i = 0; i < text.n; i++)
-        if (text.p[i] != '\r')
-            text.p[n++] = text.p[i];
-    text.n = n;
     buf_byte(&text, '\n');
     br_pem_decoder_init(&pem);
-    for (i = 0; result >= 0 && i < text.n;) {
-        i += br_pem_decoder_push(&pem, text.p + i, text.n - i);
+    while (!failed && last != BR_PEM_ERROR && i < text.n) {
+        i += text.p[i] == '\r' ? 1
+             : br_pem_decoder_push(&pem, text.p + i, 1);
         event = br_pem_decoder_event(&pem);
+        last = event != 0 ? event : last;
         if (event == BR_PEM_BEGIN_OBJ) {
-            memcpy(name, br_pem_decoder_name(&pem), sizeof name);
             der.n = 0;
             br_pem_decoder_setdest(&pem, pem_collect, &der);
-        } else if (event == BR_PEM_END_OBJ) {
-            result = use(c, str_of(name), buf_str(&der), path, e);
-            used |= result;
-            *name = '\0';
-        } else if (event == BR_PEM_ERROR) {
-            result = err_set(e, "%s: PEM that is malformed or encrypted",
-                             path);
+        } else if (event == BR_PEM_END_OBJ &&
+                   str_suffix(str_of(br_pem_decoder_name(&pem)),
+                              str_of(kind))) {
+            object.data_len = der.n;
+            object.data = buf_array(&der, a);
+            buf_add(&list, BYTES(object));
         }
     }
-    if (result >= 0 && *name != '\0')
-        result = err_set(e, "%s: PEM that ends early", path);
-    else if (result >= 0 && used == 0)
-        result = err_set(e, "%s: no %s in it", path, what);
+    *n = list.n / sizeof object;
+    found = buf_array(&list, a);
+    if (!failed && last != BR_PEM_END_OBJ)
+        failed = err_set(e, "%s: PEM that is malformed, encrypted or cut "
+                            "short", path);
+    else if (!failed && *n == 0)
+        failed = err_set(e, "%s: no %s in it", path, kind);
     buf_free(&der);
     buf_free(&text);
-    return result < 0 ? -1 : 0;
+    return failed ? NULL : found;
 }
 
-/* ---- The files of a configuration ---- */
-
-/* Adds a certificate of the CA file, whatever it is; tls_try_ca judges it if
- * a server needs it. */
-static int tls_add_anchor(struct tls_creds *c, struct str name, struct str der,
-                          const char *path, struct err *e)
-{
-    struct cert_info *a;
-
-    if (!str_eq(name, STR("CERTIFICATE")))
-        return 0;
-    a = arena_alloc(&c->arena, sizeof *a);
-    if (!cert_parse(str_copy(&c->arena, der), a))
-        return err_set(e, "%s: malformed certificate", path);
-    a->next = c->anchors;
-    c->anchors = a;
-    return 1;
-}
-
-/* Adds a certificate to our own chain. */
-static int tls_add_cert(struct tls_creds *c, struct str name, struct str der,
-                        const char *path, struct err *e)
-{
-    if (!str_eq(name, STR("CERTIFICATE")))
-        return 0;
-    if (c->chain_n == CERTS_MAX)
-        return err_set(e, "%s: more than %d certificates", path, CERTS_MAX);
-    c->chain[c->chain_n].data =
-        memcpy(arena_alloc(&c->arena, der.n), der.p, der.n);
-    c->chain[c->chain_n++].data_len = der.n;
-    return 1;
-}
-
-/* Takes our private key: PKCS#1, PKCS#8 or SEC1. */
-static int tls_add_key(struct tls_creds *c, struct str name, struct str der,
-                       const char *path, struct err *e)
-{
-    int error;
-
-    if (!str_suffix(name, STR("PRIVATE KEY")))
-        return 0;               /* EC PARAMETERS, certificates */
-    if (br_skey_decoder_key_type(&c->key) != 0)
-        return err_set(e, "%s: more than one private key", path);
-    br_skey_decoder_init(&c->key);
-    br_skey_decoder_push(&c->key, der.p, der.n);
-    error = br_skey_decoder_last_error(&c->key);
-    if (error == BR_ERR_X509_UNSUPPORTED)
-        return err_set(e, "%s: a kind of key that is not supported (RSA and "
-                          "EC P-256, P-384, P-521 are)", path);
-    return error == 0 ? 1 : err_set(e, "%s: a private key that is malformed "
-                                       "or encrypted", path);
-}
-
-/* The CAs: of the file given, else of where systems keep them all. */
-static int tls_load_ca(struct tls_creds *c, struct tls_config *cfg,
-                       struct err *e)
+/* The CAs: of the file given, else of where systems keep them all.  What they
+ * are is not asked here; tls_try_ca judges the one that a server needs. */
+static int tls_load_cas(struct tls_creds *c, struct tls_config *cfg,
+                        struct err *e)
 {
     static const char *const bundle[] = {
         "/etc/ssl/certs/ca-certificates.crt",
         "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/ca-bundle.pem",
         "/etc/ssl/cert.pem"
     };
+    br_x509_certificate *cert;
     size_t i;
 
     for (i = 0; cfg->ca_file == NULL && i < LENGTH(bundle); i++)
@@ -2478,7 +2420,40 @@ static int tls_load_ca(struct tls_creds *c, struct tls_config *cfg,
                           "of all: name one in CONSUL_CACERT, or a folder "
                           "with ca.pem in DOCKER_CERT_PATH (in a container, "
                           "mount it with -v)");
-    return pem_each(cfg->ca_file, "certificate", tls_add_anchor, c, e);
+    cert = pem_load(&c->arena, cfg->ca_file, "CERTIFICATE", &c->cas, e);
+    if (cert == NULL)
+        return -1;
+    c->ca = arena_alloc(&c->arena, c->cas * sizeof *c->ca);
+    for (i = 0; i < c->cas; i++) {
+        struct str der = { (const char *)cert[i].data, cert[i].data_len };
+
+        if (!cert_parse(der, &c->ca[i]))
+            return err_set(e, "%s: malformed certificate", cfg->ca_file);
+    }
+    return 0;
+}
+
+/* Our own certificate with its chain, and its key: PKCS#1, PKCS#8 or SEC1. */
+static int tls_load_own(struct tls_creds *c, const struct tls_config *cfg,
+                        struct err *e)
+{
+    br_x509_certificate *key;
+    size_t keys;
+
+    if (cfg->cert_file == NULL)
+        return 0;
+    c->chain = pem_load(&c->arena, cfg->cert_file, "CERTIFICATE", &c->chain_n,
+                        e);
+    key = c->chain == NULL ? NULL : pem_load(&c->arena, cfg->key_file,
+                                             "PRIVATE KEY", &keys, e);
+    if (key == NULL)
+        return -1;
+    br_skey_decoder_init(&c->key);
+    br_skey_decoder_push(&c->key, key->data, key->data_len);
+    return keys == 1 && br_skey_decoder_last_error(&c->key) == 0
+        ? 0 : err_set(e, "%s: not one PRIVATE KEY that is supported: RSA or "
+                         "EC P-256, P-384 or P-521, not encrypted",
+                      cfg->key_file);
 }
 
 static void tls_free_creds(struct tls_creds *c)
@@ -2494,11 +2469,8 @@ static int tls_load(struct tls_config *cfg, struct err *e)
 {
     struct tls_creds *c = mem_zero(sizeof *c);
 
-    br_skey_decoder_init(&c->key);
-    if ((!cfg->insecure && tls_load_ca(c, cfg, e) != 0) ||
-        (cfg->cert_file != NULL &&
-         (pem_each(cfg->cert_file, "certificate", tls_add_cert, c, e) != 0 ||
-          pem_each(cfg->key_file, "private key", tls_add_key, c, e) != 0))) {
+    if ((!cfg->insecure && tls_load_cas(c, cfg, e) != 0) ||
+        tls_load_own(c, cfg, e) != 0) {
         tls_free_creds(c);
         return -1;
     }
@@ -2507,18 +2479,13 @@ static int tls_load(struct tls_config *cfg, struct err *e)
     return 0;
 }
 
-/* Reads them again if a handshake has failed.  On failure those of before
- * stay in force, and the reason is kept for tls_why. */
-static int tls_reload(struct tls_config *cfg, struct err *e)
+/* Reads them again, before each session.  If they are not good those of before
+ * stay in force, and tls_why tells the reason. */
+static void tls_reload(struct tls_config *cfg)
 {
-    if (!cfg->stale)
-        return 0;
-    cfg->stale = false;
     *cfg->reload_error.text = '\0';
-    if (tls_load(cfg, e) == 0)
-        return 0;
-    cfg->reload_error = *e;
-    return -1;
+    if (cfg->on)
+        (void)tls_load(cfg, &cfg->reload_error);
 }
 
 /* ---- The engine ---- */
@@ -3260,7 +3227,6 @@ static void conn_fail(struct conn *c, const struct err *e)
                                      c->state == CONN_CONNECTING };
     struct request *r = conn_close(c);
 
-    c->peer->tls.stale = c->peer->tls.stale || handshake;
     if (r != NULL)
         conn_complete(r, &none);
 }
@@ -3960,14 +3926,13 @@ static void side_list(struct side *s)
 static void side_tick(struct side *s, uint64_t now)
 {
     struct request *r;
-    struct err e;
 
     s->now = now;
     conn_tick(s->peer, now);
     if (s->state == SIDE_DOWN && now >= s->retry.due) {
         s->state = SIDE_HELLO;
         s->step = 0;
-        (void)tls_reload(&s->peer->tls, &e);    /* else tls_why tells */
+        tls_reload(&s->peer->tls);
     }
     if (s->state == SIDE_HELLO) {
         r = s->kind->hello(s, s->step);

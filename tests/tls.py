@@ -1000,7 +1000,7 @@ async def refused_at_start(env, words, w, uri=DEAD, most=1):
         demand(has_words(troubles(w)[-1], [word]), "no %r in the line" % word, *troubles(w))
 
 
-NO_CERT = "no certificate|no CA|not a certificate|PEM|empty"
+NO_CERT = "no certificate|no CERTIFICATE|no CA|not a certificate|PEM|empty"
 BROKEN = "PEM|malformed|broken|cut|END|damaged|certificate"
 NO_KEY = "no (private )?key|empty|PEM|not a (private )?key"
 
