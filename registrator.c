@@ -2058,11 +2058,9 @@ struct tls {
     br_ssl_client_context client;
     const struct tls_config *config;
     struct buf cert[CERTS_MAX]; /* of the server, its own first */
-    const br_x509_pkey *key;    /* of that one; NULL: it is refused */
     struct err why;             /* more than BearSSL's error says, or empty */
-    bool ca_failed;             /* the CA is to blame, and not the server */
-    unsigned char first_bytes[4];       /* of the server, */
-    size_t first_n;             /* and how many they are */
+    bool ca_failed;             /* a CA is to blame or missing, and not what
+                                   the server has sent */
     bool ready;                 /* the handshake is done */
     bool dead;                  /* nothing can be sent: read out the alert */
     bool wants_write;           /* a record waits for room to be sent */
@@ -2293,23 +2291,21 @@ static unsigned tls_try_ca(struct tls *t, const struct cert_info *ca)
 static unsigned tls_verify(struct tls *t, size_t n, const struct cert_info *c)
 {
     const struct tls_creds *creds = t->config->creds;
-    const struct cert_info *ca;
     unsigned error = BR_ERR_X509_NOT_TRUSTED;
-    size_t i;
+    size_t i, k;
 
+    t->ca_failed = true;
     br_x509_minimal_vtable.start_chain(&t->minimal.vtable, NULL);
     for (i = 0; error != 0 && i <= n; i++) {
         if (i > 0) {
             tls_feed(t, c[i - 1].der, c[i - 1].der.n);
             br_x509_minimal_vtable.end_cert(&t->minimal.vtable);
         }
-        for (ca = creds->ca; error != 0 && ca < creds->ca + creds->cas; ca++)
-            if (i == 0 ? str_eq(ca->der, c->der)
-                       : str_eq(ca->subject, c[i - 1].issuer))
-                error = tls_try_ca(t, ca);
+        for (k = 0; error != 0 && k < creds->cas; k++)
+            if (i == 0 ? str_eq(creds->ca[k].der, c->der)
+                       : str_eq(creds->ca[k].subject, c[i - 1].issuer))
+                error = tls_try_ca(t, &creds->ca[k]);
     }
-    if (error == 0)
-        t->key = &t->minimal.pkey;
     return error;
 }
 
@@ -2318,10 +2314,16 @@ static unsigned tls_verify(struct tls *t, size_t n, const struct cert_info *c)
  * nowhere. */
 static unsigned tls_accept_any_cert(struct tls *t)
 {
+    const br_x509_pkey *key;
+
     br_x509_decoder_init(&t->decoder, NULL, NULL);
     br_x509_decoder_push(&t->decoder, t->cert->p, t->cert->n);
-    t->key = br_x509_decoder_get_pkey(&t->decoder);
-    return t->key != NULL ? 0 : BR_ERR_X509_UNSUPPORTED;
+    key = br_x509_decoder_get_pkey(&t->decoder);
+    if (key == NULL)
+        return BR_ERR_X509_UNSUPPORTED;
+    t->minimal.pkey = *key;
+    t->minimal.key_usages = BR_KEYTYPE_SIGN;
+    return 0;
 }
 
 static unsigned tls_end_chain(const br_x509_class **x)
@@ -2329,6 +2331,7 @@ static unsigned tls_end_chain(const br_x509_class **x)
     struct tls *t = (void *)x;
     size_t n = t->minimal.num_certs, i;
     struct cert_info c[CERTS_MAX];
+    unsigned error = BR_ERR_X509_NOT_TRUSTED;
 
     for (i = 0; i < n; i++)
         if (i == CERTS_MAX || t->cert[i].bad)
@@ -2336,17 +2339,12 @@ static unsigned tls_end_chain(const br_x509_class **x)
     if (n == 0)
         return BR_ERR_X509_EMPTY_CHAIN;
     if (t->config->insecure)
-        return tls_accept_any_cert(t);
-    return tls_inspect(t, n, c, &t->why) != 0 ? BR_ERR_X509_NOT_TRUSTED
-                                              : tls_verify(t, n, c);
-}
-
-static const br_x509_pkey *tls_get_pkey(const br_x509_class *const *x,
-                                        unsigned *usages)
-{
-    if (usages != NULL)
-        *usages = BR_KEYTYPE_SIGN;
-    return ((const struct tls *)(const void *)x)->key;
+        error = tls_accept_any_cert(t);
+    else if (tls_inspect(t, n, c, &t->why) == 0)
+        error = tls_verify(t, n, c);
+    if (error == 0)
+        t->minimal.err = BR_ERR_X509_OK;        /* it may tell the key */
+    return error;
 }
 
 /* ---- The files of a configuration ---- */
@@ -2528,7 +2526,6 @@ static void tls_profile(struct tls *t)
     t->x509 = br_x509_minimal_vtable;
     t->x509.append = tls_append;
     t->x509.end_chain = tls_end_chain;
-    t->x509.get_pkey = tls_get_pkey;
     x->vtable = &t->x509;
     br_ssl_engine_set_x509(e, &x->vtable);
 }
@@ -2583,17 +2580,18 @@ static void tls_free(struct tls *t)
     free(t);
 }
 
-#define TLS_ALERT(n) BR_ERR_RECV_FATAL_ALERT + (n), "the server refuses: "
+#define TLS_ALERT(n) (BR_ERR_RECV_FATAL_ALERT + (n))
 
 /* The errors on which a person can act; of others the number is told. */
 static const struct {
     int error;
     const char *text;
 } tls_errors[] = {
-    { BR_ERR_UNSUPPORTED_VERSION, "the server does not speak TLS 1.2" },
-    { BR_ERR_X509_UNSUPPORTED, "a certificate has a key or signature that is "
-        "not supported (RSA PKCS#1 and ECDSA P-256, P-384, P-521 with SHA-2 "
-        "are)" },
+    { BR_ERR_UNSUPPORTED_VERSION, "no TLS 1.2 is spoken on this port" },
+    { BR_ERR_X509_NOT_TRUSTED, "the server's certificate is not signed by a "
+        "known CA, or it does not send its intermediate certificates" },
+    { BR_ERR_X509_UNSUPPORTED, "a certificate's key or signature is not "
+        "supported (RSA PKCS#1, ECDSA P-256, P-384, P-521, with SHA-2)" },
     { BR_ERR_X509_LIMIT_EXCEEDED, "too many certificates (10 can be read) or "
         "too large ones (64 kB, RSA keys of 4096 bits)" },
     { BR_ERR_X509_WEAK_PUBLIC_KEY, "an RSA key is shorter than 2048 bits" },
@@ -2605,45 +2603,40 @@ static const struct {
         "one that allows no further CA (pathlen)" },
     { BR_ERR_X509_FORBIDDEN_KEY_USAGE, "a CA may not sign (keyUsage)" },
     { BR_ERR_X509_CRITICAL_EXTENSION, "an unknown extension is critical" },
-    { TLS_ALERT(40) "handshake_failure (it wants a client certificate, or "
+    { TLS_ALERT(40), "handshake_failure (it wants a client certificate, or "
         "nothing is in common: TLS 1.2 with ECDHE on P-256, P-384 or P-521 "
         "and AES-GCM is needed)" },
-    { TLS_ALERT(42) "bad_certificate (ours is missing or not accepted)" },
-    { TLS_ALERT(48) "unknown_ca (of our client certificate)" },
-    { TLS_ALERT(51) "decrypt_error (is our key that of our certificate?)" },
-    { TLS_ALERT(70) "protocol_version (TLS 1.2 is needed)" },
-    { TLS_ALERT(116) "certificate_required (it wants a client certificate)" },
+    { TLS_ALERT(42), "bad_certificate (ours is missing or not accepted)" },
+    { TLS_ALERT(48), "unknown_ca (of our client certificate)" },
+    { TLS_ALERT(51), "decrypt_error (is our key that of our certificate?)" },
+    { TLS_ALERT(70), "protocol_version (TLS 1.2 is needed)" },
+    { TLS_ALERT(116), "certificate_required (it wants a client certificate)" },
 };
 
 /* Why the engine has failed: a sentence, which a person can act on. */
 static int tls_why(const struct tls *t, struct err *e)
 {
-    const char *reload = t->config->reload_error.text;
     int error = br_ssl_engine_last_error(&t->client.eng);
+    bool alert = error >= BR_ERR_RECV_FATAL_ALERT;
+    const char *reload = t->config->reload_error.text;
     struct err why = t->why;
     size_t i;
 
-    if (t->first_n == 4 && memcmp(t->first_bytes, "HTTP", 4) == 0)
+    if (memcmp(t->in, "HTTP", 4) == 0)  /* in place of a record's head */
         err_set(&why, "the server speaks plain HTTP on this port: use its TLS "
                       "port, or consul://");
-    else if (t->first_n > 0 && (*t->first_bytes < 20 || *t->first_bytes > 23))
-        err_set(&why, "the server does not speak TLS on this port");
-    else if (*why.text == '\0' && error == BR_ERR_X509_NOT_TRUSTED)
-        err_set(&why, "the server's certificate is not signed by a CA in %s, "
-                      "or it does not send its intermediate certificates",
-                t->config->ca_file);
     for (i = 0; *why.text == '\0' && i < LENGTH(tls_errors); i++)
         if (tls_errors[i].error == error)
-            err_set(&why, t->ca_failed ? "%s (see the CA in %s)" : "%s%s",
-                    tls_errors[i].text,
-                    t->ca_failed ? t->config->ca_file : "");
-    if (*why.text == '\0' && error >= BR_ERR_RECV_FATAL_ALERT)
-        err_set(&why, "the server refuses: alert %d",
-                error - BR_ERR_RECV_FATAL_ALERT);
-    else if (*why.text == '\0')
-        err_set(&why, "error %d of BearSSL", error);
-    return err_set(e, *reload == '\0' ? "TLS: %s%s" : "TLS: %s; the files "
-                      "could not be read again: %s", why.text, reload);
+            err_set(&why, "%s", tls_errors[i].text);
+    if (*why.text == '\0')
+        err_set(&why, alert ? "alert %d" : "error %d of BearSSL",
+                error % BR_ERR_RECV_FATAL_ALERT);
+    return err_set(e, "TLS: %s%s%s%s%s%s",
+                   alert ? "the server refuses: " : "", why.text,
+                   t->ca_failed ? ": see the CAs in " : "",
+                   t->ca_failed ? t->config->ca_file : "",
+                   *reload != '\0' ? "; the files could not be read again: "
+                                   : "", reload);
 }
 
 /* Moves one piece between the engine and its peers, in the order in which
@@ -2655,7 +2648,7 @@ static enum io tls_move(struct tls *t, int fd, struct str *out, int *error)
     enum io io = IO_WAIT;
     unsigned char *p;
     struct str s;
-    size_t n, i;
+    size_t n;
 
     if ((state & BR_SSL_SENDAPP) != 0 && out->n > 0) {
         p = br_ssl_engine_sendapp_buf(e, &n);
@@ -2681,11 +2674,8 @@ static enum io tls_move(struct tls *t, int fd, struct str *out, int *error)
     if ((state & BR_SSL_RECVREC) != 0) {
         p = br_ssl_engine_recvrec_buf(e, &n);
         io = os_read_into(fd, p, &n, error);
-        if (io == IO_OK) {
-            for (i = 0; i < n && t->first_n < sizeof t->first_bytes; i++)
-                t->first_bytes[t->first_n++] = p[i];
+        if (io == IO_OK)
             br_ssl_engine_recvrec_ack(e, n);
-        }
     }
     return io;
 }

@@ -5093,14 +5093,14 @@ static void tls_refusals(void)
         { PEM_CA, "b.example.test", "TLS: the certificate is not for "
           "b.example.test but for " SERVER_NAMES },
         { PEM_OTHER, "a.example.test", "TLS: the server's certificate is not "
-          "signed by a CA in /proc/" },
+          "signed by a known CA" },
     };
     static const struct str said[][2] = {
         { STR_INIT("HTTP/1.1 400 Bad Request\r\n\r\n"),
           STR_INIT("TLS: the server speaks plain HTTP on this port: use its "
                    "TLS port, or consul://") },
         { STR_INIT("SSH-2.0-OpenSSH_9.2\r\n"),
-          STR_INIT("TLS: the server does not speak TLS on this port") },
+          STR_INIT("TLS: no TLS 1.2 is spoken on this port") },
         { STR_INIT("\x15\x03\x03\x00\x02\x02\x2a"),
           STR_INIT("TLS: the server refuses: bad_certificate (ours is missing "
                    "or not accepted)") },
