@@ -7845,23 +7845,28 @@ static void containers_init(struct containers *cs, struct entries *es)
 
 /* What the command line says. */
 struct options {
-    bool cleanup, confine, only_named, internal, once, version, help;
-    bool attempts_given;
-    struct str deregister, hostname, ip, on_exit, tags, label, log_level;
-    int64_t resync, retry_attempts, retry_interval, ttl, ttl_refresh;
+    bool cleanup, confine, once, version, help;
+    struct svc_config cfg;      /* as far as options make it */
+    struct str ip;
+    /* Which of the two words of -deregister and -on-exit, 0 or 1: */
+    int64_t on_success, deregister_on_exit;
+    int64_t log_level;          /* an enum log_level, or OPT_ABSENT */
+    int64_t retry_attempts;     /* maybe OPT_ABSENT, too */
+    int64_t resync, retry_interval, ttl, ttl_refresh;
     struct str uri;
-    bool on_success;            /* -deregister */
-    bool deregister_on_exit;    /* -on-exit */
 };
 
-enum opt_type { OPT_BOOL, OPT_TEXT, OPT_NUMBER };
+#define OPT_ABSENT INT64_MIN
+
+enum opt_type { OPT_BOOL, OPT_TEXT, OPT_NUMBER, OPT_WORD };
 
 struct opt {
     const char *name;
     enum opt_type type;
     size_t field;               /* in struct options */
     int64_t min, max;           /* of OPT_NUMBER */
-    const char *argument, *help;
+    const char *argument;       /* of OPT_WORD: all words that it may be */
+    const char *help;
 };
 
 #define FLAG(f) offsetof(struct options, f)
@@ -7872,19 +7877,21 @@ static const struct opt opt_table[] = {
       "take over what has our IDs, and remove this host's leftovers" },
     { "confine", OPT_BOOL, FLAG(confine), 0, 0, "",
       "sandbox itself after start, by seccomp (default: true)" },
-    { "deregister", OPT_TEXT, FLAG(deregister), 0, 0, " always|on-success",
+    { "deregister", OPT_WORD, FLAG(on_success), 0, 0,
+      " \"always\" or \"on-success\"",
       "on-success: keep the services of a container that failed" },
-    { "explicit", OPT_BOOL, FLAG(only_named), 0, 0, "",
+    { "explicit", OPT_BOOL, FLAG(cfg.only_named), 0, 0, "",
       "only ports that have a SERVICE_NAME" },
-    { "hostname", OPT_TEXT, FLAG(hostname), 0, 0, " NAME",
+    { "hostname", OPT_TEXT, FLAG(cfg.hostname), 0, 0, " NAME",
       "the host name in service IDs (default: this machine's)" },
-    { "internal", OPT_BOOL, FLAG(internal), 0, 0, "",
+    { "internal", OPT_BOOL, FLAG(cfg.internal), 0, 0, "",
       "container address and exposed port, not host's and published" },
     { "ip", OPT_TEXT, FLAG(ip), 0, 0, " ADDRESS",
       "address of published ports, or an interface that has it" },
-    { "log-level", OPT_TEXT, FLAG(log_level), 0, 0, " LEVEL",
-      "error, warn, info or debug (default: info)" },
-    { "on-exit", OPT_TEXT, FLAG(on_exit), 0, 0, " keep|deregister",
+    { "log-level", OPT_WORD, FLAG(log_level), 0, 0,
+      " \"error\", \"warn\", \"info\" or \"debug\"", "(default: info)" },
+    { "on-exit", OPT_WORD, FLAG(deregister_on_exit), 0, 0,
+      " \"keep\" or \"deregister\"",
       "what SIGTERM and SIGINT do with the services (default: keep)" },
     { "once", OPT_BOOL, FLAG(once), 0, 0, "",
       "make the registry right, then exit: 0 if all is well" },
@@ -7894,13 +7901,13 @@ static const struct opt opt_table[] = {
       "tries to reach the registry at start (default: -1, for ever)" },
     { "retry-interval", OPT_NUMBER, FLAG(retry_interval), INT32_MIN,
       INT32_MAX, " MS", "pause between them (default: 2000)" },
-    { "tags", OPT_TEXT, FLAG(tags), 0, 0, " LIST",
+    { "tags", OPT_TEXT, FLAG(cfg.tags), 0, 0, " LIST",
       "tags added to every service, with commas between them" },
     { "ttl", OPT_NUMBER, FLAG(ttl), 0, YEAR_S, " SECONDS",
       "expiry of entries, in registries that have it" },
     { "ttl-refresh", OPT_NUMBER, FLAG(ttl_refresh), 0, YEAR_S, " SECONDS",
       "how often it is renewed" },
-    { "useIpFromLabel", OPT_TEXT, FLAG(label), 0, 0, " LABEL",
+    { "useIpFromLabel", OPT_TEXT, FLAG(cfg.ip_label), 0, 0, " LABEL",
       "a container's address is the value of its label of that name" },
     { "version", OPT_BOOL, FLAG(version), 0, 0, "", "print the version" },
     { "help", OPT_BOOL, FLAG(help), 0, 0, "", "print this text (also -h)" },
@@ -7935,26 +7942,48 @@ static bool opt_number(struct str s, const struct opt *o, int64_t *out)
     return *out >= o->min && *out <= o->max;
 }
 
+/* Which of the words in quotes it is, from 0. */
+static bool opt_word(struct str s, struct str words, int64_t *out)
+{
+    for (*out = 0; words.n > 0; ++*out) {
+        (void)str_cut(&words, '"');
+        if (str_eq(s, str_cut(&words, '"')))
+            return true;
+    }
+    return false;
+}
+
 /* Sets the field of the option.  -1: the value cannot be used. */
 static int opt_set(struct options *f, const struct opt *o, struct str value,
                    struct err *e)
 {
     void *field = (char *)f + o->field;
+    const char *accepted = o->argument;
+    struct str rest = value;
+    bool ok = true;
 
-    if (o->type == OPT_TEXT) {
+    switch (o->type) {
+    case OPT_BOOL:
+        ok = str_bool(value, field);
+        accepted = " true or false";
+        break;
+    case OPT_TEXT:
         *(struct str *)field = value;
-        while (value.n > 0)
-            if (str_rune(&value) == 0xfffd)
-                return err_set(e, "-%s is not UTF-8 text", o->name);
-        return 0;
+        while (rest.n > 0)
+            ok = str_rune(&rest) != 0xfffd && ok;
+        accepted = " UTF-8 text";
+        break;
+    case OPT_WORD:
+        ok = opt_word(value, str_of(o->argument), field);
+        break;
+    case OPT_NUMBER:
+        if (!opt_number(value, o, field))
+            return err_set(e, "-%s must be a whole number from %d to %d, not "
+                              "\"%.*s\"", o->name, (int)o->min, (int)o->max,
+                           PUT(value));
     }
-    if (o->type == OPT_BOOL)
-        return str_bool(value, field) ? 0
-            : err_set(e, "-%s is true or false, not \"%.*s\"", o->name,
-                      PUT(value));
-    return opt_number(value, o, field) ? 0
-        : err_set(e, "-%s is a whole number from %d to %d, not \"%.*s\"",
-                  o->name, (int)o->min, (int)o->max, PUT(value));
+    return ok ? 0 : err_set(e, "-%s must be%s, not \"%.*s\"", o->name,
+                            accepted, PUT(value));
 }
 
 /* Says what is wrong with the command line, and how it is used: exit 2. */
@@ -7978,12 +8007,11 @@ static const struct opt *opt_find(struct str name)
 }
 
 /* Reads the command line as Go's flag package does.  The exit code, or -1 to
- * go on. */
-static int opt_read(int argc, char **argv, struct options *f)
+ * go on; if there is more to say, it is in e. */
+static int opt_read(int argc, char **argv, struct options *f, struct err *e)
 {
     struct buf text = { 0 };
     const struct opt *o;
-    struct err e;
     int i;
 
     for (i = 1; i < argc && argv[i][0] == '-' && argv[i][1] != '\0'; i++) {
@@ -8004,11 +8032,8 @@ static int opt_read(int argc, char **argv, struct options *f)
             return opt_usage_error("flag needs an argument: -", name);
         else if (!given)
             value = str_of(argv[++i]);
-        if (opt_set(f, o, value, &e) != 0) {
-            log_at(LOG_ERROR, "%s", e.text);
+        if (opt_set(f, o, value, e) != 0)
             return 1;
-        }
-        f->attempts_given |= o->field == FLAG(retry_attempts);
     }
     if (f->version)
         return os_write_all(STDOUT_FILENO, STR(VERSION "\n")) ? 0 : 1;
@@ -8023,32 +8048,6 @@ static int opt_read(int argc, char **argv, struct options *f)
                                "come before the registry URI argument.",
                                STR("\n"));
     return -1;
-}
-
-/* One of two words; *second tells which. */
-static int opt_choice(const char *name, struct str value, const char *one,
-                      const char *two, bool *second, struct err *e)
-{
-    *second = str_eq(value, str_of(two));
-    return *second || str_eq(value, str_of(one))
-        ? 0 : err_set(e, "-%s must be \"%s\" or \"%s\", not \"%.*s\"", name,
-                      one, two, PUT(value));
-}
-
-static int opt_log_level(struct str value, struct err *e)
-{
-    static const char *const level[] = { "error", "warn", "info", "debug" };
-    size_t i;
-
-    if (value.p == NULL)
-        return 0;               /* it is LOG_INFO */
-    for (i = 0; i < LENGTH(level); i++)
-        if (str_eq(value, str_of(level[i]))) {
-            log_limit = (enum log_level)i;
-            return 0;
-        }
-    return err_set(e, "-log-level is error, warn, info or debug, not "
-                      "\"%.*s\"", PUT(value));
 }
 
 static bool opt_interface_char(char c)
@@ -8100,12 +8099,9 @@ static int app_check(struct app *app, struct err *e)
     struct options *f = &app->opt;
     struct containers *cs = &app->containers;
 
-    if (opt_log_level(f->log_level, e) != 0 ||
-        opt_choice("deregister", f->deregister, "always", "on-success",
-                   &f->on_success, e) != 0 ||
-        opt_choice("on-exit", f->on_exit, "keep", "deregister",
-                   &f->deregister_on_exit, e) != 0 ||
-        opt_ip(cs, f->ip, e) != 0)
+    if (f->log_level != OPT_ABSENT)
+        log_limit = (enum log_level)f->log_level;
+    if (opt_ip(cs, f->ip, e) != 0)
         return -1;
     if ((f->ttl > 0) != (f->ttl_refresh > 0))
         return err_set(e, "-ttl and -ttl-refresh must be specified together "
@@ -8114,15 +8110,12 @@ static int app_check(struct app *app, struct err *e)
         return err_set(e, "-ttl must be greater than -ttl-refresh");
     if (f->retry_interval <= 0)
         return err_set(e, "-retry-interval must be greater than 0");
-    if (f->once && !f->attempts_given)
-        f->retry_attempts = 0;
-    cs->options = str_hash(str_hash(f->internal, f->ip), f->hostname);
-    cs->on_success = f->on_success;
+    if (f->retry_attempts == OPT_ABSENT)
+        f->retry_attempts = f->once ? 0 : -1;
+    cs->options = str_hash(str_hash(f->cfg.internal, f->ip), f->cfg.hostname);
+    cs->on_success = f->on_success == 1;
     cs->resync_ms = MS((uint64_t)f->resync * 1000);
-    cs->cfg.only_named = f->only_named;
-    cs->cfg.internal = f->internal;
-    cs->cfg.ip_label = f->label;
-    cs->cfg.tags = f->tags;
+    cs->cfg = f->cfg;
     app->reg.ip_given = f->ip.n > 0;
     app->reg.ttl_s = (unsigned)f->ttl;
     app->reg.refresh_s = (unsigned)f->ttl_refresh;
@@ -8130,24 +8123,22 @@ static int app_check(struct app *app, struct err *e)
     return 0;
 }
 
-/* The first part of service IDs. */
+/* The first part of service IDs: -hostname, or this machine's name. */
 static int app_hostname(struct app *app, struct err *e)
 {
-    static struct buf name;     /* of this machine */
-    struct str given = app->opt.hostname;
+    static struct buf name;     /* for as long as the program runs */
+    struct str *host = &app->containers.cfg.hostname;
 
-    if (given.n == 0)
+    if (host->n == 0) {
         os_hostname(&name);
-    app->containers.cfg.hostname = given.n > 0 ? given : buf_str(&name);
-    app->entries.hostname = app->containers.cfg.hostname;
-    if (given.n == 0 && name.n == 0)
-        return err_set(e, "this machine has no host name: give it by "
-                          "-hostname");
-    return svc_id_ok(app->entries.hostname) ? 0
-        : err_set(e, "%s \"%.*s\" cannot be part of an ID: 1 to %d characters "
-                     "of ASCII, no leading /, no //, no . or .. part",
-                  given.n > 0 ? "-hostname" : "the host name",
-                  PUT(app->entries.hostname), SERVICE_ID_MAX);
+        *host = buf_str(&name);
+    }
+    app->entries.hostname = *host;
+    return svc_id_ok(*host) ? 0
+        : err_set(e, "the host name \"%.*s\" cannot be part of an ID (1 to %d "
+                     "characters of ASCII, no leading /, no //, no . or .. "
+                     "part): give another one by -hostname",
+                  PUT(*host), SERVICE_ID_MAX);
 }
 
 /* DOCKER_CERT_PATH, or ~/.docker, with ca.pem, cert.pem and key.pem; without
@@ -8310,7 +8301,7 @@ static int app_open_registry(struct app *app, struct err *e)
            PUT(u.user.n > 0 ? u.scheme : STR("")),
            u.user.n > 0 ? "://" : "", PUT(shown));
     if (r->kind == &print_kind && os_terminal(STDOUT_FILENO) &&
-        app->opt.log_level.p == NULL)
+        app->opt.log_level == OPT_ABSENT)
         log_limit = LOG_WARN;           /* the table tells the rest */
     if (r->ttl_s > 0 && !r->kind->expires)
         log_at(LOG_WARN, "-ttl has no effect: entries of %.*s do not expire",
@@ -8442,7 +8433,7 @@ static int app_run(struct app *app)
             containers_summary(&app->containers);
         }
     }
-    if (app->opt.deregister_on_exit)
+    if (app->opt.deregister_on_exit == 1)
         app_deregister(app);
     return 0;
 }
@@ -8465,28 +8456,23 @@ static int app_open(struct app *app, struct err *e)
 int main(int argc, char **argv)
 {
     static struct app app;      /* zero, and not on the stack */
-    struct options f = { .deregister = STR_INIT("always"),
-                         .on_exit = STR_INIT("keep"), .confine = true,
-                         .resync = 60, .retry_attempts = -1,
-                         .retry_interval = 2000 };
-    struct err e;
-    int code;
+    struct err e = { "" };
+    int code = 1;
 
-    if (os_signals(&e) != 0 || os_descriptors(&e) != 0) {
+    app.opt = (struct options){ .confine = true, .log_level = OPT_ABSENT,
+                                .retry_attempts = OPT_ABSENT, .resync = 60,
+                                .retry_interval = 2000 };
+    if (os_signals(&e) == 0 && os_descriptors(&e) == 0)
+        code = opt_read(argc, argv, &app.opt, &e);
+    os_protect_memory();
+    if (code < 0 && app_open(&app, &e) != 0)
+        code = 1;
+    if (*e.text != '\0')
         log_at(LOG_ERROR, "%s", e.text);
-        return 1;
-    }
-    code = opt_read(argc, argv, &f);
     if (code >= 0)
         return code;
-    app.opt = f;
-    os_protect_memory();
-    if (app_open(&app, &e) != 0) {
-        log_at(LOG_ERROR, "%s", e.text);
-        return 1;
-    }
     app_scrub(&app, argv[argc - 1]);
-    if (f.confine && os_sandbox(f.ip.n > 0, &e) != 0)
+    if (app.opt.confine && os_sandbox(app.opt.ip.n > 0, &e) != 0)
         log_at(LOG_WARN, "not as confined as it could be: %s", e.text);
     code = app_run(&app);
     conn_reset(&app.containers.engine);         /* in TLS: says goodbye */

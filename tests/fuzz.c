@@ -369,6 +369,16 @@ static void fuzz_flags(struct buf *b, const struct options *f)
             buf_add(b, *(const struct str *)field);
         } else if (o->type == OPT_BOOL) {
             buf_lit(b, *(const bool *)field ? "true" : "F");
+        } else if (o->type == OPT_WORD) {
+            struct str word = STR(""), rest = str_of(o->argument);
+            int64_t left;
+
+            for (left = *(const int64_t *)field; left >= 0; left--) {
+                (void)str_cut(&rest, '"');
+                word = str_cut(&rest, '"');
+            }
+            CHECK(word.n > 0);
+            buf_add(b, word);
         } else {
             int64_t v = *(const int64_t *)field;
 
@@ -389,6 +399,7 @@ static int fuzz_words(struct str in, struct options *f)
 {
     static const struct options usual = { .resync = 60, .retry_interval = 1 };
     char *word[66] = { NULL }, name[] = "registrator";
+    struct err e;
     int argc = 1, code;
 
     *f = usual;
@@ -396,7 +407,7 @@ static int fuzz_words(struct str in, struct options *f)
     while (in.n > 0 && argc < 65)
         word[argc++] = (char *)(uintptr_t)str_cut(&in, '\0').p;
     quiet(true);
-    code = opt_read(argc, word, f);
+    code = opt_read(argc, word, f, &e);
     quiet(false);
     return code;
 }

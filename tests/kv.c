@@ -297,16 +297,15 @@ static int kv_open_app(struct app *app, struct err *e)
 int main(int argc, char **argv)
 {
     static struct app app;
-    struct options f = { .deregister = STR_INIT("always"),
-                         .on_exit = STR_INIT("keep"), .confine = true,
-                         .resync = 60, .retry_attempts = -1,
+    struct options f = { .confine = true, .log_level = OPT_ABSENT,
+                         .retry_attempts = OPT_ABSENT, .resync = 60,
                          .retry_interval = 2000 };
     struct err e;
     int code;
 
     if (os_signals(&e) != 0)
         return 1;
-    code = opt_read(argc, argv, &f);
+    code = opt_read(argc, argv, &f, &e);
     if (code >= 0)
         return code;
     app.opt = f;

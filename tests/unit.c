@@ -1131,22 +1131,21 @@ static void quiet(bool on)
  * options that are not as usual. */
 static struct str options_of(struct buf *out, const char *line)
 {
-    struct options f = { .deregister = STR_INIT("-"),
-                         .on_exit = STR_INIT("-"), .log_level = STR_INIT("-"),
-                         .resync = 60, .retry_attempts = -1,
+    struct options f = { .log_level = OPT_ABSENT, .resync = 60,
+                         .retry_attempts = OPT_ABSENT,
                          .retry_interval = 2000 };
     const struct { const char *name; const bool *is; } flag[] = {
         { " cleanup", &f.cleanup }, { " confine", &f.confine },
-        { " explicit", &f.only_named }, { " internal", &f.internal },
-        { " once", &f.once }, { " given", &f.attempts_given },
+        { " explicit", &f.cfg.only_named },
+        { " internal", &f.cfg.internal }, { " once", &f.once },
     };
     const struct { const char *name; const struct str *is; } text[] = {
-        { " deregister=", &f.deregister }, { " hostname=", &f.hostname },
-        { " ip=", &f.ip }, { " on-exit=", &f.on_exit }, { " tags=", &f.tags },
-        { " label=", &f.label }, { " log-level=", &f.log_level },
+        { " hostname=", &f.cfg.hostname }, { " ip=", &f.ip },
+        { " tags=", &f.cfg.tags }, { " label=", &f.cfg.ip_label },
     };
     char *word[32], *copy = str_dup(str_of(line)), name[] = "registrator";
     char number[128];
+    struct err e;
     int argc = 1, code;
     size_t i;
 
@@ -1162,7 +1161,7 @@ static struct str options_of(struct buf *out, const char *line)
         }
     word[argc] = NULL;
     quiet(true);
-    code = opt_read(argc, word, &f);
+    code = opt_read(argc, word, &f, &e);
     quiet(false);
     out->n = 0;
     if (code >= 0) {
@@ -1172,15 +1171,21 @@ static struct str options_of(struct buf *out, const char *line)
         for (i = 0; i < LENGTH(flag); i++)
             buf_lit(out, *flag[i].is ? flag[i].name : "");
         for (i = 0; i < LENGTH(text); i++)
-            if (text[i].is->p != NULL && !str_eq(*text[i].is, STR("-"))) {
+            if (text[i].is->p != NULL) {
                 buf_lit(out, text[i].name);
                 buf_add(out, *text[i].is);
             }
+        buf_lit(out, f.on_success == 1 ? " on-success" : "");
+        buf_lit(out, f.deregister_on_exit == 1 ? " deregister" : "");
+        if (f.log_level != OPT_ABSENT)
+            buf_fmt(out, " level %u", (unsigned)f.log_level);
+        if (f.retry_attempts == OPT_ABSENT)
+            f.retry_attempts = -9;
         (void)snprintf(number, sizeof number, " %lld %lld %lld %lld %lld",
                        (long long)f.resync, (long long)f.retry_attempts,
                        (long long)f.retry_interval, (long long)f.ttl,
                        (long long)f.ttl_refresh);
-        buf_lit(out, str_eq(str_of(number), STR(" 60 -1 2000 0 0"))
+        buf_lit(out, str_eq(str_of(number), STR(" 60 -9 2000 0 0"))
                          ? "" : number);
     }
     free(copy);
@@ -1202,12 +1207,17 @@ static void opt_lines(void)
         { "-tags=a=b,c u:", "u: tags=a=b,c" }, { "-ip -ip u:", "u: ip=-ip" },
         { "-ip a -ip b u:", "u: ip=b" }, { "-ip -- u:", "u: ip=--" },
         { "-hostname h -useIpFromLabel l -deregister on-success -on-exit "
-          "deregister -log-level debug u:", "u: deregister=on-success "
-          "hostname=h on-exit=deregister label=l log-level=debug" },
-        { "-resync 30 -ttl 10 -ttl-refresh=5 u:", "u: 30 -1 2000 10 5" },
-        { "-resync=0 u:", "u: 0 -1 2000 0 0" },
-        { "-retry-attempts -1 -retry-interval=1 u:", "u: given 60 -1 1 0 0" },
-        { "-retry-attempts=3 u:", "u: given 60 3 2000 0 0" },
+          "deregister -log-level debug u:", "u: hostname=h label=l on-success "
+          "deregister level 3" },
+        { "-deregister always -on-exit=keep -log-level error u:",
+          "u: level 0" },
+        { "-log-level warn u:", "u: level 1" },
+        { "-deregister _ u:", "1" }, { "-deregister=or u:", "1" },
+        { "-on-exit keep\" u:", "1" }, { "-log-level Info u:", "1" },
+        { "-resync 30 -ttl 10 -ttl-refresh=5 u:", "u: 30 -9 2000 10 5" },
+        { "-resync=0 u:", "u: 0 -9 2000 0 0" },
+        { "-retry-attempts -1 -retry-interval=1 u:", "u: 60 -1 1 0 0" },
+        { "-retry-attempts=3 u:", "u: 60 3 2000 0 0" },
         { "-confine u:", "u: confine" }, { "-confine=false u:", "u:" },
         { "-version", "0" }, { "-help", "0" }, { "--help", "0" },
         { "-help=false u:", "u:" }, { "_", "" }, { "-", "-" },
@@ -1344,7 +1354,7 @@ static void opt_uris(void)
 
         memset(&app, 0, sizeof app);
         app.opt.uri = edge(str_of(row[i].uri));
-        app.opt.log_level = STR("info");
+        app.opt.log_level = LOG_INFO;
         quiet(true);
         ok = app_open_registry(&app, &e);
         quiet(false);
