@@ -7854,6 +7854,7 @@ struct options {
     int64_t retry_attempts;     /* maybe OPT_ABSENT, too */
     int64_t resync, retry_interval, ttl, ttl_refresh;
     struct str uri;
+    struct str shown_uri;       /* without user and password */
 };
 
 #define OPT_ABSENT INT64_MIN
@@ -8006,6 +8007,19 @@ static const struct opt *opt_find(struct str name)
     return NULL;
 }
 
+/* Keeps a copy of the URI, and blots out user and password where others can
+ * read them, in the list of processes. */
+static void opt_uri(struct options *f, char *uri)
+{
+    struct err unused;
+    struct url u;
+
+    f->shown_uri = str_of(uri);
+    f->uri = str_of(str_dup(f->shown_uri));
+    if (url_parse(f->uri, &u, &unused) == 0 && u.user.n > 0)
+        memset(uri + (u.user.p - f->uri.p), '*', u.user.n);
+}
+
 /* Reads the command line as Go's flag package does.  The exit code, or -1 to
  * go on; if there is more to say, it is in e. */
 static int opt_read(int argc, char **argv, struct options *f, struct err *e)
@@ -8042,11 +8056,11 @@ static int opt_read(int argc, char **argv, struct options *f, struct err *e)
     if (i == argc)
         return opt_usage_error("Missing required argument for registry URI.",
                                STR("\n"));
-    f->uri = str_of(argv[i]);
     if (i + 1 < argc)
         return opt_usage_error("Extra unparsed arguments.\nOptions should "
                                "come before the registry URI argument.",
                                STR("\n"));
+    opt_uri(f, argv[i]);
     return -1;
 }
 
@@ -8141,52 +8155,45 @@ static int app_hostname(struct app *app, struct err *e)
                   PUT(*host), SERVICE_ID_MAX);
 }
 
-/* DOCKER_CERT_PATH, or ~/.docker, with ca.pem, cert.pem and key.pem; without
- * a CA there, the system's. */
+/* DOCKER_CERT_PATH, or ~/.docker, with cert.pem and key.pem, or neither, and
+ * ca.pem; without one in ~/.docker, the system's CAs. */
 static int app_engine_tls(struct endpoint *p, struct err *e)
 {
     static const char *const file[] = { "/ca.pem", "/cert.pem", "/key.pem" };
     static struct buf path[3];  /* for as long as the program runs */
     struct str folder = env_get("DOCKER_CERT_PATH"), home = env_get("HOME");
-    const char *found[3];
     size_t i;
 
     for (i = 0; i < 3; i++) {
         buf_fmt(&path[i], "%.*s%s%s", PUT(folder.n > 0 ? folder : home),
                 folder.n > 0 ? "" : "/.docker", file[i]);
         buf_byte(&path[i], '\0');
-        found[i] = os_exists(path[i].p) ? path[i].p : NULL;
     }
-    if (folder.n > 0 && found[0] == NULL)
-        return err_set(e, "%s: no such file", path[0].p);
-    if ((found[1] == NULL) != (found[2] == NULL))
-        return err_set(e, "%s: no such file, and a client certificate needs "
-                          "its key", path[found[1] == NULL ? 1 : 2].p);
-    p->tls.ca_file = found[0];
-    p->tls.cert_file = found[1];
-    p->tls.key_file = found[2];
+    if (folder.n > 0 || os_exists(path[0].p))
+        p->tls.ca_file = path[0].p;
+    if (os_exists(path[1].p) || os_exists(path[2].p)) {
+        p->tls.cert_file = path[1].p;
+        p->tls.key_file = path[2].p;
+    }
     return conn_use_tls(p, p->host, e);
 }
 
-/* DOCKER_HOST: unix:///path, tcp://host:port, http://, https://. */
+/* DOCKER_HOST, with the ports that Docker's own client has for it. */
 static int app_open_engine(struct app *app, struct err *e)
 {
-    struct containers *cs = &app->containers;
-    struct endpoint *p = &cs->engine;
+    struct endpoint *p = &app->containers.engine;
     struct str host = env_get("DOCKER_HOST");
     struct err why;
     struct url u;
     bool tcp, tls;
 
     conn_init(p, "docker", 8);
-    cs->default_socket = host.n == 0 || str_eq(host, STR("unix://"));
-    if (cs->default_socket)
+    app->containers.default_socket = host.n == 0 ||
+                                     str_eq(host, STR("unix://"));
+    if (app->containers.default_socket)
         host = STR("unix:///var/run/docker.sock");
-    if (str_prefix(host, STR("/")))
-        return err_set(e, "DOCKER_HOST: no scheme, as in unix://%.*s",
-                       PUT(str_first(host, 200)));
     if (url_parse(host, &u, &why) != 0)
-        return err_set(e, "DOCKER_HOST: %s", why.text);
+        return err_set(e, "DOCKER_HOST: %s (as in unix:///path)", why.text);
     if (str_eq(u.scheme, STR("unix"))) {
         conn_set_address(p, u.path, STR(""), 0);
         return env_check_socket(u.path, "DOCKER_HOST", e);
@@ -8194,12 +8201,9 @@ static int app_open_engine(struct app *app, struct err *e)
     tcp = str_eq(u.scheme, STR("tcp"));
     tls = str_eq(u.scheme, STR("https")) ||
           (tcp && env_get("DOCKER_TLS_VERIFY").n > 0);
-    if (!tls && !tcp && !str_eq(u.scheme, STR("http")))
+    if (u.host.n == 0 || (!tls && !tcp && !str_eq(u.scheme, STR("http"))))
         return err_set(e, "DOCKER_HOST is unix:///path, tcp://host:port, "
-                          "http:// or https://, not %.*s:",
-                       PUT(str_first(u.scheme, 40)));
-    if (u.host.n == 0)
-        return err_set(e, "DOCKER_HOST names no host");
+                          "http://host:port or https://host:port");
     conn_set_address(p, STR(""), u.host,
                      u.port > 0 ? u.port : tls ? 2376 : 2375);
     return tls ? app_engine_tls(p, e) : 0;
@@ -8221,32 +8225,35 @@ static struct str app_uri_rest(struct str uri)
 static int app_unknown_scheme(struct str uri, struct str scheme,
                               struct err *e)
 {
-    struct str rest = app_uri_rest(uri), shown;
-    struct buf b = { 0 };
+    struct str rest = app_uri_rest(uri), meant = STR("");
+    struct buf known = { 0 }, hint = { 0 };
     unsigned unused;
     size_t i;
 
-    scheme = str_first(str_after(scheme, '@'), 80);
-    shown = str_upto(rest, str_index(rest, '/'));
-    if (str_eq(scheme, STR("zookeeper")))
-        buf_lit(&b, "ZooKeeper is not supported; ");
-    if (str_eq(scheme, STR("http")) || str_eq(scheme, STR("https")))
-        buf_fmt(&b, "did you mean consul%s://%.*s?  ",
-                scheme.n > 4 ? "-tls" : "", PUT(rest));
-    else if (str_port(shown, &unused))
-        buf_fmt(&b, "did you mean consul://%.*s:%.*s?  ", PUT(scheme),
-                PUT(shown));
-    for (i = 0; i < LENGTH(reg_schemes); i++)
+    for (i = 0; i < LENGTH(reg_schemes); i++) {
+        buf_fmt(&known, "%s%.*s", i > 0 ? ", " : "",
+                PUT(reg_schemes[i].scheme));
         if (str_caseeq(scheme, reg_schemes[i].scheme))
-            buf_fmt(&b, "did you mean %.*s:%s%.*s?  ",
-                    PUT(reg_schemes[i].scheme), rest.n > 0 ? "//" : "",
-                    PUT(rest));
-    buf_lit(&b, "the known ones are ");
-    for (i = 0; i < LENGTH(reg_schemes); i++)
-        buf_fmt(&b, "%s%.*s", i > 0 ? ", " : "", PUT(reg_schemes[i].scheme));
-    err_set(e, "unknown registry \"%.*s\": %.*s", PUT(scheme),
-            PUT(buf_str(&b)));
-    buf_free(&b);
+            meant = reg_schemes[i].scheme;
+    }
+    if (str_eq(scheme, STR("http"))) {
+        meant = STR("consul");
+    } else if (str_eq(scheme, STR("https"))) {
+        meant = STR("consul-tls");
+    } else if (str_port(str_upto(rest, str_index(rest, '/')), &unused)) {
+        meant = STR("consul");          /* of host:port */
+        rest = str_first(str_after(uri, '@'), 200);
+    }
+    if (meant.n > 0)
+        buf_fmt(&hint, "did you mean %.*s:%s%.*s?  ", PUT(meant),
+                rest.n > 0 ? "//" : "", PUT(rest));
+    err_set(e, "unknown registry \"%.*s\": %s%.*sthe known ones are %.*s",
+            PUT(str_first(str_after(scheme, '@'), 80)),
+            str_eq(scheme, STR("zookeeper"))
+                ? "ZooKeeper is not supported; " : "",
+            PUT(buf_str(&hint)), PUT(buf_str(&known)));
+    buf_free(&known);
+    buf_free(&hint);
     return -1;
 }
 
@@ -8264,13 +8271,11 @@ static int app_check_uri(const struct reg_scheme *s, const struct url *u,
         return err_set(e, "the registry URI needs //: did you mean "
                           "%.*s://%.*s?", PUT(s->scheme),
                        PUT(app_uri_rest(uri)));
-    if (s->port > 0 && ((u->path.n > 0 && !str_eq(u->path, STR("/"))) ||
-                        str_has(rest, '?') || str_has(rest, '#')))
-        return err_set(e, "%.*s:// has no path or query: %s", PUT(s->scheme),
-                       s->example);
-    if (s->port == 0 && !str_prefix(rest, STR("///")))
-        return err_set(e, "%.*s: has three slashes: %s", PUT(s->scheme),
-                       s->example);
+    if (s->port > 0 ? (u->path.n > 0 && !str_eq(u->path, STR("/"))) ||
+                      str_has(rest, '?') || str_has(rest, '#')
+                    : !str_prefix(rest, STR("///")))
+        return err_set(e, "%.*s:// is as in %s, without another path or query",
+                       PUT(s->scheme), s->example);
     return 0;
 }
 
@@ -8279,7 +8284,7 @@ static int app_open_registry(struct app *app, struct err *e)
 {
     const struct reg_scheme *s = reg_schemes;
     struct registry *r = &app->reg;
-    struct str uri = app->opt.uri, shown = uri;
+    struct str uri = app->opt.uri;
     struct err why;
     struct url u;
 
@@ -8295,11 +8300,8 @@ static int app_open_registry(struct app *app, struct err *e)
     if (app_check_uri(s, &u, uri, e) != 0)
         return -1;
     r->kind = s->kind;
-    if (u.user.n > 0)
-        shown = str_from(uri, (size_t)(u.user.p - uri.p) + u.user.n + 1);
-    log_at(LOG_INFO, "Using %.*s adapter: %.*s%s%.*s", PUT(s->scheme),
-           PUT(u.user.n > 0 ? u.scheme : STR("")),
-           u.user.n > 0 ? "://" : "", PUT(shown));
+    log_at(LOG_INFO, "Using %.*s adapter: %.*s", PUT(s->scheme),
+           PUT(app->opt.shown_uri));
     if (r->kind == &print_kind && os_terminal(STDOUT_FILENO) &&
         app->opt.log_level == OPT_ABSENT)
         log_limit = LOG_WARN;           /* the table tells the rest */
@@ -8307,19 +8309,6 @@ static int app_open_registry(struct app *app, struct err *e)
         log_at(LOG_WARN, "-ttl has no effect: entries of %.*s do not expire",
                PUT(s->scheme));
     return r->kind->setup(r, s, &u, e);
-}
-
-/* Blots out user and password of the URI, which others can read in the list
- * of processes.  No more than that: paths and hosts point there too. */
-static void app_scrub(const struct app *app, char *uri)
-{
-    struct err unused;
-    struct url u;
-    size_t i;
-
-    if (url_parse(app->opt.uri, &u, &unused) == 0)
-        for (i = 0; i < u.user.n; i++)
-            uri[(size_t)(u.user.p - app->opt.uri.p) + i] = '*';
 }
 
 /* ---- The loop ---- */
@@ -8343,12 +8332,11 @@ static void app_wait(struct app *app, uint64_t at_most)
     struct entries *es = &app->entries;
     struct containers *cs = &app->containers;
     struct pollfd fd[2 * CONNS_MAX + 1];
-    const uint64_t due_at[] = { side_due(&es->side), containers_due(cs) };
-    uint64_t due = at_most, now = os_now();
-    size_t i;
+    uint64_t due = side_due(&es->side), other = containers_due(cs);
+    uint64_t now = os_now();
 
-    for (i = 0; i < LENGTH(due_at); i++)
-        due = due_at[i] < due ? due_at[i] : due;
+    due = due < other ? due : other;
+    due = due < at_most ? due : at_most;
     conn_pollfds(&cs->engine, fd);
     conn_pollfds(&app->reg.peer, fd + CONNS_MAX);
     os_wait(fd, 2 * CONNS_MAX, due > now ? due - now : 0);
@@ -8471,7 +8459,6 @@ int main(int argc, char **argv)
         log_at(LOG_ERROR, "%s", e.text);
     if (code >= 0)
         return code;
-    app_scrub(&app, argv[argc - 1]);
     if (app.opt.confine && os_sandbox(app.opt.ip.n > 0, &e) != 0)
         log_at(LOG_WARN, "not as confined as it could be: %s", e.text);
     code = app_run(&app);

@@ -392,6 +392,7 @@ static void fuzz_flags(struct buf *b, const struct options *f)
     buf_byte(b, '\0');
     buf_add(b, f->uri);
     buf_byte(b, '\0');
+    free((void *)(uintptr_t)f->uri.p);
 }
 
 /* Words with NULs behind them as a command line; the code. */
@@ -428,11 +429,13 @@ static void fuzz_options(struct str in)
     code = fuzz_words(edge(buf_str(&all)), &f);
     if (code < 0) {
         fuzz_flags(&once, &f);
-        CHECK(fuzz_words(buf_str(&once), &g) < 0);
+        CHECK(fuzz_words(edge(buf_str(&once)), &g) < 0);
         fuzz_flags(&twice, &g);
         CHECK(str_eq(buf_str(&once), buf_str(&twice)));
     }
     CHECK(fuzz_words(edge(buf_str(&all)), &g) == code);
+    if (code < 0)
+        free((void *)(uintptr_t)g.uri.p);
     buf_free(&all);
     buf_free(&once);
     buf_free(&twice);

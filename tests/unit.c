@@ -1187,6 +1187,7 @@ static struct str options_of(struct buf *out, const char *line)
                        (long long)f.ttl_refresh);
         buf_lit(out, str_eq(str_of(number), STR(" 60 -9 2000 0 0"))
                          ? "" : number);
+        free((void *)(uintptr_t)f.uri.p);
     }
     free(copy);
     return buf_str(out);
@@ -1323,11 +1324,11 @@ static void opt_uris(void)
         { "print:///", "nothing behind its colon" },
         { "consul:h:1", "did you mean consul://h:1?" },
         { "consul:/h", "did you mean consul://h?" },
-        { "consul://h/p", "has no path or query" },
-        { "consul://h?q", "no path or query" },
-        { "consul://h#f", "no path or query" },
-        { "consul-unix:a", "has three slashes" },
-        { "consul-unix://a/b", "has three slashes" },
+        { "consul://h/p", "without another path or query" },
+        { "consul://h?q", "without another path or query" },
+        { "consul://h#f", "without another path or query" },
+        { "consul-unix:a", "as in consul-unix:///path" },
+        { "consul-unix://a/b", "as in consul-unix:///path" },
         { "consul-unix:///", "/" },
         { "CONSUL://h", "did you mean consul://h?" },
         { "Print:", "did you mean print:?" },
