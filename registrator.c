@@ -7914,20 +7914,24 @@ static const struct opt opt_table[] = {
     { "help", OPT_BOOL, FLAG(help), 0, 0, "", "print this text (also -h)" },
 };
 
-/* Adds how the program is used to b, prints it, and returns the code. */
-static int opt_usage(struct buf *b, int fd, int code)
+/* Prints how the program is used, after what was wrong with that: on stdout if
+ * the code is 0.  Returns the code. */
+static int opt_usage(int code, const char *what, struct str word)
 {
+    struct buf b = { 0 };
     size_t i;
 
-    buf_lit(b, "Usage of registrator:\n"
-               "  registrator [options] <registry URI>\n\n"
-               "  <registry URI> is one of consul://[host[:port]],\n"
-               "  consul-tls://host[:port], consul-unix:///path, print:\n\n");
+    buf_fmt(&b, "%s%.*s%s", what, PUT(word), code == 0 ? "" : "\n\n");
+    buf_lit(&b, "Usage of registrator:\n"
+                "  registrator [options] <registry URI>\n\n"
+                "  <registry URI> is one of consul://[host[:port]],\n"
+                "  consul-tls://host[:port], consul-unix:///path, print:\n\n");
     for (i = 0; i < LENGTH(opt_table); i++)
-        buf_fmt(b, "  -%s%s\n        %s\n", opt_table[i].name,
+        buf_fmt(&b, "  -%s%s\n        %s\n", opt_table[i].name,
                 opt_table[i].argument, opt_table[i].help);
-    code = os_write_all(fd, buf_str(b)) ? code : 1;
-    buf_free(b);
+    if (!os_write_all(code == 0 ? STDOUT_FILENO : STDERR_FILENO, buf_str(&b)))
+        code = 1;
+    buf_free(&b);
     return code;
 }
 
@@ -7987,26 +7991,6 @@ static int opt_set(struct options *f, const struct opt *o, struct str value,
                             accepted, PUT(value));
 }
 
-/* Says what is wrong with the command line, and how it is used: exit 2. */
-static int opt_usage_error(const char *what, struct str word)
-{
-    struct buf b = { 0 };
-
-    buf_fmt(&b, "%s%.*s\n", what, PUT(word));
-    return opt_usage(&b, STDERR_FILENO, 2);
-}
-
-/* The row of that name, or NULL. */
-static const struct opt *opt_find(struct str name)
-{
-    size_t i;
-
-    for (i = 0; i < LENGTH(opt_table); i++)
-        if (str_eq(name, str_of(opt_table[i].name)))
-            return &opt_table[i];
-    return NULL;
-}
-
 /* Keeps a copy of the URI, and blots out user and password where others can
  * read them, in the list of processes. */
 static void opt_uri(struct options *f, char *uri)
@@ -8024,8 +8008,7 @@ static void opt_uri(struct options *f, char *uri)
  * go on; if there is more to say, it is in e. */
 static int opt_read(int argc, char **argv, struct options *f, struct err *e)
 {
-    struct buf text = { 0 };
-    const struct opt *o;
+    const struct opt *o, *end = opt_table + LENGTH(opt_table);
     int i;
 
     for (i = 1; i < argc && argv[i][0] == '-' && argv[i][1] != '\0'; i++) {
@@ -8037,13 +8020,16 @@ static int opt_read(int argc, char **argv, struct options *f, struct err *e)
             i++;
             break;
         }
-        o = opt_find(str_eq(name, STR("h")) ? STR("help") : name);
-        if (o == NULL)
-            return opt_usage_error("flag provided but not defined: -", name);
+        if (str_eq(name, STR("h")))
+            name = STR("help");
+        for (o = opt_table; o < end && !str_eq(name, str_of(o->name)); o++)
+            continue;
+        if (o == end)
+            return opt_usage(2, "flag provided but not defined: -", name);
         if (!given && o->type == OPT_BOOL)
             value = STR("true");
         else if (!given && i + 1 == argc)
-            return opt_usage_error("flag needs an argument: -", name);
+            return opt_usage(2, "flag needs an argument: -", name);
         else if (!given)
             value = str_of(argv[++i]);
         if (opt_set(f, o, value, e) != 0)
@@ -8052,14 +8038,13 @@ static int opt_read(int argc, char **argv, struct options *f, struct err *e)
     if (f->version)
         return os_write_all(STDOUT_FILENO, STR(VERSION "\n")) ? 0 : 1;
     if (f->help)
-        return opt_usage(&text, STDOUT_FILENO, 0);
+        return opt_usage(0, "", STR(""));
     if (i == argc)
-        return opt_usage_error("Missing required argument for registry URI.",
-                               STR("\n"));
+        return opt_usage(2, "Missing required argument for registry URI.",
+                         STR(""));
     if (i + 1 < argc)
-        return opt_usage_error("Extra unparsed arguments.\nOptions should "
-                               "come before the registry URI argument.",
-                               STR("\n"));
+        return opt_usage(2, "Extra unparsed arguments.\nOptions should come "
+                            "before the registry URI argument.", STR(""));
     opt_uri(f, argv[i]);
     return -1;
 }
@@ -8077,8 +8062,9 @@ static int opt_ip(struct containers *cs, struct str ip, struct err *e)
 {
     struct buf unused = { 0 };
     struct str last = str_after(ip, '.');
+    bool number = last.n > 0 && str_all(last, str_digit), letter = false;
+    bool name = str_has(ip, '.') && !number && str_all(ip, str_graph);
     unsigned char bytes[16];
-    bool digits = last.n > 0 && str_all(last, str_digit), letter = false;
     size_t i;
 
     cs->ip = ip;
@@ -8086,14 +8072,11 @@ static int opt_ip(struct containers *cs, struct str ip, struct err *e)
         return 0;
     for (i = 0; i < ip.n; i++)
         letter = letter || str_letter(ip.p[i]);
-    cs->ip_is_interface = os_interface(ip, &unused);
+    cs->ip_is_interface =
+        os_interface(ip, &unused) ||
+        (letter && !name && ip.n < 16 && str_all(ip, opt_interface_char));
     buf_free(&unused);
-    if (cs->ip_is_interface ||
-        (str_has(ip, '.') && letter && !digits && str_all(ip, str_graph)))
-        return 0;
-    cs->ip_is_interface = letter && ip.n < 16 &&
-                          str_all(ip, opt_interface_char);
-    return cs->ip_is_interface ? 0
+    return cs->ip_is_interface || (letter && name) ? 0
         : err_set(e, "-ip %.*s: neither an address nor an interface of this "
                      "machine (as in 10.1.2.3 or eth0)", PUT(ip));
 }
@@ -8110,8 +8093,10 @@ struct app {
 /* What the options mean, and whether they go together. */
 static int app_check(struct app *app, struct err *e)
 {
+    static struct buf name;     /* of this machine; entries point to it */
     struct options *f = &app->opt;
     struct containers *cs = &app->containers;
+    struct str *host = &cs->cfg.hostname;
 
     if (f->log_level != OPT_ABSENT)
         log_limit = (enum log_level)f->log_level;
@@ -8134,15 +8119,6 @@ static int app_check(struct app *app, struct err *e)
     app->reg.ttl_s = (unsigned)f->ttl;
     app->reg.refresh_s = (unsigned)f->ttl_refresh;
     app->entries.cleanup = f->cleanup;
-    return 0;
-}
-
-/* The first part of service IDs: -hostname, or this machine's name. */
-static int app_hostname(struct app *app, struct err *e)
-{
-    static struct buf name;     /* for as long as the program runs */
-    struct str *host = &app->containers.cfg.hostname;
-
     if (host->n == 0) {
         os_hostname(&name);
         *host = buf_str(&name);
@@ -8361,24 +8337,20 @@ static bool app_gives_up(const struct app *app)
             docker->retry.tries > most || docker->list_retry.tries > most);
 }
 
-/* With -once: whether all has been done that could be. */
-static bool app_is_done(const struct app *app)
+/* With -once: the exit code, 1 if something could not be done; -1: not all has
+ * been done yet that could be. */
+static int app_once(const struct app *app)
 {
     const struct containers *cs = &app->containers;
-
-    return side_idle(&app->entries.side) && side_idle(&cs->side) &&
-           list_empty(&cs->unsettled) &&
-           (!containers_all_known(cs) || !app->entries.prune_due);
-}
-
-/* The exit code of -once: 1 if something could not be done. */
-static int app_code(const struct app *app)
-{
     size_t waiting;
 
+    if (!side_idle(&app->entries.side) || !side_idle(&cs->side) ||
+        !list_empty(&cs->unsettled) ||
+        (containers_all_known(cs) && app->entries.prune_due))
+        return -1;
     (void)entries_count(&app->entries, &waiting, false);
-    return waiting > 0 || !containers_certain(&app->containers) ||
-           !list_empty(&app->containers.side.queue.later);
+    return waiting > 0 || !containers_certain(cs) ||
+           !list_empty(&cs->side.queue.later);
 }
 
 /* With -on-exit deregister: removes what we registered, as far as the
@@ -8405,8 +8377,8 @@ static int app_run(struct app *app)
 {
     while (!os_stop) {
         app_tick(app);
-        if (app->opt.once && app_is_done(app))
-            return app_code(app);
+        if (app->opt.once && app_once(app) >= 0)
+            return app_once(app);
         if (app_gives_up(app)) {
             log_at(LOG_ERROR, "giving up");
             return 1;
@@ -8429,7 +8401,7 @@ static int app_run(struct app *app)
 /* Prepares everything of which the options and the environment decide. */
 static int app_open(struct app *app, struct err *e)
 {
-    if (app_check(app, e) != 0 || app_hostname(app, e) != 0)
+    if (app_check(app, e) != 0)
         return -1;
     log_at(LOG_INFO, "Starting registrator %s ...", VERSION);
     if (app_open_registry(app, e) != 0 || app_open_engine(app, e) != 0)

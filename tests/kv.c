@@ -280,8 +280,7 @@ static int kv_open_app(struct app *app, struct err *e)
     struct registry *r = &app->reg;
     struct url u;
 
-    if (app_check(app, e) != 0 || app_hostname(app, e) != 0 ||
-        url_parse(app->opt.uri, &u, e) != 0)
+    if (app_check(app, e) != 0 || url_parse(app->opt.uri, &u, e) != 0)
         return -1;
     log_at(LOG_INFO, "Starting registrator %s ...", VERSION);
     r->kind = kv_scheme.kind;
