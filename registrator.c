@@ -2218,12 +2218,11 @@ static void tls_append(const br_x509_class **x, const unsigned char *p,
                        size_t n)
 {
     struct tls *t = (void *)x;
-    struct str s = { (const char *)p, n };
     size_t i = t->minimal.num_certs;
 
     if (i < CERTS_MAX) {
         t->cert[i].max = CERT_MAX;
-        buf_add(&t->cert[i], s);
+        buf_add(&t->cert[i], (struct str){ (const char *)p, n });
     }
 }
 
@@ -2415,9 +2414,8 @@ static int tls_load_cas(struct tls_creds *c, struct tls_config *cfg,
             cfg->ca_file = bundle[i];
     if (cfg->ca_file == NULL)
         return err_set(e, "TLS: no CA is given, and this system has no file "
-                          "of all: name one in CONSUL_CACERT, or a folder "
-                          "with ca.pem in DOCKER_CERT_PATH (in a container, "
-                          "mount it with -v)");
+                          "of them: mount one (-v), and name it in "
+                          "CONSUL_CACERT or its folder in DOCKER_CERT_PATH");
     cert = pem_load(&c->arena, cfg->ca_file, "CERTIFICATE", &c->cas, e);
     if (cert == NULL)
         return -1;
@@ -2500,10 +2498,9 @@ static void tls_profile(struct tls *t)
     static const br_hash_class *const hash[] = {
         &br_sha256_vtable, &br_sha384_vtable, &br_sha512_vtable
     };
-    static const int hash_id[] = { br_sha256_ID, br_sha384_ID, br_sha512_ID };
     br_ssl_engine_context *e = &t->client.eng;
     br_x509_minimal_context *x = &t->minimal;
-    size_t i;
+    int i;
 
     br_ssl_client_zero(&t->client);
     br_ssl_engine_set_versions(e, BR_TLS12, BR_TLS12);
@@ -2518,9 +2515,9 @@ static void tls_profile(struct tls *t)
     br_x509_minimal_set_rsa(x, br_rsa_i31_pkcs1_vrfy);
     br_x509_minimal_set_ecdsa(x, &br_ec_prime_i31, br_ecdsa_i31_vrfy_asn1);
     br_x509_minimal_set_minrsa(x, 256);         /* bytes: 2048 bits */
-    for (i = 0; i < LENGTH(hash); i++) {
-        br_ssl_engine_set_hash(e, hash_id[i], hash[i]);
-        br_x509_minimal_set_hash(x, hash_id[i], hash[i]);
+    for (i = br_sha256_ID; i <= br_sha512_ID; i++) {
+        br_ssl_engine_set_hash(e, i, hash[i - br_sha256_ID]);
+        br_x509_minimal_set_hash(x, i, hash[i - br_sha256_ID]);
     }
     br_ssl_engine_add_flags(e, BR_OPT_NO_RENEGOTIATION);
     t->x509 = br_x509_minimal_vtable;
@@ -2530,30 +2527,19 @@ static void tls_profile(struct tls *t)
     br_ssl_engine_set_x509(e, &x->vtable);
 }
 
-/* Has our certificate at hand for a server that asks for it. */
-static void tls_show_cert(struct tls *t, const struct tls_creds *c)
-{
-    const br_rsa_private_key *rsa = br_skey_decoder_get_rsa(&c->key);
-    const br_ec_private_key *ec = br_skey_decoder_get_ec(&c->key);
-
-    if (rsa != NULL)
-        br_ssl_client_set_single_rsa(&t->client, c->chain, c->chain_n, rsa,
-                                     br_rsa_i31_pkcs1_sign);
-    else if (ec != NULL)
-        br_ssl_client_set_single_ec(&t->client, c->chain, c->chain_n, ec,
-                                    BR_KEYTYPE_SIGN, 0, &br_ec_prime_i31,
-                                    br_ecdsa_i31_sign_asn1);
-}
-
-/* Begins a connection.  A name that is an address is not sent as SNI (RFC
- * 6066 section 3).  NULL: why, in e. */
+/* Begins a connection, with our certificate at hand for a server that asks for
+ * it.  A name that is an address is not sent as SNI (RFC 6066 section 3).
+ * NULL: why, in e. */
 static struct tls *tls_open(const struct tls_config *cfg, struct err *e)
 {
+    const struct tls_creds *c = cfg->creds;
+    const br_rsa_private_key *rsa;
+    const br_ec_private_key *ec;
     unsigned char seed[32], ip[16];
     struct tls *t;
     char *name;
 
-    CHECK(cfg->name.n > 0 && cfg->creds != NULL);
+    CHECK(cfg->name.n > 0 && c != NULL);
     if (!os_random(seed, sizeof seed)) {
         err_set(e, "TLS: no source of randomness");
         return NULL;
@@ -2561,7 +2547,15 @@ static struct tls *tls_open(const struct tls_config *cfg, struct err *e)
     t = mem_zero(sizeof *t);
     t->config = cfg;
     tls_profile(t);
-    tls_show_cert(t, cfg->creds);
+    rsa = br_skey_decoder_get_rsa(&c->key);
+    ec = br_skey_decoder_get_ec(&c->key);
+    if (rsa != NULL)
+        br_ssl_client_set_single_rsa(&t->client, c->chain, c->chain_n, rsa,
+                                     br_rsa_i31_pkcs1_sign);
+    else if (ec != NULL)
+        br_ssl_client_set_single_ec(&t->client, c->chain, c->chain_n, ec,
+                                    BR_KEYTYPE_SIGN, 0, &br_ec_prime_i31,
+                                    br_ecdsa_i31_sign_asn1);
     br_ssl_engine_set_buffers_bidi(&t->client.eng, t->in, sizeof t->in, t->out,
                                    sizeof t->out);
     br_ssl_engine_inject_entropy(&t->client.eng, seed, sizeof seed);
@@ -2569,15 +2563,6 @@ static struct tls *tls_open(const struct tls_config *cfg, struct err *e)
     (void)br_ssl_client_reset(&t->client, name, 0);     /* the engine tells */
     free(name);
     return t;
-}
-
-static void tls_free(struct tls *t)
-{
-    size_t i;
-
-    for (i = 0; t != NULL && i < CERTS_MAX; i++)
-        buf_free(&t->cert[i]);
-    free(t);
 }
 
 #define TLS_ALERT(n) (BR_ERR_RECV_FATAL_ALERT + (n))
@@ -2718,19 +2703,26 @@ static enum io tls_step(struct tls *t, int fd, struct buf *in,
     return io;
 }
 
-/* Says goodbye, once, if that can be said at once.  0.6 never reaches its
- * closed state with data unread, so nothing waits for it. */
+/* Ends a connection, or what is none.  It says goodbye if that can be said at
+ * once: 0.6 never reaches its closed state with data unread, so nothing waits
+ * for it. */
 static void tls_close(struct tls *t, int fd)
 {
     struct str s;
+    size_t i;
     int error;
 
-    if (t->dead || !t->ready)
+    if (t == NULL)
         return;
-    br_ssl_engine_close(&t->client.eng);
-    s.p = (const char *)br_ssl_engine_sendrec_buf(&t->client.eng, &s.n);
-    while (s.n > 0 && os_write(fd, &s, &error) == IO_OK)
-        continue;
+    if (t->ready && !t->dead) {
+        br_ssl_engine_close(&t->client.eng);
+        s.p = (const char *)br_ssl_engine_sendrec_buf(&t->client.eng, &s.n);
+        while (s.n > 0 && os_write(fd, &s, &error) == IO_OK)
+            continue;
+    }
+    for (i = 0; i < CERTS_MAX; i++)
+        buf_free(&t->cert[i]);
+    free(t);
 }
 
 /* ==== 8. HTTP ============================================== http_ ====
@@ -3195,11 +3187,8 @@ static struct request *conn_close(struct conn *c)
 {
     struct request *r = c->request;
 
-    if (c->tls != NULL) {
-        tls_close(c->tls, c->fd);
-        tls_free(c->tls);
-        c->tls = NULL;
-    }
+    tls_close(c->tls, c->fd);
+    c->tls = NULL;
     os_close(c->fd);
     c->fd = -1;
     c->state = CONN_FREE;

@@ -4441,7 +4441,7 @@ static unsigned verdict(struct tls_config *cfg, const struct str *cert,
     CHECK(((*c)->get_pkey(c, &usages) != NULL) == (error == 0));
     CHECK(error != 0 || *t->why.text == '\0');
     *why = t->why;
-    tls_free(t);
+    tls_close(t, -1);
     return error;
 }
 
@@ -4875,11 +4875,11 @@ static void tls_rotates(void)
     tls_why(t, &why);
     WANT(str_find(str_of(why.text), str_of(cfg.reload_error.text)) <
          strlen(why.text));
-    tls_free(t);
+    tls_close(t, -1);
     (void)spill(0, STR(PEM_OTHER PEM_CA));
     tls_reload(&cfg);
     WANT(*cfg.reload_error.text == '\0' && cfg.creds->cas == 2);
-    tls_free(NULL);
+    tls_close(NULL, -1);
     tls_free_creds(NULL);
     distrust(&cfg);
 }
@@ -4912,7 +4912,7 @@ static void tls_named(void)
             t = tls_open(&p.tls, &e);
             ROW(t != NULL && br_ssl_engine_last_error(&t->client.eng) == 0,
                 row[i][0]);
-            tls_free(t);
+            tls_close(t, -1);
             distrust(&p.tls);
         }
     }
@@ -5017,7 +5017,7 @@ static void talk_open(struct talk *k, const char *ca, const char *name)
 
 static void talk_close(struct talk *k)
 {
-    tls_free(k->t);
+    tls_close(k->t, -1);
     os_close(k->fd[0]);
     os_close(k->fd[1]);
     distrust(&k->cfg);
@@ -5134,6 +5134,7 @@ static void tls_refusals(void)
         WANT(k.out.n == 6 && k.heard.n == 0 && k.in.n == 0);
         WANT(talk_on(&k, &error) == IO_FAILED && k.out.n == 6);
         tls_close(k.t, k.fd[0]);
+        k.t = NULL;
         talk_serve(&k);
         WANT(k.heard.n == 0);
         talk_close(&k);
