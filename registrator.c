@@ -2414,7 +2414,7 @@ static int tls_load_cas(struct tls_creds *c, struct tls_config *cfg,
             cfg->ca_file = bundle[i];
     if (cfg->ca_file == NULL)
         return err_set(e, "TLS: no CA is given, and this system has no file "
-                          "of them: mount one (-v), and name it in "
+                          "of them: mount one by -v, and name it in "
                           "CONSUL_CACERT or its folder in DOCKER_CERT_PATH");
     cert = pem_load(&c->arena, cfg->ca_file, "CERTIFICATE", &c->cas, e);
     if (cert == NULL)
