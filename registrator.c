@@ -8038,11 +8038,6 @@ static int opt_read(int argc, char **argv, struct options *f, struct err *e)
     return -1;
 }
 
-static bool opt_interface_char(char c)
-{
-    return str_graph(c) && c != '/' && c != ':';
-}
-
 /* -ip: an IP address, a DNS name with a dot and a letter, or the name of an
  * interface, which is at most 15 bytes long (IF_NAMESIZE) and may have no
  * address yet.  A name whose last label is a number, as eth0.100, is that of
@@ -8052,7 +8047,7 @@ static int opt_ip(struct containers *cs, struct str ip, struct err *e)
     struct buf unused = { 0 };
     struct str last = str_after(ip, '.');
     bool number = last.n > 0 && str_all(last, str_digit), letter = false;
-    bool name = str_has(ip, '.') && !number && str_all(ip, str_graph);
+    bool word = str_all(ip, str_graph), dns = str_has(ip, '.') && !number;
     unsigned char bytes[16];
     size_t i;
 
@@ -8063,9 +8058,10 @@ static int opt_ip(struct containers *cs, struct str ip, struct err *e)
         letter = letter || str_letter(ip.p[i]);
     cs->ip_is_interface =
         os_interface(ip, &unused) ||
-        (letter && !name && ip.n < 16 && str_all(ip, opt_interface_char));
+        (letter && word && !dns && ip.n < 16 && !str_has(ip, '/') &&
+         !str_has(ip, ':'));
     buf_free(&unused);
-    return cs->ip_is_interface || (letter && name) ? 0
+    return cs->ip_is_interface || (letter && word && dns) ? 0
         : err_set(e, "-ip %.*s: neither an address nor an interface of this "
                      "machine (as in 10.1.2.3 or eth0)", PUT(ip));
 }
@@ -8326,15 +8322,15 @@ static bool app_gives_up(const struct app *app)
             docker->retry.tries > most || docker->list_retry.tries > most);
 }
 
-/* With -once: the exit code, 1 if something could not be done; -1: not all has
- * been done yet that could be. */
+/* With -once: the exit code, 1 if something could not be done.  -1: not all
+ * has been done yet that could be, or it is not -once. */
 static int app_once(const struct app *app)
 {
     const struct containers *cs = &app->containers;
     size_t waiting;
 
-    if (!side_idle(&app->entries.side) || !side_idle(&cs->side) ||
-        !list_empty(&cs->unsettled) ||
+    if (!app->opt.once || !side_idle(&app->entries.side) ||
+        !side_idle(&cs->side) || !list_empty(&cs->unsettled) ||
         (containers_all_known(cs) && app->entries.prune_due))
         return -1;
     (void)entries_count(&app->entries, &waiting, false);
@@ -8364,10 +8360,12 @@ static void app_deregister(struct app *app)
 /* Until something ends the program; returns its exit code. */
 static int app_run(struct app *app)
 {
+    int code;
+
     while (!os_stop) {
         app_tick(app);
-        if (app->opt.once && app_once(app) >= 0)
-            return app_once(app);
+        if ((code = app_once(app)) >= 0)
+            return code;
         if (app_gives_up(app)) {
             log_at(LOG_ERROR, "giving up");
             return 1;
@@ -8416,10 +8414,11 @@ int main(int argc, char **argv)
     os_protect_memory();
     if (code < 0 && app_open(&app, &e) != 0)
         code = 1;
-    if (*e.text != '\0')
-        log_at(LOG_ERROR, "%s", e.text);
-    if (code >= 0)
+    if (code >= 0) {
+        if (*e.text != '\0')
+            log_at(LOG_ERROR, "%s", e.text);
         return code;
+    }
     if (app.opt.confine && os_sandbox(app.opt.ip.n > 0, &e) != 0)
         log_at(LOG_WARN, "not as confined as it could be: %s", e.text);
     code = app_run(&app);
