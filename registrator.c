@@ -8223,21 +8223,22 @@ static int app_check_uri(const struct reg_scheme *s, const struct url *u,
                          struct str uri, struct err *e)
 {
     struct str rest = uri;
+    bool ok;
 
     (void)str_cut(&rest, ':');
     if (s->kind == &print_kind)
-        return rest.n == 0 || str_eq(rest, STR("//")) ? 0
-            : err_set(e, "print: has nothing behind its colon");
-    if (s->port > 0 && !str_prefix(rest, STR("//")) && rest.n > 0)
+        ok = rest.n == 0 || str_eq(rest, STR("//"));
+    else if (s->port == 0)
+        ok = str_prefix(rest, STR("///"));
+    else if (rest.n > 0 && !str_prefix(rest, STR("//")))
         return err_set(e, "the registry URI needs //: did you mean "
                           "%.*s://%.*s?", PUT(s->scheme),
                        PUT(app_uri_rest(uri)));
-    if (s->port > 0 ? (u->path.n > 0 && !str_eq(u->path, STR("/"))) ||
-                      str_has(rest, '?') || str_has(rest, '#')
-                    : !str_prefix(rest, STR("///")))
-        return err_set(e, "%.*s:// is as in %s, without another path or query",
-                       PUT(s->scheme), s->example);
-    return 0;
+    else
+        ok = (u->path.n == 0 || str_eq(u->path, STR("/"))) &&
+             !str_has(rest, '?') && !str_has(rest, '#');
+    return ok ? 0 : err_set(e, "the registry URI is as in %s, without another "
+                               "path or query", s->example);
 }
 
 /* The registry that the URI and the environment name. */
