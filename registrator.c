@@ -1808,14 +1808,13 @@ static void os_protect_memory(void)
  */
 
 enum {
-    CERTS_MAX = 10,             /* in a chain, theirs or ours */
+    CERTS_MAX = 10,             /* in a server's chain */
     CERT_MAX = 64 * 1024,       /* bytes; with a thousand names it has 30 kB */
     PEM_MAX = 8 * 1024 * 1024   /* a bundle of all public CAs has 220 kB */
 };
 
 /* What we look at in a certificate. */
 struct cert_info {
-    struct cert_info *next;     /* in the CA file */
     struct str der;             /* the whole, into which the others point */
     size_t signed_n;            /* how much of it is not signature */
     struct str issuer, subject;
@@ -1829,8 +1828,9 @@ struct cert_info {
 /* What was read from the files of a configuration. */
 struct tls_creds {
     struct arena arena;         /* all that the rest points to */
-    struct cert_info *anchors;
-    br_x509_certificate chain[CERTS_MAX];       /* our own */
+    struct cert_info *ca;       /* all of the CA file, and */
+    size_t cas;                 /* how many they are */
+    br_x509_certificate *chain; /* our own */
     size_t chain_n;
     br_skey_decoder_context key;
     unsigned char slack[32];    /* 0.6 lets a key overrun key_data by 24 */
@@ -1844,7 +1844,6 @@ struct tls_config {
     const char *ca_file;        /* NULL: the system's; tls_load finds it */
     const char *cert_file, *key_file;   /* NULL: none */
     struct tls_creds *creds;    /* of tls_load */
-    bool stale;                 /* a handshake failed: tls_reload is due */
     struct err reload_error;    /* of the last tls_reload; empty: none */
 };
 
@@ -1856,11 +1855,9 @@ struct tls {
     br_ssl_client_context client;
     const struct tls_config *config;
     struct buf cert[CERTS_MAX]; /* of the server, its own first */
-    const br_x509_pkey *key;    /* of that one; NULL: it is refused */
     struct err why;             /* more than BearSSL's error says, or empty */
-    bool ca_failed;             /* the CA is to blame, and not the server */
-    unsigned char first_bytes[4];       /* of the server, */
-    size_t first_n;             /* and how many they are */
+    bool ca_failed;             /* a CA is to blame or missing, and not what
+                                   the server has sent */
     bool ready;                 /* the handshake is done */
     bool dead;                  /* nothing can be sent: read out the alert */
     bool wants_write;           /* a record waits for room to be sent */
@@ -1870,14 +1867,20 @@ struct tls {
 
 /* ---- DER (X.690), as far as certificates need it ---- */
 
-/* Takes the next element off *s; *in is its content.  False: there is none,
- * or it is malformed. */
-static bool der_next(struct str *s, unsigned *tag, struct str *in)
+/* The tag of the next element; 0: there is none. */
+static unsigned der_tag(struct str s)
+{
+    return s.n > 0 ? (unsigned char)*s.p : 0;
+}
+
+/* Takes an element of this tag off *s; *in is its content.  False: there is
+ * none, or it is malformed, and *s stays. */
+static bool der_take(struct str *s, unsigned tag, struct str *in)
 {
     const unsigned char *p = (const unsigned char *)s->p;
     size_t n, more = 0, i;
 
-    if (s->n < 2 || (p[0] & 31) == 31)  /* a tag of several bytes */
+    if (s->n < 2 || p[0] != tag || (tag & 31) == 31)    /* of several bytes */
         return false;
     n = p[1];
     if (n > 127) {              /* the length is in that many bytes more */
@@ -1889,21 +1892,8 @@ static bool der_next(struct str *s, unsigned *tag, struct str *in)
     }
     if (n > s->n - 2 - more)
         return false;
-    *tag = p[0];
     *in = str_upto(str_from(*s, 2 + more), n);
     *s = str_from(*s, 2 + more + n);
-    return true;
-}
-
-/* The same for an element that must have this tag; else *s stays. */
-static bool der_take(struct str *s, unsigned want, struct str *in)
-{
-    struct str rest = *s;
-    unsigned tag;
-
-    if (!der_next(&rest, &tag, in) || tag != want)
-        return false;
-    *s = rest;
     return true;
 }
 
@@ -1918,10 +1908,13 @@ static bool cert_is_for(struct str names, struct str want, struct buf *text)
     struct str ip = { (const char *)bytes, ip_parse(want, bytes) };
     struct str parent = want, san;
     bool found = false;
-    unsigned tag;
 
     (void)str_cut(&parent, '.');
-    while (der_next(&names, &tag, &san)) {
+    for (;;) {
+        unsigned tag = der_tag(names);
+
+        if (!der_take(&names, tag, &san))
+            return found;
         if (tag == 0x82 || tag == 0x87)
             buf_lit(text, text->n > 0 ? ", " : "");
         if (tag == 0x82) {
@@ -1935,7 +1928,6 @@ static bool cert_is_for(struct str names, struct str want, struct buf *text)
             found |= ip.n > 0 && str_eq(san, ip);
         }
     }
-    return found;
 }
 
 /* Whether extendedKeyUsage has a server's purpose, or any. */
@@ -1954,12 +1946,12 @@ static bool cert_is_server(struct str purposes)
 static bool cert_extension(struct cert_info *c, struct str x)
 {
     struct str oid, critical, value, in;
-    unsigned id = 0, tag;
+    unsigned id = 0;
 
     if (!der_take(&x, 6, &oid))
         return false;
     (void)der_take(&x, 1, &critical);   /* BearSSL looks at it */
-    if (!der_take(&x, 4, &value) || !der_next(&value, &tag, &in))
+    if (!der_take(&x, 4, &value) || !der_take(&value, der_tag(value), &in))
         return false;
     if (oid.n == 3 && str_prefix(oid, STR("\x55\x1d")))
         id = (unsigned char)oid.p[2];
@@ -1989,10 +1981,7 @@ static bool cert_parse(struct str der, struct cert_info *c)
     struct str cert, tbs, part, list;
     unsigned tag;
 
-    memset(c, 0, sizeof *c);
-    c->der = der;
-    c->names = STR("");
-    c->may_sign = true;
+    *c = (struct cert_info){ .der = der, .may_sign = true };
     if (!der_take(&der, 0x30, &cert) || der.n > 0 ||
         !der_take(&cert, 0x30, &tbs))
         return false;
@@ -2007,7 +1996,8 @@ static bool cert_parse(struct str der, struct cert_info *c)
     do {
         if (tbs.n == 0)
             return true;
-        if (!der_next(&tbs, &tag, &part))
+        tag = der_tag(tbs);
+        if (!der_take(&tbs, tag, &part))
             return false;
     } while (tag != 0xa3);                      /* extensions */
     if (!der_take(&part, 0x30, &list))
@@ -2025,12 +2015,11 @@ static void tls_append(const br_x509_class **x, const unsigned char *p,
                        size_t n)
 {
     struct tls *t = (void *)x;
-    struct str s = { (const char *)p, n };
     size_t i = t->minimal.num_certs;
 
     if (i < CERTS_MAX) {
         t->cert[i].max = CERT_MAX;
-        buf_add(&t->cert[i], s);
+        buf_add(&t->cert[i], (struct str){ (const char *)p, n });
     }
 }
 
@@ -2097,24 +2086,22 @@ static unsigned tls_try_ca(struct tls *t, const struct cert_info *ca)
  * CA. */
 static unsigned tls_verify(struct tls *t, size_t n, const struct cert_info *c)
 {
-    const struct cert_info *ca;
+    const struct tls_creds *creds = t->config->creds;
     unsigned error = BR_ERR_X509_NOT_TRUSTED;
-    size_t i;
+    size_t i, k;
 
+    t->ca_failed = true;
     br_x509_minimal_vtable.start_chain(&t->minimal.vtable, NULL);
     for (i = 0; error != 0 && i <= n; i++) {
         if (i > 0) {
             tls_feed(t, c[i - 1].der, c[i - 1].der.n);
             br_x509_minimal_vtable.end_cert(&t->minimal.vtable);
         }
-        for (ca = t->config->creds->anchors; error != 0 && ca != NULL;
-             ca = ca->next)
-            if (i == 0 ? str_eq(ca->der, c->der)
-                       : str_eq(ca->subject, c[i - 1].issuer))
-                error = tls_try_ca(t, ca);
+        for (k = 0; error != 0 && k < creds->cas; k++)
+            if (i == 0 ? str_eq(creds->ca[k].der, c->der)
+                       : str_eq(creds->ca[k].subject, c[i - 1].issuer))
+                error = tls_try_ca(t, &creds->ca[k]);
     }
-    if (error == 0)
-        t->key = &t->minimal.pkey;
     return error;
 }
 
@@ -2123,10 +2110,16 @@ static unsigned tls_verify(struct tls *t, size_t n, const struct cert_info *c)
  * nowhere. */
 static unsigned tls_accept_any_cert(struct tls *t)
 {
+    const br_x509_pkey *key;
+
     br_x509_decoder_init(&t->decoder, NULL, NULL);
     br_x509_decoder_push(&t->decoder, t->cert->p, t->cert->n);
-    t->key = br_x509_decoder_get_pkey(&t->decoder);
-    return t->key != NULL ? 0 : BR_ERR_X509_UNSUPPORTED;
+    key = br_x509_decoder_get_pkey(&t->decoder);
+    if (key == NULL)
+        return BR_ERR_X509_UNSUPPORTED;
+    t->minimal.pkey = *key;
+    t->minimal.key_usages = BR_KEYTYPE_SIGN;
+    return 0;
 }
 
 static unsigned tls_end_chain(const br_x509_class **x)
@@ -2134,6 +2127,7 @@ static unsigned tls_end_chain(const br_x509_class **x)
     struct tls *t = (void *)x;
     size_t n = t->minimal.num_certs, i;
     struct cert_info c[CERTS_MAX];
+    unsigned error = BR_ERR_X509_NOT_TRUSTED;
 
     for (i = 0; i < n; i++)
         if (i == CERTS_MAX || t->cert[i].bad)
@@ -2141,137 +2135,75 @@ static unsigned tls_end_chain(const br_x509_class **x)
     if (n == 0)
         return BR_ERR_X509_EMPTY_CHAIN;
     if (t->config->insecure)
-        return tls_accept_any_cert(t);
-    return tls_inspect(t, n, c, &t->why) != 0 ? BR_ERR_X509_NOT_TRUSTED
-                                              : tls_verify(t, n, c);
-}
-
-static const br_x509_pkey *tls_get_pkey(const br_x509_class *const *x,
-                                        unsigned *usages)
-{
-    if (usages != NULL)
-        *usages = BR_KEYTYPE_SIGN;
-    return ((const struct tls *)(const void *)x)->key;
-}
-
-/* ---- Files: PEM (RFC 7468) ---- */
-
-/* Takes an object of a PEM file.  1: it is used; 0: it is of another kind;
- * -1: why it cannot be used. */
-typedef int pem_use(struct tls_creds *, struct str name, struct str der,
-                    const char *path, struct err *);
-
-static void pem_collect(void *to, const void *p, size_t n)
-{
-    struct str s = { p, n };
-
-    buf_add(to, s);
-}
-
-/* Calls use(c, ...) for each object of a file, which must have one at least
- * that is `what`.  BearSSL wants lines that end in LF, the last one too. */
-static int pem_each(const char *path, const char *what, pem_use *use,
-                    struct tls_creds *c, struct err *e)
-{
-    struct buf text = { .max = PEM_MAX }, der = { .max = 0 };
-    br_pem_decoder_context pem;
-    char name[sizeof pem.name] = "";    /* empty: between objects */
-    int result = os_file(path, &text, e), event, used = 0;
-    size_t i, n = 0;
-
-    for (i = 0; i < text.n; i++)
-        if (text.p[i] != '\r')
-            text.p[n++] = text.p[i];
-    text.n = n;
-    buf_byte(&text, '\n');
-    br_pem_decoder_init(&pem);
-    for (i = 0; result >= 0 && i < text.n;) {
-        i += br_pem_decoder_push(&pem, text.p + i, text.n - i);
-        event = br_pem_decoder_event(&pem);
-        if (event == BR_PEM_BEGIN_OBJ) {
-            memcpy(name, br_pem_decoder_name(&pem), sizeof name);
-            der.n = 0;
-            br_pem_decoder_setdest(&pem, pem_collect, &der);
-        } else if (event == BR_PEM_END_OBJ) {
-            result = use(c, str_of(name), buf_str(&der), path, e);
-            used |= result;
-            *name = '\0';
-        } else if (event == BR_PEM_ERROR) {
-            result = err_set(e, "%s: PEM that is malformed or encrypted",
-                             path);
-        }
-    }
-    if (result >= 0 && *name != '\0')
-        result = err_set(e, "%s: PEM that ends early", path);
-    else if (result >= 0 && used == 0)
-        result = err_set(e, "%s: no %s in it", path, what);
-    buf_free(&der);
-    buf_free(&text);
-    return result < 0 ? -1 : 0;
+        error = tls_accept_any_cert(t);
+    else if (tls_inspect(t, n, c, &t->why) == 0)
+        error = tls_verify(t, n, c);
+    if (error == 0)
+        t->minimal.err = BR_ERR_X509_OK;        /* it may tell the key */
+    return error;
 }
 
 /* ---- The files of a configuration ---- */
 
-/* Adds a certificate of the CA file, whatever it is; tls_try_ca judges it if
- * a server needs it. */
-static int tls_add_anchor(struct tls_creds *c, struct str name, struct str der,
-                          const char *path, struct err *e)
+static void pem_collect(void *to, const void *p, size_t n)
 {
-    struct cert_info *a;
-
-    if (!str_eq(name, STR("CERTIFICATE")))
-        return 0;
-    a = arena_alloc(&c->arena, sizeof *a);
-    if (!cert_parse(str_copy(&c->arena, der), a))
-        return err_set(e, "%s: malformed certificate", path);
-    a->next = c->anchors;
-    c->anchors = a;
-    return 1;
+    buf_add(to, (struct str){ p, n });
 }
 
-/* Adds a certificate to our own chain. */
-static int tls_add_cert(struct tls_creds *c, struct str name, struct str der,
-                        const char *path, struct err *e)
+/* The objects of a PEM file (RFC 7468) whose name ends in `kind`, in memory of
+ * a: one at least.  NULL: why.  BearSSL wants lines that end in LF, the last
+ * one too. */
+static br_x509_certificate *pem_load(struct arena *a, const char *path,
+                                     const char *kind, size_t *n,
+                                     struct err *e)
 {
-    if (!str_eq(name, STR("CERTIFICATE")))
-        return 0;
-    if (c->chain_n == CERTS_MAX)
-        return err_set(e, "%s: more than %d certificates", path, CERTS_MAX);
-    c->chain[c->chain_n].data =
-        memcpy(arena_alloc(&c->arena, der.n), der.p, der.n);
-    c->chain[c->chain_n++].data_len = der.n;
-    return 1;
+    struct buf text = { .max = PEM_MAX }, der = { 0 }, list = { 0 };
+    int event, last = BR_PEM_END_OBJ, failed = os_file(path, &text, e);
+    br_x509_certificate object, *found;
+    br_pem_decoder_context pem;
+    size_t i = 0;
+
+    buf_byte(&text, '\n');
+    br_pem_decoder_init(&pem);
+    while (!failed && last != BR_PEM_ERROR && i < text.n) {
+        i += text.p[i] == '\r' ? 1
+             : br_pem_decoder_push(&pem, text.p + i, 1);
+        event = br_pem_decoder_event(&pem);
+        last = event != 0 ? event : last;
+        if (event == BR_PEM_BEGIN_OBJ) {
+            der.n = 0;
+            br_pem_decoder_setdest(&pem, pem_collect, &der);
+        } else if (event == BR_PEM_END_OBJ &&
+                   str_suffix(str_of(br_pem_decoder_name(&pem)),
+                              str_of(kind))) {
+            object.data_len = der.n;
+            object.data = buf_array(&der, a);
+            buf_add(&list, BYTES(object));
+        }
+    }
+    *n = list.n / sizeof object;
+    found = buf_array(&list, a);
+    if (!failed && last != BR_PEM_END_OBJ)
+        failed = err_set(e, "%s: PEM that is malformed, encrypted or cut "
+                            "short", path);
+    else if (!failed && *n == 0)
+        failed = err_set(e, "%s: no %s in it", path, kind);
+    buf_free(&der);
+    buf_free(&text);
+    return failed ? NULL : found;
 }
 
-/* Takes our private key: PKCS#1, PKCS#8 or SEC1. */
-static int tls_add_key(struct tls_creds *c, struct str name, struct str der,
-                       const char *path, struct err *e)
-{
-    int error;
-
-    if (!str_suffix(name, STR("PRIVATE KEY")))
-        return 0;               /* EC PARAMETERS, certificates */
-    if (br_skey_decoder_key_type(&c->key) != 0)
-        return err_set(e, "%s: more than one private key", path);
-    br_skey_decoder_init(&c->key);
-    br_skey_decoder_push(&c->key, der.p, der.n);
-    error = br_skey_decoder_last_error(&c->key);
-    if (error == BR_ERR_X509_UNSUPPORTED)
-        return err_set(e, "%s: a kind of key that is not supported (RSA and "
-                          "EC P-256, P-384, P-521 are)", path);
-    return error == 0 ? 1 : err_set(e, "%s: a private key that is malformed "
-                                       "or encrypted", path);
-}
-
-/* The CAs: of the file given, else of where systems keep them all. */
-static int tls_load_ca(struct tls_creds *c, struct tls_config *cfg,
-                       struct err *e)
+/* The CAs: of the file given, else of where systems keep them all.  What they
+ * are is not asked here; tls_try_ca judges the one that a server needs. */
+static int tls_load_cas(struct tls_creds *c, struct tls_config *cfg,
+                        struct err *e)
 {
     static const char *const bundle[] = {
         "/etc/ssl/certs/ca-certificates.crt",
         "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/ca-bundle.pem",
         "/etc/ssl/cert.pem"
     };
+    br_x509_certificate *cert;
     size_t i;
 
     for (i = 0; cfg->ca_file == NULL && i < LENGTH(bundle); i++)
@@ -2279,10 +2211,42 @@ static int tls_load_ca(struct tls_creds *c, struct tls_config *cfg,
             cfg->ca_file = bundle[i];
     if (cfg->ca_file == NULL)
         return err_set(e, "TLS: no CA is given, and this system has no file "
-                          "of all: name one in CONSUL_CACERT, or a folder "
-                          "with ca.pem in DOCKER_CERT_PATH (in a container, "
-                          "mount it with -v)");
-    return pem_each(cfg->ca_file, "certificate", tls_add_anchor, c, e);
+                          "of them: mount one by -v, and name it in "
+                          "CONSUL_CACERT or its folder in DOCKER_CERT_PATH");
+    cert = pem_load(&c->arena, cfg->ca_file, "CERTIFICATE", &c->cas, e);
+    if (cert == NULL)
+        return -1;
+    c->ca = arena_alloc(&c->arena, c->cas * sizeof *c->ca);
+    for (i = 0; i < c->cas; i++) {
+        struct str der = { (const char *)cert[i].data, cert[i].data_len };
+
+        if (!cert_parse(der, &c->ca[i]))
+            return err_set(e, "%s: malformed certificate", cfg->ca_file);
+    }
+    return 0;
+}
+
+/* Our own certificate with its chain, and its key: PKCS#1, PKCS#8 or SEC1. */
+static int tls_load_own(struct tls_creds *c, const struct tls_config *cfg,
+                        struct err *e)
+{
+    br_x509_certificate *key;
+    size_t keys;
+
+    if (cfg->cert_file == NULL)
+        return 0;
+    c->chain = pem_load(&c->arena, cfg->cert_file, "CERTIFICATE", &c->chain_n,
+                        e);
+    key = c->chain == NULL ? NULL : pem_load(&c->arena, cfg->key_file,
+                                             "PRIVATE KEY", &keys, e);
+    if (key == NULL)
+        return -1;
+    br_skey_decoder_init(&c->key);
+    br_skey_decoder_push(&c->key, key->data, key->data_len);
+    return keys == 1 && br_skey_decoder_last_error(&c->key) == 0
+        ? 0 : err_set(e, "%s: not one PRIVATE KEY that is supported: RSA or "
+                         "EC P-256, P-384 or P-521, not encrypted",
+                      cfg->key_file);
 }
 
 static void tls_free_creds(struct tls_creds *c)
@@ -2298,11 +2262,8 @@ static int tls_load(struct tls_config *cfg, struct err *e)
 {
     struct tls_creds *c = mem_zero(sizeof *c);
 
-    br_skey_decoder_init(&c->key);
-    if ((!cfg->insecure && tls_load_ca(c, cfg, e) != 0) ||
-        (cfg->cert_file != NULL &&
-         (pem_each(cfg->cert_file, "certificate", tls_add_cert, c, e) != 0 ||
-          pem_each(cfg->key_file, "private key", tls_add_key, c, e) != 0))) {
+    if ((!cfg->insecure && tls_load_cas(c, cfg, e) != 0) ||
+        tls_load_own(c, cfg, e) != 0) {
         tls_free_creds(c);
         return -1;
     }
@@ -2311,18 +2272,13 @@ static int tls_load(struct tls_config *cfg, struct err *e)
     return 0;
 }
 
-/* Reads them again if a handshake has failed.  On failure those of before
- * stay in force, and the reason is kept for tls_why. */
-static int tls_reload(struct tls_config *cfg, struct err *e)
+/* Reads them again, before each session.  If they are not good those of before
+ * stay in force, and tls_why tells the reason. */
+static void tls_reload(struct tls_config *cfg)
 {
-    if (!cfg->stale)
-        return 0;
-    cfg->stale = false;
     *cfg->reload_error.text = '\0';
-    if (tls_load(cfg, e) == 0)
-        return 0;
-    cfg->reload_error = *e;
-    return -1;
+    if (cfg->on)
+        (void)tls_load(cfg, &cfg->reload_error);
 }
 
 /* ---- The engine ---- */
@@ -2339,10 +2295,9 @@ static void tls_profile(struct tls *t)
     static const br_hash_class *const hash[] = {
         &br_sha256_vtable, &br_sha384_vtable, &br_sha512_vtable
     };
-    static const int hash_id[] = { br_sha256_ID, br_sha384_ID, br_sha512_ID };
     br_ssl_engine_context *e = &t->client.eng;
     br_x509_minimal_context *x = &t->minimal;
-    size_t i;
+    int i;
 
     br_ssl_client_zero(&t->client);
     br_ssl_engine_set_versions(e, BR_TLS12, BR_TLS12);
@@ -2357,43 +2312,31 @@ static void tls_profile(struct tls *t)
     br_x509_minimal_set_rsa(x, br_rsa_i31_pkcs1_vrfy);
     br_x509_minimal_set_ecdsa(x, &br_ec_prime_i31, br_ecdsa_i31_vrfy_asn1);
     br_x509_minimal_set_minrsa(x, 256);         /* bytes: 2048 bits */
-    for (i = 0; i < LENGTH(hash); i++) {
-        br_ssl_engine_set_hash(e, hash_id[i], hash[i]);
-        br_x509_minimal_set_hash(x, hash_id[i], hash[i]);
+    for (i = br_sha256_ID; i <= br_sha512_ID; i++) {
+        br_ssl_engine_set_hash(e, i, hash[i - br_sha256_ID]);
+        br_x509_minimal_set_hash(x, i, hash[i - br_sha256_ID]);
     }
     br_ssl_engine_add_flags(e, BR_OPT_NO_RENEGOTIATION);
     t->x509 = br_x509_minimal_vtable;
     t->x509.append = tls_append;
     t->x509.end_chain = tls_end_chain;
-    t->x509.get_pkey = tls_get_pkey;
     x->vtable = &t->x509;
     br_ssl_engine_set_x509(e, &x->vtable);
 }
 
-/* Has our certificate at hand for a server that asks for it. */
-static void tls_show_cert(struct tls *t, const struct tls_creds *c)
-{
-    const br_rsa_private_key *rsa = br_skey_decoder_get_rsa(&c->key);
-    const br_ec_private_key *ec = br_skey_decoder_get_ec(&c->key);
-
-    if (rsa != NULL)
-        br_ssl_client_set_single_rsa(&t->client, c->chain, c->chain_n, rsa,
-                                     br_rsa_i31_pkcs1_sign);
-    else if (ec != NULL)
-        br_ssl_client_set_single_ec(&t->client, c->chain, c->chain_n, ec,
-                                    BR_KEYTYPE_SIGN, 0, &br_ec_prime_i31,
-                                    br_ecdsa_i31_sign_asn1);
-}
-
-/* Begins a connection.  A name that is an address is not sent as SNI (RFC
- * 6066 section 3).  NULL: why, in e. */
+/* Begins a connection, with our certificate at hand for a server that asks for
+ * it.  A name that is an address is not sent as SNI (RFC 6066 section 3).
+ * NULL: why, in e. */
 static struct tls *tls_open(const struct tls_config *cfg, struct err *e)
 {
+    const struct tls_creds *c = cfg->creds;
+    const br_rsa_private_key *rsa;
+    const br_ec_private_key *ec;
     unsigned char seed[32], ip[16];
     struct tls *t;
     char *name;
 
-    CHECK(cfg->name.n > 0 && cfg->creds != NULL);
+    CHECK(cfg->name.n > 0 && c != NULL);
     if (!os_random(seed, sizeof seed)) {
         err_set(e, "TLS: no source of randomness");
         return NULL;
@@ -2401,7 +2344,15 @@ static struct tls *tls_open(const struct tls_config *cfg, struct err *e)
     t = mem_zero(sizeof *t);
     t->config = cfg;
     tls_profile(t);
-    tls_show_cert(t, cfg->creds);
+    rsa = br_skey_decoder_get_rsa(&c->key);
+    ec = br_skey_decoder_get_ec(&c->key);
+    if (rsa != NULL)
+        br_ssl_client_set_single_rsa(&t->client, c->chain, c->chain_n, rsa,
+                                     br_rsa_i31_pkcs1_sign);
+    else if (ec != NULL)
+        br_ssl_client_set_single_ec(&t->client, c->chain, c->chain_n, ec,
+                                    BR_KEYTYPE_SIGN, 0, &br_ec_prime_i31,
+                                    br_ecdsa_i31_sign_asn1);
     br_ssl_engine_set_buffers_bidi(&t->client.eng, t->in, sizeof t->in, t->out,
                                    sizeof t->out);
     br_ssl_engine_inject_entropy(&t->client.eng, seed, sizeof seed);
@@ -2411,26 +2362,18 @@ static struct tls *tls_open(const struct tls_config *cfg, struct err *e)
     return t;
 }
 
-static void tls_free(struct tls *t)
-{
-    size_t i;
-
-    for (i = 0; t != NULL && i < CERTS_MAX; i++)
-        buf_free(&t->cert[i]);
-    free(t);
-}
-
-#define TLS_ALERT(n) BR_ERR_RECV_FATAL_ALERT + (n), "the server refuses: "
+#define TLS_ALERT(n) (BR_ERR_RECV_FATAL_ALERT + (n))
 
 /* The errors on which a person can act; of others the number is told. */
 static const struct {
     int error;
     const char *text;
 } tls_errors[] = {
-    { BR_ERR_UNSUPPORTED_VERSION, "the server does not speak TLS 1.2" },
-    { BR_ERR_X509_UNSUPPORTED, "a certificate has a key or signature that is "
-        "not supported (RSA PKCS#1 and ECDSA P-256, P-384, P-521 with SHA-2 "
-        "are)" },
+    { BR_ERR_UNSUPPORTED_VERSION, "no TLS 1.2 is spoken on this port" },
+    { BR_ERR_X509_NOT_TRUSTED, "the server's certificate is not signed by a "
+        "known CA, or it does not send its intermediate certificates" },
+    { BR_ERR_X509_UNSUPPORTED, "a certificate's key or signature is not "
+        "supported (RSA PKCS#1, ECDSA P-256, P-384, P-521, with SHA-2)" },
     { BR_ERR_X509_LIMIT_EXCEEDED, "too many certificates (10 can be read) or "
         "too large ones (64 kB, RSA keys of 4096 bits)" },
     { BR_ERR_X509_WEAK_PUBLIC_KEY, "an RSA key is shorter than 2048 bits" },
@@ -2442,45 +2385,40 @@ static const struct {
         "one that allows no further CA (pathlen)" },
     { BR_ERR_X509_FORBIDDEN_KEY_USAGE, "a CA may not sign (keyUsage)" },
     { BR_ERR_X509_CRITICAL_EXTENSION, "an unknown extension is critical" },
-    { TLS_ALERT(40) "handshake_failure (it wants a client certificate, or "
+    { TLS_ALERT(40), "handshake_failure (it wants a client certificate, or "
         "nothing is in common: TLS 1.2 with ECDHE on P-256, P-384 or P-521 "
         "and AES-GCM is needed)" },
-    { TLS_ALERT(42) "bad_certificate (ours is missing or not accepted)" },
-    { TLS_ALERT(48) "unknown_ca (of our client certificate)" },
-    { TLS_ALERT(51) "decrypt_error (is our key that of our certificate?)" },
-    { TLS_ALERT(70) "protocol_version (TLS 1.2 is needed)" },
-    { TLS_ALERT(116) "certificate_required (it wants a client certificate)" },
+    { TLS_ALERT(42), "bad_certificate (ours is missing or not accepted)" },
+    { TLS_ALERT(48), "unknown_ca (of our client certificate)" },
+    { TLS_ALERT(51), "decrypt_error (is our key that of our certificate?)" },
+    { TLS_ALERT(70), "protocol_version (TLS 1.2 is needed)" },
+    { TLS_ALERT(116), "certificate_required (it wants a client certificate)" },
 };
 
 /* Why the engine has failed: a sentence, which a person can act on. */
 static int tls_why(const struct tls *t, struct err *e)
 {
-    const char *reload = t->config->reload_error.text;
     int error = br_ssl_engine_last_error(&t->client.eng);
+    bool alert = error >= BR_ERR_RECV_FATAL_ALERT;
+    const char *reload = t->config->reload_error.text;
     struct err why = t->why;
     size_t i;
 
-    if (t->first_n == 4 && memcmp(t->first_bytes, "HTTP", 4) == 0)
+    if (memcmp(t->in, "HTTP", 4) == 0)  /* in place of a record's head */
         err_set(&why, "the server speaks plain HTTP on this port: use its TLS "
                       "port, or consul://");
-    else if (t->first_n > 0 && (*t->first_bytes < 20 || *t->first_bytes > 23))
-        err_set(&why, "the server does not speak TLS on this port");
-    else if (*why.text == '\0' && error == BR_ERR_X509_NOT_TRUSTED)
-        err_set(&why, "the server's certificate is not signed by a CA in %s, "
-                      "or it does not send its intermediate certificates",
-                t->config->ca_file);
     for (i = 0; *why.text == '\0' && i < LENGTH(tls_errors); i++)
         if (tls_errors[i].error == error)
-            err_set(&why, t->ca_failed ? "%s (see the CA in %s)" : "%s%s",
-                    tls_errors[i].text,
-                    t->ca_failed ? t->config->ca_file : "");
-    if (*why.text == '\0' && error >= BR_ERR_RECV_FATAL_ALERT)
-        err_set(&why, "the server refuses: alert %d",
-                error - BR_ERR_RECV_FATAL_ALERT);
-    else if (*why.text == '\0')
-        err_set(&why, "error %d of BearSSL", error);
-    return err_set(e, *reload == '\0' ? "TLS: %s%s" : "TLS: %s; the files "
-                      "could not be read again: %s", why.text, reload);
+            err_set(&why, "%s", tls_errors[i].text);
+    if (*why.text == '\0')
+        err_set(&why, alert ? "alert %d" : "error %d of BearSSL",
+                error % BR_ERR_RECV_FATAL_ALERT);
+    return err_set(e, "TLS: %s%s%s%s%s%s",
+                   alert ? "the server refuses: " : "", why.text,
+                   t->ca_failed ? ": see the CAs in " : "",
+                   t->ca_failed ? t->config->ca_file : "",
+                   *reload != '\0' ? "; the files could not be read again: "
+                                   : "", reload);
 }
 
 /* Moves one piece between the engine and its peers, in the order in which
@@ -2492,7 +2430,7 @@ static enum io tls_move(struct tls *t, int fd, struct str *out, int *error)
     enum io io = IO_WAIT;
     unsigned char *p;
     struct str s;
-    size_t n, i;
+    size_t n;
 
     if ((state & BR_SSL_SENDAPP) != 0 && out->n > 0) {
         p = br_ssl_engine_sendapp_buf(e, &n);
@@ -2518,11 +2456,8 @@ static enum io tls_move(struct tls *t, int fd, struct str *out, int *error)
     if ((state & BR_SSL_RECVREC) != 0) {
         p = br_ssl_engine_recvrec_buf(e, &n);
         io = os_read_into(fd, p, &n, error);
-        if (io == IO_OK) {
-            for (i = 0; i < n && t->first_n < sizeof t->first_bytes; i++)
-                t->first_bytes[t->first_n++] = p[i];
+        if (io == IO_OK)
             br_ssl_engine_recvrec_ack(e, n);
-        }
     }
     return io;
 }
@@ -2565,19 +2500,26 @@ static enum io tls_step(struct tls *t, int fd, struct buf *in,
     return io;
 }
 
-/* Says goodbye, once, if that can be said at once.  0.6 never reaches its
- * closed state with data unread, so nothing waits for it. */
+/* Ends a connection, or what is none.  It says goodbye if that can be said at
+ * once: 0.6 never reaches its closed state with data unread, so nothing waits
+ * for it. */
 static void tls_close(struct tls *t, int fd)
 {
     struct str s;
+    size_t i;
     int error;
 
-    if (t->dead || !t->ready)
+    if (t == NULL)
         return;
-    br_ssl_engine_close(&t->client.eng);
-    s.p = (const char *)br_ssl_engine_sendrec_buf(&t->client.eng, &s.n);
-    while (s.n > 0 && os_write(fd, &s, &error) == IO_OK)
-        continue;
+    if (t->ready && !t->dead) {
+        br_ssl_engine_close(&t->client.eng);
+        s.p = (const char *)br_ssl_engine_sendrec_buf(&t->client.eng, &s.n);
+        while (s.n > 0 && os_write(fd, &s, &error) == IO_OK)
+            continue;
+    }
+    for (i = 0; i < CERTS_MAX; i++)
+        buf_free(&t->cert[i]);
+    free(t);
 }
 
 /* ==== 8. HTTP ============================================== http_ ====
@@ -2991,11 +2933,8 @@ static struct request *conn_close(struct conn *c)
 {
     struct request *r = c->request;
 
-    if (c->tls != NULL) {
-        tls_close(c->tls, c->fd);
-        tls_free(c->tls);
-        c->tls = NULL;
-    }
+    tls_close(c->tls, c->fd);
+    c->tls = NULL;
     os_close(c->fd);
     c->fd = -1;
     c->state = CONN_FREE;
@@ -3013,7 +2952,6 @@ static void conn_fail(struct conn *c, const struct err *e)
                                      c->state == CONN_CONNECTING };
     struct request *r = conn_close(c);
 
-    c->peer->tls.stale = c->peer->tls.stale || handshake;
     if (r != NULL)
         conn_complete(r, &none);
 }
@@ -3709,14 +3647,13 @@ static void side_list(struct side *s)
 static void side_tick(struct side *s, uint64_t now)
 {
     struct request *r;
-    struct err e;
 
     s->now = now;
     conn_tick(s->peer, now);
     if (s->state == SIDE_DOWN && now >= s->retry.due) {
         s->state = SIDE_HELLO;
         s->step = 0;
-        (void)tls_reload(&s->peer->tls, &e);    /* else tls_why tells */
+        tls_reload(&s->peer->tls);
     }
     if (s->state == SIDE_HELLO) {
         r = s->kind->hello(s, s->step);
@@ -7641,23 +7578,29 @@ static void containers_init(struct containers *cs, struct entries *es)
 
 /* What the command line says. */
 struct options {
-    bool cleanup, confine, only_named, internal, once, version, help;
-    bool attempts_given;
-    struct str deregister, hostname, ip, on_exit, tags, label, log_level;
-    int64_t resync, retry_attempts, retry_interval, ttl, ttl_refresh;
+    bool cleanup, confine, once, version, help;
+    struct svc_config cfg;      /* as far as options make it */
+    struct str ip;
+    /* Which of the two words of -deregister and -on-exit, 0 or 1: */
+    int64_t on_success, deregister_on_exit;
+    int64_t log_level;          /* an enum log_level, or OPT_ABSENT */
+    int64_t retry_attempts;     /* maybe OPT_ABSENT, too */
+    int64_t resync, retry_interval, ttl, ttl_refresh;
     struct str uri;
-    bool on_success;            /* -deregister */
-    bool deregister_on_exit;    /* -on-exit */
+    struct str shown_uri;       /* without user and password */
 };
 
-enum opt_type { OPT_BOOL, OPT_TEXT, OPT_NUMBER };
+#define OPT_ABSENT INT64_MIN
+
+enum opt_type { OPT_BOOL, OPT_TEXT, OPT_NUMBER, OPT_WORD };
 
 struct opt {
     const char *name;
     enum opt_type type;
     size_t field;               /* in struct options */
     int64_t min, max;           /* of OPT_NUMBER */
-    const char *argument, *help;
+    const char *argument;       /* of OPT_WORD: all words that it may be */
+    const char *help;
 };
 
 #define FLAG(f) offsetof(struct options, f)
@@ -7668,19 +7611,21 @@ static const struct opt opt_table[] = {
       "take over what has our IDs, and remove this host's leftovers" },
     { "confine", OPT_BOOL, FLAG(confine), 0, 0, "",
       "sandbox itself after start, by seccomp (default: true)" },
-    { "deregister", OPT_TEXT, FLAG(deregister), 0, 0, " always|on-success",
+    { "deregister", OPT_WORD, FLAG(on_success), 0, 0,
+      " \"always\" or \"on-success\"",
       "on-success: keep the services of a container that failed" },
-    { "explicit", OPT_BOOL, FLAG(only_named), 0, 0, "",
+    { "explicit", OPT_BOOL, FLAG(cfg.only_named), 0, 0, "",
       "only ports that have a SERVICE_NAME" },
-    { "hostname", OPT_TEXT, FLAG(hostname), 0, 0, " NAME",
+    { "hostname", OPT_TEXT, FLAG(cfg.hostname), 0, 0, " NAME",
       "the host name in service IDs (default: this machine's)" },
-    { "internal", OPT_BOOL, FLAG(internal), 0, 0, "",
+    { "internal", OPT_BOOL, FLAG(cfg.internal), 0, 0, "",
       "container address and exposed port, not host's and published" },
     { "ip", OPT_TEXT, FLAG(ip), 0, 0, " ADDRESS",
       "address of published ports, or an interface that has it" },
-    { "log-level", OPT_TEXT, FLAG(log_level), 0, 0, " LEVEL",
-      "error, warn, info or debug (default: info)" },
-    { "on-exit", OPT_TEXT, FLAG(on_exit), 0, 0, " keep|deregister",
+    { "log-level", OPT_WORD, FLAG(log_level), 0, 0,
+      " \"error\", \"warn\", \"info\" or \"debug\"", "(default: info)" },
+    { "on-exit", OPT_WORD, FLAG(deregister_on_exit), 0, 0,
+      " \"keep\" or \"deregister\"",
       "what SIGTERM and SIGINT do with the services (default: keep)" },
     { "once", OPT_BOOL, FLAG(once), 0, 0, "",
       "make the registry right, then exit: 0 if all is well" },
@@ -7690,32 +7635,36 @@ static const struct opt opt_table[] = {
       "tries to reach the registry at start (default: -1, for ever)" },
     { "retry-interval", OPT_NUMBER, FLAG(retry_interval), INT32_MIN,
       INT32_MAX, " MS", "pause between them (default: 2000)" },
-    { "tags", OPT_TEXT, FLAG(tags), 0, 0, " LIST",
+    { "tags", OPT_TEXT, FLAG(cfg.tags), 0, 0, " LIST",
       "tags added to every service, with commas between them" },
     { "ttl", OPT_NUMBER, FLAG(ttl), 0, YEAR_S, " SECONDS",
       "expiry of entries, in registries that have it" },
     { "ttl-refresh", OPT_NUMBER, FLAG(ttl_refresh), 0, YEAR_S, " SECONDS",
       "how often it is renewed" },
-    { "useIpFromLabel", OPT_TEXT, FLAG(label), 0, 0, " LABEL",
+    { "useIpFromLabel", OPT_TEXT, FLAG(cfg.ip_label), 0, 0, " LABEL",
       "a container's address is the value of its label of that name" },
     { "version", OPT_BOOL, FLAG(version), 0, 0, "", "print the version" },
     { "help", OPT_BOOL, FLAG(help), 0, 0, "", "print this text (also -h)" },
 };
 
-/* Adds how the program is used to b, prints it, and returns the code. */
-static int opt_usage(struct buf *b, int fd, int code)
+/* Prints how the program is used, after what was wrong with that: on stdout if
+ * the code is 0.  Returns the code. */
+static int opt_usage(int code, const char *what, struct str word)
 {
+    struct buf b = { 0 };
     size_t i;
 
-    buf_lit(b, "Usage of registrator:\n"
-               "  registrator [options] <registry URI>\n\n"
-               "  <registry URI> is one of consul://[host[:port]],\n"
-               "  consul-tls://host[:port], consul-unix:///path, print:\n\n");
+    buf_fmt(&b, "%s%.*s%s", what, PUT(word), code == 0 ? "" : "\n\n");
+    buf_lit(&b, "Usage of registrator:\n"
+                "  registrator [options] <registry URI>\n\n"
+                "  <registry URI> is one of consul://[host[:port]],\n"
+                "  consul-tls://host[:port], consul-unix:///path, print:\n\n");
     for (i = 0; i < LENGTH(opt_table); i++)
-        buf_fmt(b, "  -%s%s\n        %s\n", opt_table[i].name,
+        buf_fmt(&b, "  -%s%s\n        %s\n", opt_table[i].name,
                 opt_table[i].argument, opt_table[i].help);
-    code = os_write_all(fd, buf_str(b)) ? code : 1;
-    buf_free(b);
+    if (!os_write_all(code == 0 ? STDOUT_FILENO : STDERR_FILENO, buf_str(&b)))
+        code = 1;
+    buf_free(&b);
     return code;
 }
 
@@ -7731,55 +7680,68 @@ static bool opt_number(struct str s, const struct opt *o, int64_t *out)
     return *out >= o->min && *out <= o->max;
 }
 
+/* Which of the words in quotes it is, from 0. */
+static bool opt_word(struct str s, struct str words, int64_t *out)
+{
+    for (*out = 0; words.n > 0; ++*out) {
+        (void)str_cut(&words, '"');
+        if (str_eq(s, str_cut(&words, '"')))
+            return true;
+    }
+    return false;
+}
+
 /* Sets the field of the option.  -1: the value cannot be used. */
 static int opt_set(struct options *f, const struct opt *o, struct str value,
                    struct err *e)
 {
     void *field = (char *)f + o->field;
+    const char *accepted = o->argument;
+    struct str rest = value;
+    bool ok = true;
 
-    if (o->type == OPT_TEXT) {
+    switch (o->type) {
+    case OPT_BOOL:
+        ok = str_bool(value, field);
+        accepted = " true or false";
+        break;
+    case OPT_TEXT:
         *(struct str *)field = value;
-        while (value.n > 0)
-            if (str_rune(&value) == 0xfffd)
-                return err_set(e, "-%s is not UTF-8 text", o->name);
-        return 0;
+        while (rest.n > 0)
+            ok = str_rune(&rest) != 0xfffd && ok;
+        accepted = " UTF-8 text";
+        break;
+    case OPT_WORD:
+        ok = opt_word(value, str_of(o->argument), field);
+        break;
+    case OPT_NUMBER:
+        if (!opt_number(value, o, field))
+            return err_set(e, "-%s must be a whole number from %d to %d, not "
+                              "\"%.*s\"", o->name, (int)o->min, (int)o->max,
+                           PUT(value));
     }
-    if (o->type == OPT_BOOL)
-        return str_bool(value, field) ? 0
-            : err_set(e, "-%s is true or false, not \"%.*s\"", o->name,
-                      PUT(value));
-    return opt_number(value, o, field) ? 0
-        : err_set(e, "-%s is a whole number from %d to %d, not \"%.*s\"",
-                  o->name, (int)o->min, (int)o->max, PUT(value));
+    return ok ? 0 : err_set(e, "-%s must be%s, not \"%.*s\"", o->name,
+                            accepted, PUT(value));
 }
 
-/* Says what is wrong with the command line, and how it is used: exit 2. */
-static int opt_usage_error(const char *what, struct str word)
+/* Keeps a copy of the URI, and blots out user and password where others can
+ * read them, in the list of processes. */
+static void opt_uri(struct options *f, char *uri)
 {
-    struct buf b = { 0 };
+    struct err unused;
+    struct url u;
 
-    buf_fmt(&b, "%s%.*s\n", what, PUT(word));
-    return opt_usage(&b, STDERR_FILENO, 2);
-}
-
-/* The row of that name, or NULL. */
-static const struct opt *opt_find(struct str name)
-{
-    size_t i;
-
-    for (i = 0; i < LENGTH(opt_table); i++)
-        if (str_eq(name, str_of(opt_table[i].name)))
-            return &opt_table[i];
-    return NULL;
+    f->shown_uri = str_of(uri);
+    f->uri = str_of(str_dup(f->shown_uri));
+    if (url_parse(f->uri, &u, &unused) == 0 && u.user.n > 0)
+        memset(uri + (u.user.p - f->uri.p), '*', u.user.n);
 }
 
 /* Reads the command line as Go's flag package does.  The exit code, or -1 to
- * go on. */
-static int opt_read(int argc, char **argv, struct options *f)
+ * go on; if there is more to say, it is in e. */
+static int opt_read(int argc, char **argv, struct options *f, struct err *e)
 {
-    struct buf text = { 0 };
-    const struct opt *o;
-    struct err e;
+    const struct opt *o, *end = opt_table + LENGTH(opt_table);
     int i;
 
     for (i = 1; i < argc && argv[i][0] == '-' && argv[i][1] != '\0'; i++) {
@@ -7791,65 +7753,33 @@ static int opt_read(int argc, char **argv, struct options *f)
             i++;
             break;
         }
-        o = opt_find(str_eq(name, STR("h")) ? STR("help") : name);
-        if (o == NULL)
-            return opt_usage_error("flag provided but not defined: -", name);
+        if (str_eq(name, STR("h")))
+            name = STR("help");
+        for (o = opt_table; o < end && !str_eq(name, str_of(o->name)); o++)
+            continue;
+        if (o == end)
+            return opt_usage(2, "flag provided but not defined: -", name);
         if (!given && o->type == OPT_BOOL)
             value = STR("true");
         else if (!given && i + 1 == argc)
-            return opt_usage_error("flag needs an argument: -", name);
+            return opt_usage(2, "flag needs an argument: -", name);
         else if (!given)
             value = str_of(argv[++i]);
-        if (opt_set(f, o, value, &e) != 0) {
-            log_at(LOG_ERROR, "%s", e.text);
+        if (opt_set(f, o, value, e) != 0)
             return 1;
-        }
-        f->attempts_given |= o->field == FLAG(retry_attempts);
     }
     if (f->version)
         return os_write_all(STDOUT_FILENO, STR(VERSION "\n")) ? 0 : 1;
     if (f->help)
-        return opt_usage(&text, STDOUT_FILENO, 0);
+        return opt_usage(0, "", STR(""));
     if (i == argc)
-        return opt_usage_error("Missing required argument for registry URI.",
-                               STR("\n"));
-    f->uri = str_of(argv[i]);
+        return opt_usage(2, "Missing required argument for registry URI.",
+                         STR(""));
     if (i + 1 < argc)
-        return opt_usage_error("Extra unparsed arguments.\nOptions should "
-                               "come before the registry URI argument.",
-                               STR("\n"));
+        return opt_usage(2, "Extra unparsed arguments.\nOptions should come "
+                            "before the registry URI argument.", STR(""));
+    opt_uri(f, argv[i]);
     return -1;
-}
-
-/* One of two words; *second tells which. */
-static int opt_choice(const char *name, struct str value, const char *one,
-                      const char *two, bool *second, struct err *e)
-{
-    *second = str_eq(value, str_of(two));
-    return *second || str_eq(value, str_of(one))
-        ? 0 : err_set(e, "-%s must be \"%s\" or \"%s\", not \"%.*s\"", name,
-                      one, two, PUT(value));
-}
-
-static int opt_log_level(struct str value, struct err *e)
-{
-    static const char *const level[] = { "error", "warn", "info", "debug" };
-    size_t i;
-
-    if (value.p == NULL)
-        return 0;               /* it is LOG_INFO */
-    for (i = 0; i < LENGTH(level); i++)
-        if (str_eq(value, str_of(level[i]))) {
-            log_limit = (enum log_level)i;
-            return 0;
-        }
-    return err_set(e, "-log-level is error, warn, info or debug, not "
-                      "\"%.*s\"", PUT(value));
-}
-
-static int opt_interface_char(int c)
-{
-    return str_graph(c) && c != '/' && c != ':';
 }
 
 /* -ip: an IP address, a DNS name with a dot and a letter, or the name of an
@@ -7860,8 +7790,9 @@ static int opt_ip(struct containers *cs, struct str ip, struct err *e)
 {
     struct buf unused = { 0 };
     struct str last = str_after(ip, '.');
+    bool number = last.n > 0 && str_all(last, isdigit), letter = false;
+    bool word = str_all(ip, str_graph), dns = str_has(ip, '.') && !number;
     unsigned char bytes[16];
-    bool digits = last.n > 0 && str_all(last, isdigit), letter = false;
     size_t i;
 
     cs->ip = ip;
@@ -7869,14 +7800,12 @@ static int opt_ip(struct containers *cs, struct str ip, struct err *e)
         return 0;
     for (i = 0; i < ip.n; i++)
         letter = letter || isalpha((unsigned char)ip.p[i]);
-    cs->ip_is_interface = os_interface(ip, &unused);
+    cs->ip_is_interface =
+        os_interface(ip, &unused) ||
+        (letter && word && !dns && ip.n < 16 && !str_has(ip, '/') &&
+         !str_has(ip, ':'));
     buf_free(&unused);
-    if (cs->ip_is_interface ||
-        (str_has(ip, '.') && letter && !digits && str_all(ip, str_graph)))
-        return 0;
-    cs->ip_is_interface = letter && ip.n < 16 &&
-                          str_all(ip, opt_interface_char);
-    return cs->ip_is_interface ? 0
+    return cs->ip_is_interface || (letter && word && dns) ? 0
         : err_set(e, "-ip %.*s: neither an address nor an interface of this "
                      "machine (as in 10.1.2.3 or eth0)", PUT(ip));
 }
@@ -7893,15 +7822,14 @@ struct app {
 /* What the options mean, and whether they go together. */
 static int app_check(struct app *app, struct err *e)
 {
+    static struct buf name;     /* of this machine; entries point to it */
     struct options *f = &app->opt;
     struct containers *cs = &app->containers;
+    struct str *host = &cs->cfg.hostname;
 
-    if (opt_log_level(f->log_level, e) != 0 ||
-        opt_choice("deregister", f->deregister, "always", "on-success",
-                   &f->on_success, e) != 0 ||
-        opt_choice("on-exit", f->on_exit, "keep", "deregister",
-                   &f->deregister_on_exit, e) != 0 ||
-        opt_ip(cs, f->ip, e) != 0)
+    if (f->log_level != OPT_ABSENT)
+        log_limit = (enum log_level)f->log_level;
+    if (opt_ip(cs, f->ip, e) != 0)
         return -1;
     if ((f->ttl > 0) != (f->ttl_refresh > 0))
         return err_set(e, "-ttl and -ttl-refresh must be specified together "
@@ -7910,88 +7838,67 @@ static int app_check(struct app *app, struct err *e)
         return err_set(e, "-ttl must be greater than -ttl-refresh");
     if (f->retry_interval <= 0)
         return err_set(e, "-retry-interval must be greater than 0");
-    if (f->once && !f->attempts_given)
-        f->retry_attempts = 0;
-    cs->options = str_hash(str_hash(f->internal, f->ip), f->hostname);
-    cs->on_success = f->on_success;
+    if (f->retry_attempts == OPT_ABSENT)
+        f->retry_attempts = f->once ? 0 : -1;
+    cs->options = str_hash(str_hash(f->cfg.internal, f->ip), f->cfg.hostname);
+    cs->on_success = f->on_success == 1;
     cs->resync_ms = MS((uint64_t)f->resync * 1000);
-    cs->cfg.only_named = f->only_named;
-    cs->cfg.internal = f->internal;
-    cs->cfg.ip_label = f->label;
-    cs->cfg.tags = f->tags;
+    cs->cfg = f->cfg;
     app->reg.ip_given = f->ip.n > 0;
     app->reg.ttl_s = (unsigned)f->ttl;
     app->reg.refresh_s = (unsigned)f->ttl_refresh;
     app->entries.cleanup = f->cleanup;
-    return 0;
-}
-
-/* The first part of service IDs. */
-static int app_hostname(struct app *app, struct err *e)
-{
-    static struct buf name;     /* of this machine */
-    struct str given = app->opt.hostname;
-
-    if (given.n == 0)
+    if (host->n == 0) {
         os_hostname(&name);
-    app->containers.cfg.hostname = given.n > 0 ? given : buf_str(&name);
-    app->entries.hostname = app->containers.cfg.hostname;
-    if (given.n == 0 && name.n == 0)
-        return err_set(e, "this machine has no host name: give it by "
-                          "-hostname");
-    return svc_id_ok(app->entries.hostname) ? 0
-        : err_set(e, "%s \"%.*s\" cannot be part of an ID: 1 to %d characters "
-                     "of ASCII, no leading /, no //, no . or .. part",
-                  given.n > 0 ? "-hostname" : "the host name",
-                  PUT(app->entries.hostname), SERVICE_ID_MAX);
+        *host = buf_str(&name);
+    }
+    app->entries.hostname = *host;
+    return svc_id_ok(*host) ? 0
+        : err_set(e, "the host name \"%.*s\" cannot be part of an ID (1 to %d "
+                     "characters of ASCII, no leading /, no //, no . or .. "
+                     "part): give another one by -hostname",
+                  PUT(*host), SERVICE_ID_MAX);
 }
 
-/* DOCKER_CERT_PATH, or ~/.docker, with ca.pem, cert.pem and key.pem; without
- * a CA there, the system's. */
+/* DOCKER_CERT_PATH, or ~/.docker, with cert.pem and key.pem, or neither, and
+ * ca.pem; without one in ~/.docker, the system's CAs. */
 static int app_engine_tls(struct endpoint *p, struct err *e)
 {
     static const char *const file[] = { "/ca.pem", "/cert.pem", "/key.pem" };
     static struct buf path[3];  /* for as long as the program runs */
     struct str folder = env_get("DOCKER_CERT_PATH"), home = env_get("HOME");
-    const char *found[3];
     size_t i;
 
     for (i = 0; i < 3; i++) {
         buf_fmt(&path[i], "%.*s%s%s", PUT(folder.n > 0 ? folder : home),
                 folder.n > 0 ? "" : "/.docker", file[i]);
         buf_byte(&path[i], '\0');
-        found[i] = os_exists(path[i].p) ? path[i].p : NULL;
     }
-    if (folder.n > 0 && found[0] == NULL)
-        return err_set(e, "%s: no such file", path[0].p);
-    if ((found[1] == NULL) != (found[2] == NULL))
-        return err_set(e, "%s: no such file, and a client certificate needs "
-                          "its key", path[found[1] == NULL ? 1 : 2].p);
-    p->tls.ca_file = found[0];
-    p->tls.cert_file = found[1];
-    p->tls.key_file = found[2];
+    if (folder.n > 0 || os_exists(path[0].p))
+        p->tls.ca_file = path[0].p;
+    if (os_exists(path[1].p) || os_exists(path[2].p)) {
+        p->tls.cert_file = path[1].p;
+        p->tls.key_file = path[2].p;
+    }
     return conn_use_tls(p, p->host, e);
 }
 
-/* DOCKER_HOST: unix:///path, tcp://host:port, http://, https://. */
+/* DOCKER_HOST, with the ports that Docker's own client has for it. */
 static int app_open_engine(struct app *app, struct err *e)
 {
-    struct containers *cs = &app->containers;
-    struct endpoint *p = &cs->engine;
+    struct endpoint *p = &app->containers.engine;
     struct str host = env_get("DOCKER_HOST");
     struct err why;
     struct url u;
     bool tcp, tls;
 
     conn_init(p, "docker", 8);
-    cs->default_socket = host.n == 0 || str_eq(host, STR("unix://"));
-    if (cs->default_socket)
+    app->containers.default_socket = host.n == 0 ||
+                                     str_eq(host, STR("unix://"));
+    if (app->containers.default_socket)
         host = STR("unix:///var/run/docker.sock");
-    if (str_prefix(host, STR("/")))
-        return err_set(e, "DOCKER_HOST: no scheme, as in unix://%.*s",
-                       PUT(str_first(host, 200)));
     if (url_parse(host, &u, &why) != 0)
-        return err_set(e, "DOCKER_HOST: %s", why.text);
+        return err_set(e, "DOCKER_HOST: %s (as in unix:///path)", why.text);
     if (str_eq(u.scheme, STR("unix"))) {
         conn_set_address(p, u.path, STR(""), 0);
         return env_check_socket(u.path, "DOCKER_HOST", e);
@@ -7999,12 +7906,9 @@ static int app_open_engine(struct app *app, struct err *e)
     tcp = str_eq(u.scheme, STR("tcp"));
     tls = str_eq(u.scheme, STR("https")) ||
           (tcp && env_get("DOCKER_TLS_VERIFY").n > 0);
-    if (!tls && !tcp && !str_eq(u.scheme, STR("http")))
+    if (u.host.n == 0 || (!tls && !tcp && !str_eq(u.scheme, STR("http"))))
         return err_set(e, "DOCKER_HOST is unix:///path, tcp://host:port, "
-                          "http:// or https://, not %.*s:",
-                       PUT(str_first(u.scheme, 40)));
-    if (u.host.n == 0)
-        return err_set(e, "DOCKER_HOST names no host");
+                          "http://host:port or https://host:port");
     conn_set_address(p, STR(""), u.host,
                      u.port > 0 ? u.port : tls ? 2376 : 2375);
     return tls ? app_engine_tls(p, e) : 0;
@@ -8026,32 +7930,35 @@ static struct str app_uri_rest(struct str uri)
 static int app_unknown_scheme(struct str uri, struct str scheme,
                               struct err *e)
 {
-    struct str rest = app_uri_rest(uri), shown;
-    struct buf b = { 0 };
+    struct str rest = app_uri_rest(uri), meant = STR("");
+    struct buf known = { 0 }, hint = { 0 };
     unsigned unused;
     size_t i;
 
-    scheme = str_first(str_after(scheme, '@'), 80);
-    shown = str_upto(rest, str_index(rest, '/'));
-    if (str_eq(scheme, STR("zookeeper")))
-        buf_lit(&b, "ZooKeeper is not supported; ");
-    if (str_eq(scheme, STR("http")) || str_eq(scheme, STR("https")))
-        buf_fmt(&b, "did you mean consul%s://%.*s?  ",
-                scheme.n > 4 ? "-tls" : "", PUT(rest));
-    else if (str_port(shown, &unused))
-        buf_fmt(&b, "did you mean consul://%.*s:%.*s?  ", PUT(scheme),
-                PUT(shown));
-    for (i = 0; i < LENGTH(reg_schemes); i++)
+    for (i = 0; i < LENGTH(reg_schemes); i++) {
+        buf_fmt(&known, "%s%.*s", i > 0 ? ", " : "",
+                PUT(reg_schemes[i].scheme));
         if (str_caseeq(scheme, reg_schemes[i].scheme))
-            buf_fmt(&b, "did you mean %.*s:%s%.*s?  ",
-                    PUT(reg_schemes[i].scheme), rest.n > 0 ? "//" : "",
-                    PUT(rest));
-    buf_lit(&b, "the known ones are ");
-    for (i = 0; i < LENGTH(reg_schemes); i++)
-        buf_fmt(&b, "%s%.*s", i > 0 ? ", " : "", PUT(reg_schemes[i].scheme));
-    err_set(e, "unknown registry \"%.*s\": %.*s", PUT(scheme),
-            PUT(buf_str(&b)));
-    buf_free(&b);
+            meant = reg_schemes[i].scheme;
+    }
+    if (str_eq(scheme, STR("http"))) {
+        meant = STR("consul");
+    } else if (str_eq(scheme, STR("https"))) {
+        meant = STR("consul-tls");
+    } else if (str_port(str_upto(rest, str_index(rest, '/')), &unused)) {
+        meant = STR("consul");          /* of host:port */
+        rest = str_first(str_after(uri, '@'), 200);
+    }
+    if (meant.n > 0)
+        buf_fmt(&hint, "did you mean %.*s:%s%.*s?  ", PUT(meant),
+                rest.n > 0 ? "//" : "", PUT(rest));
+    err_set(e, "unknown registry \"%.*s\": %s%.*sthe known ones are %.*s",
+            PUT(str_first(str_after(scheme, '@'), 80)),
+            str_eq(scheme, STR("zookeeper"))
+                ? "ZooKeeper is not supported; " : "",
+            PUT(buf_str(&hint)), PUT(buf_str(&known)));
+    buf_free(&known);
+    buf_free(&hint);
     return -1;
 }
 
@@ -8060,23 +7967,22 @@ static int app_check_uri(const struct reg_scheme *s, const struct url *u,
                          struct str uri, struct err *e)
 {
     struct str rest = uri;
+    bool ok;
 
     (void)str_cut(&rest, ':');
     if (s->kind == &print_kind)
-        return rest.n == 0 || str_eq(rest, STR("//")) ? 0
-            : err_set(e, "print: has nothing behind its colon");
-    if (s->port > 0 && !str_prefix(rest, STR("//")) && rest.n > 0)
+        ok = rest.n == 0 || str_eq(rest, STR("//"));
+    else if (s->port == 0)
+        ok = str_prefix(rest, STR("///"));
+    else if (rest.n > 0 && !str_prefix(rest, STR("//")))
         return err_set(e, "the registry URI needs //: did you mean "
                           "%.*s://%.*s?", PUT(s->scheme),
                        PUT(app_uri_rest(uri)));
-    if (s->port > 0 && ((u->path.n > 0 && !str_eq(u->path, STR("/"))) ||
-                        str_has(rest, '?') || str_has(rest, '#')))
-        return err_set(e, "%.*s:// has no path or query: %s", PUT(s->scheme),
-                       s->example);
-    if (s->port == 0 && !str_prefix(rest, STR("///")))
-        return err_set(e, "%.*s: has three slashes: %s", PUT(s->scheme),
-                       s->example);
-    return 0;
+    else
+        ok = (u->path.n == 0 || str_eq(u->path, STR("/"))) &&
+             !str_has(rest, '?') && !str_has(rest, '#');
+    return ok ? 0 : err_set(e, "the registry URI is as in %s, without another "
+                               "path or query", s->example);
 }
 
 /* The registry that the URI and the environment name. */
@@ -8084,7 +7990,7 @@ static int app_open_registry(struct app *app, struct err *e)
 {
     const struct reg_scheme *s = reg_schemes;
     struct registry *r = &app->reg;
-    struct str uri = app->opt.uri, shown = uri;
+    struct str uri = app->opt.uri;
     struct err why;
     struct url u;
 
@@ -8100,31 +8006,15 @@ static int app_open_registry(struct app *app, struct err *e)
     if (app_check_uri(s, &u, uri, e) != 0)
         return -1;
     r->kind = s->kind;
-    if (u.user.n > 0)
-        shown = str_from(uri, (size_t)(u.user.p - uri.p) + u.user.n + 1);
-    log_at(LOG_INFO, "Using %.*s adapter: %.*s%s%.*s", PUT(s->scheme),
-           PUT(u.user.n > 0 ? u.scheme : STR("")),
-           u.user.n > 0 ? "://" : "", PUT(shown));
+    log_at(LOG_INFO, "Using %.*s adapter: %.*s", PUT(s->scheme),
+           PUT(app->opt.shown_uri));
     if (r->kind == &print_kind && os_terminal(STDOUT_FILENO) &&
-        app->opt.log_level.p == NULL)
+        app->opt.log_level == OPT_ABSENT)
         log_limit = LOG_WARN;           /* the table tells the rest */
     if (r->ttl_s > 0 && !r->kind->expires)
         log_at(LOG_WARN, "-ttl has no effect: entries of %.*s do not expire",
                PUT(s->scheme));
     return r->kind->setup(r, s, &u, e);
-}
-
-/* Blots out user and password of the URI, which others can read in the list
- * of processes.  No more than that: paths and hosts point there too. */
-static void app_scrub(const struct app *app, char *uri)
-{
-    struct err unused;
-    struct url u;
-    size_t i;
-
-    if (url_parse(app->opt.uri, &u, &unused) == 0)
-        for (i = 0; i < u.user.n; i++)
-            uri[(size_t)(u.user.p - app->opt.uri.p) + i] = '*';
 }
 
 /* ---- The loop ---- */
@@ -8148,12 +8038,11 @@ static void app_wait(struct app *app, uint64_t at_most)
     struct entries *es = &app->entries;
     struct containers *cs = &app->containers;
     struct pollfd fd[2 * CONNS_MAX + 1];
-    const uint64_t due_at[] = { side_due(&es->side), containers_due(cs) };
-    uint64_t due = at_most, now = os_now();
-    size_t i;
+    uint64_t due = side_due(&es->side), other = containers_due(cs);
+    uint64_t now = os_now();
 
-    for (i = 0; i < LENGTH(due_at); i++)
-        due = due_at[i] < due ? due_at[i] : due;
+    due = due < other ? due : other;
+    due = due < at_most ? due : at_most;
     conn_pollfds(&cs->engine, fd);
     conn_pollfds(&app->reg.peer, fd + CONNS_MAX);
     os_wait(fd, 2 * CONNS_MAX, due > now ? due - now : 0);
@@ -8178,24 +8067,20 @@ static bool app_gives_up(const struct app *app)
             docker->retry.tries > most || docker->list_retry.tries > most);
 }
 
-/* With -once: whether all has been done that could be. */
-static bool app_is_done(const struct app *app)
+/* With -once: the exit code, 1 if something could not be done.  -1: not all
+ * has been done yet that could be, or it is not -once. */
+static int app_once(const struct app *app)
 {
     const struct containers *cs = &app->containers;
-
-    return side_idle(&app->entries.side) && side_idle(&cs->side) &&
-           list_empty(&cs->unsettled) &&
-           (!containers_all_known(cs) || !app->entries.prune_due);
-}
-
-/* The exit code of -once: 1 if something could not be done. */
-static int app_code(const struct app *app)
-{
     size_t waiting;
 
+    if (!app->opt.once || !side_idle(&app->entries.side) ||
+        !side_idle(&cs->side) || !list_empty(&cs->unsettled) ||
+        (containers_all_known(cs) && app->entries.prune_due))
+        return -1;
     (void)entries_count(&app->entries, &waiting, false);
-    return waiting > 0 || !containers_certain(&app->containers) ||
-           !list_empty(&app->containers.side.queue.later);
+    return waiting > 0 || !containers_certain(cs) ||
+           !list_empty(&cs->side.queue.later);
 }
 
 /* With -on-exit deregister: removes what we registered, as far as the
@@ -8220,10 +8105,12 @@ static void app_deregister(struct app *app)
 /* Until something ends the program; returns its exit code. */
 static int app_run(struct app *app)
 {
+    int code;
+
     while (!os_stop) {
         app_tick(app);
-        if (app->opt.once && app_is_done(app))
-            return app_code(app);
+        if ((code = app_once(app)) >= 0)
+            return code;
         if (app_gives_up(app)) {
             log_at(LOG_ERROR, "giving up");
             return 1;
@@ -8238,7 +8125,7 @@ static int app_run(struct app *app)
             containers_summary(&app->containers);
         }
     }
-    if (app->opt.deregister_on_exit)
+    if (app->opt.deregister_on_exit == 1)
         app_deregister(app);
     return 0;
 }
@@ -8246,7 +8133,7 @@ static int app_run(struct app *app)
 /* Prepares everything of which the options and the environment decide. */
 static int app_open(struct app *app, struct err *e)
 {
-    if (app_check(app, e) != 0 || app_hostname(app, e) != 0)
+    if (app_check(app, e) != 0)
         return -1;
     log_at(LOG_INFO, "Starting registrator %s ...", VERSION);
     if (app_open_registry(app, e) != 0 || app_open_engine(app, e) != 0)
@@ -8261,28 +8148,23 @@ static int app_open(struct app *app, struct err *e)
 int main(int argc, char **argv)
 {
     static struct app app;      /* zero, and not on the stack */
-    struct options f = { .deregister = STR_INIT("always"),
-                         .on_exit = STR_INIT("keep"), .confine = true,
-                         .resync = 60, .retry_attempts = -1,
-                         .retry_interval = 2000 };
-    struct err e;
-    int code;
+    struct err e = { "" };
+    int code = 1;
 
-    if (os_signals(&e) != 0 || os_descriptors(&e) != 0) {
-        log_at(LOG_ERROR, "%s", e.text);
-        return 1;
-    }
-    code = opt_read(argc, argv, &f);
-    if (code >= 0)
-        return code;
-    app.opt = f;
+    app.opt = (struct options){ .confine = true, .log_level = OPT_ABSENT,
+                                .retry_attempts = OPT_ABSENT, .resync = 60,
+                                .retry_interval = 2000 };
+    if (os_signals(&e) == 0 && os_descriptors(&e) == 0)
+        code = opt_read(argc, argv, &app.opt, &e);
     os_protect_memory();
-    if (app_open(&app, &e) != 0) {
-        log_at(LOG_ERROR, "%s", e.text);
-        return 1;
+    if (code < 0 && app_open(&app, &e) != 0)
+        code = 1;
+    if (code >= 0) {
+        if (*e.text != '\0')
+            log_at(LOG_ERROR, "%s", e.text);
+        return code;
     }
-    app_scrub(&app, argv[argc - 1]);
-    if (f.confine && os_sandbox(f.ip.n > 0, &e) != 0)
+    if (app.opt.confine && os_sandbox(app.opt.ip.n > 0, &e) != 0)
         log_at(LOG_WARN, "not as confined as it could be: %s", e.text);
     code = app_run(&app);
     conn_reset(&app.containers.engine);         /* in TLS: says goodbye */

@@ -10,28 +10,30 @@ int unit_main(int, char **);
 static void judge(char *line)
 {
     struct str rest = str_of(line), name = str_cut(&rest, ' ');
-    struct str ca = str_cut(&rest, ' '), cert[CERTS_MAX];
+    struct str ca = str_cut(&rest, ' '), cert[CERTS_MAX + 1];
     struct tls_config cfg = { .name = name };
-    struct tls_creds sent = { .chain_n = 0 };
+    struct arena a = { NULL };
+    br_x509_certificate *sent;
     char *path[2] = { str_dup(ca), str_dup(rest) };
     struct err why = { "" };
     unsigned error = 0;
-    size_t i;
+    size_t i, n;
 
     cfg.ca_file = path[0];
     if (tls_load(&cfg, &why) != 0 ||
-        pem_each(path[1], "certificate", tls_add_cert, &sent, &why) != 0) {
+        (sent = pem_load(&a, path[1], "CERTIFICATE", &n, &why)) == NULL) {
         printf("files %s\n", why.text);
     } else {
-        for (i = 0; i < sent.chain_n; i++) {
-            cert[i].p = (const char *)sent.chain[i].data;
-            cert[i].n = sent.chain[i].data_len;
+        n = n < LENGTH(cert) ? n : LENGTH(cert);
+        for (i = 0; i < n; i++) {
+            cert[i].p = (const char *)sent[i].data;
+            cert[i].n = sent[i].data_len;
         }
-        error = verdict(&cfg, cert, sent.chain_n, SIZE_MAX, &why);
+        error = verdict(&cfg, cert, n, SIZE_MAX, &why);
         printf("%u %s\n", error, why.text);
     }
     distrust(&cfg);
-    mem_drop(&sent.arena);
+    arena_free(&a);
     free(path[0]);
     free(path[1]);
 }

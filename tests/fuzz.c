@@ -370,6 +370,16 @@ static void fuzz_flags(struct buf *b, const struct options *f)
             buf_add(b, *(const struct str *)field);
         } else if (o->type == OPT_BOOL) {
             buf_lit(b, *(const bool *)field ? "true" : "F");
+        } else if (o->type == OPT_WORD) {
+            struct str word = STR(""), rest = str_of(o->argument);
+            int64_t left;
+
+            for (left = *(const int64_t *)field; left >= 0; left--) {
+                (void)str_cut(&rest, '"');
+                word = str_cut(&rest, '"');
+            }
+            CHECK(word.n > 0);
+            buf_add(b, word);
         } else {
             int64_t v = *(const int64_t *)field;
 
@@ -383,6 +393,7 @@ static void fuzz_flags(struct buf *b, const struct options *f)
     buf_byte(b, '\0');
     buf_add(b, f->uri);
     buf_byte(b, '\0');
+    free((void *)(uintptr_t)f->uri.p);
 }
 
 /* Words with NULs behind them as a command line; the code. */
@@ -390,6 +401,7 @@ static int fuzz_words(struct str in, struct options *f)
 {
     static const struct options usual = { .resync = 60, .retry_interval = 1 };
     char *word[66] = { NULL }, name[] = "registrator";
+    struct err e;
     int argc = 1, code;
 
     *f = usual;
@@ -397,7 +409,7 @@ static int fuzz_words(struct str in, struct options *f)
     while (in.n > 0 && argc < 65)
         word[argc++] = (char *)(uintptr_t)str_cut(&in, '\0').p;
     quiet(true);
-    code = opt_read(argc, word, f);
+    code = opt_read(argc, word, f, &e);
     quiet(false);
     return code;
 }
@@ -418,11 +430,13 @@ static void fuzz_options(struct str in)
     code = fuzz_words(edge(buf_str(&all)), &f);
     if (code < 0) {
         fuzz_flags(&once, &f);
-        CHECK(fuzz_words(buf_str(&once), &g) < 0);
+        CHECK(fuzz_words(edge(buf_str(&once)), &g) < 0);
         fuzz_flags(&twice, &g);
         CHECK(str_eq(buf_str(&once), buf_str(&twice)));
     }
     CHECK(fuzz_words(edge(buf_str(&all)), &g) == code);
+    if (code < 0)
+        free((void *)(uintptr_t)g.uri.p);
     buf_free(&all);
     buf_free(&once);
     buf_free(&twice);
@@ -491,50 +505,50 @@ static void fuzz_text(struct str in)
 }
 
 /* What the objects of a PEM file are, and how it ended. */
-static struct buf fuzz_seen;
-
-static int fuzz_see(struct tls_creds *c, struct str name, struct str der,
-                    const char *path, struct err *e)
+static struct str fuzz_seen(struct buf *b, const char *kind, struct str in)
 {
-    (void)c;
-    (void)path;
-    (void)e;
-    buf_add(&fuzz_seen, name);
-    buf_byte(&fuzz_seen, '\n');
-    buf_add(&fuzz_seen, der);
-    return 1;
+    const char *path = spill(0, in);
+    const br_x509_certificate *object;
+    struct arena a = { NULL };
+    struct err e = { "" };
+    size_t n, i;
+
+    b->n = 0;
+    object = pem_load(&a, path, kind, &n, &e);
+    CHECK(object != NULL ? *e.text == '\0' && n > 0
+                         : str_prefix(str_of(e.text), str_of(path)));
+    buf_lit(b, e.text);
+    for (i = 0; object != NULL && i < n; i++)
+        buf_add(b, (struct str){ (const char *)object[i].data,
+                                 object[i].data_len });
+    arena_free(&a);
+    return buf_str(b);
 }
 
-/* Uses a file as CAs, as our certificates, as a key, or as it is. */
+/* Uses a file as CAs, as our certificate and key, or as it is. */
 static struct str fuzz_pem_used(struct buf *b, unsigned how, struct str in)
 {
-    static pem_use *const use[] = {
-        tls_add_anchor, tls_add_cert, tls_add_key, fuzz_see
-    };
     const char *path = spill(0, in);
-    struct tls_creds *c = mem_zero(sizeof *c);
-    const struct cert_info *a;
+    struct tls_config cfg = { .ca_file = path, .cert_file = path,
+                              .key_file = path };
+    struct tls_creds *c;
     struct err e = { "" };
-    struct str s;
     size_t i;
     int result;
 
-    b->n = fuzz_seen.n = 0;
-    result = pem_each(path, "object", use[how % 4], c, &e);
+    if (how % 3 == 2)
+        return fuzz_seen(b, "", in);
+    c = mem_zero(sizeof *c);
+    b->n = 0;
+    result = how % 3 == 0 ? tls_load_cas(c, &cfg, &e)
+                          : tls_load_own(c, &cfg, &e);
     CHECK(result == 0 ? *e.text == '\0'
                       : str_prefix(str_of(e.text), str_of(path)));
-    CHECK(c->chain_n <= CERTS_MAX);
     buf_lit(b, e.text);
-    for (a = c->anchors; a != NULL; a = a->next)
-        buf_add(b, a->der);
-    for (i = 0; i < c->chain_n; i++) {
-        s.p = (const char *)c->chain[i].data;
-        s.n = c->chain[i].data_len;
-        buf_add(b, s);
-    }
+    for (i = 0; result == 0 && i < c->cas; i++)
+        buf_add(b, c->ca[i].der);
     buf_fmt(b, "%d", br_skey_decoder_key_type(&c->key));
     tls_free_creds(c);
-    buf_add(b, buf_str(&fuzz_seen));
     return buf_str(b);
 }
 
@@ -544,7 +558,6 @@ static void fuzz_pem(struct str in)
 {
     struct buf once = { .max = 0 }, twice = { .max = 0 }, b = { .max = 0 };
     struct str rest, line;
-    struct err e;
     unsigned how;
     size_t i;
 
@@ -559,7 +572,7 @@ static void fuzz_pem(struct str in)
         buf_byte(&b, in.p[i]);
     }
     CHECK(str_eq(fuzz_pem_used(&twice, how, buf_str(&b)), buf_str(&once)));
-    b.n = fuzz_seen.n = 0;
+    b.n = 0;
     buf_lit(&b, "-----BEGIN X-----\n");
     while (rest.n > 0) {
         line = str_first(rest, 48);
@@ -568,9 +581,7 @@ static void fuzz_pem(struct str in)
         rest = str_from(rest, line.n);
     }
     buf_lit(&b, "-----END X-----");
-    CHECK(pem_each(spill(0, buf_str(&b)), "X", fuzz_see, NULL, &e) == 0);
-    CHECK(str_prefix(buf_str(&fuzz_seen), STR("X\n")) &&
-          str_eq(str_from(buf_str(&fuzz_seen), 2), in));
+    CHECK(str_eq(fuzz_seen(&once, "X", buf_str(&b)), in));
     buf_free(&once);
     buf_free(&twice);
     buf_free(&b);
@@ -583,7 +594,6 @@ static void fuzz_der(struct str in)
     struct buf names = { .max = ERR_MAX / 2 }, again = { .max = ERR_MAX / 2 };
     struct str der, rest, part, want;
     struct cert_info c, d;
-    unsigned tag;
     bool ok;
 
     if (in.n < 16)
@@ -609,7 +619,7 @@ static void fuzz_der(struct str in)
               c.unfit == d.unfit && c.may_sign == d.may_sign &&
               c.seen == d.seen);
     }
-    for (rest = der; der_next(&rest, &tag, &part);)
+    for (rest = der; der_take(&rest, der_tag(rest), &part);)
         CHECK(within(part, der));
     buf_free(&names);
     buf_free(&again);
@@ -665,7 +675,7 @@ static void fuzz_chain(struct str in)
 }
 
 /* A private key: the same twice, nothing past the room that is left for it,
- * and it signs or does not.  The first byte says what it is called. */
+ * and it signs or does not. */
 static void fuzz_key(struct str in)
 {
     static const unsigned char hash[32] = "a hash";
@@ -675,31 +685,36 @@ static void fuzz_key(struct str in)
     const br_ec_private_key *ec;
     unsigned char sig[512];
     size_t signed_n[2] = { 0, 0 }, i;
-    struct str name;
+    struct tls_config cfg = { .cert_file = spill(1, STR(PEM_SERVER)) };
+    struct buf b = { .max = 0 };
     int result[2], k;
 
     if (in.n < 1) {
         free(c);
         return;
     }
-    name = (*in.p & 2) != 0 ? STR("EC PRIVATE KEY") : STR("PRIVATE KEY");
+    buf_lit(&b, "-----BEGIN PRIVATE KEY-----\n");
+    url_base64(&b, str_from(in, 1));
+    buf_lit(&b, "\n-----END PRIVATE KEY-----\n");
+    cfg.key_file = spill(2, buf_str(&b));
     for (k = 0; k < 2; k++) {
         memset(c, 0, sizeof *c);
-        br_skey_decoder_init(&c->key);
-        result[k] = tls_add_key(c, name, edge(str_from(in, 1)), "f", &e[k]);
-        CHECK(result[k] >= 0 ? br_skey_decoder_key_type(&c->key) != 0
-                             : str_prefix(str_of(e[k].text), STR("f: ")));
+        result[k] = tls_load_own(c, &cfg, &e[k]);
+        CHECK(result[k] == 0 ? br_skey_decoder_key_type(&c->key) != 0
+              : str_prefix(str_of(e[k].text), str_of(cfg.key_file)));
         for (i = 24; i < sizeof c->slack; i++)
             CHECK(c->slack[i] == 0);
         rsa = br_skey_decoder_get_rsa(&c->key);
         ec = br_skey_decoder_get_ec(&c->key);
-        if (result[k] == 1 && ec != NULL)
+        if (result[k] == 0 && ec != NULL)
             signed_n[k] = br_ecdsa_i31_sign_asn1(
                 &br_ec_prime_i31, &br_sha256_vtable, hash, ec, sig);
-        else if (result[k] == 1 && (rsa->n_bitlen + 7) / 8 <= sizeof sig)
+        else if (result[k] == 0 && (rsa->n_bitlen + 7) / 8 <= sizeof sig)
             signed_n[k] = br_rsa_i31_pkcs1_sign(BR_HASH_OID_SHA256, hash, 32,
                                                 rsa, sig);
+        arena_free(&c->arena);
     }
+    buf_free(&b);
     CHECK(result[0] == result[1] && signed_n[0] == signed_n[1] &&
           strcmp(e[0].text, e[1].text) == 0);
     free(c);

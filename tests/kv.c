@@ -280,8 +280,7 @@ static int kv_open_app(struct app *app, struct err *e)
     struct registry *r = &app->reg;
     struct url u;
 
-    if (app_check(app, e) != 0 || app_hostname(app, e) != 0 ||
-        url_parse(app->opt.uri, &u, e) != 0)
+    if (app_check(app, e) != 0 || url_parse(app->opt.uri, &u, e) != 0)
         return -1;
     log_at(LOG_INFO, "Starting registrator %s ...", VERSION);
     r->kind = kv_scheme.kind;
@@ -297,16 +296,15 @@ static int kv_open_app(struct app *app, struct err *e)
 int main(int argc, char **argv)
 {
     static struct app app;
-    struct options f = { .deregister = STR_INIT("always"),
-                         .on_exit = STR_INIT("keep"), .confine = true,
-                         .resync = 60, .retry_attempts = -1,
+    struct options f = { .confine = true, .log_level = OPT_ABSENT,
+                         .retry_attempts = OPT_ABSENT, .resync = 60,
                          .retry_interval = 2000 };
     struct err e;
     int code;
 
     if (os_signals(&e) != 0)
         return 1;
-    code = opt_read(argc, argv, &f);
+    code = opt_read(argc, argv, &f, &e);
     if (code >= 0)
         return code;
     app.opt = f;
