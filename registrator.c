@@ -5777,7 +5777,8 @@ static void consul_meta(struct buf *b, const struct service *s,
     buf_free(&left);
 }
 
-/* A registration: PUT /v1/agent/service/register. */
+/* A registration: PUT /v1/agent/service/register.  What print: shows of it has
+ * no mark. */
 static void consul_value(const struct registry *r, const struct service *s,
                          struct str mark, struct buf *b, struct digest *d,
                          struct svc_notes *notes)
@@ -5785,7 +5786,6 @@ static void consul_value(const struct registry *r, const struct service *s,
     struct buf check = { 0 };
     size_t i;
 
-    (void)r;
     d->place = reg_place(s->name, s->address, s->port);
     d->tags = 0;
     buf_byte(b, '{');
@@ -5800,7 +5800,7 @@ static void consul_value(const struct registry *r, const struct service *s,
     }
     buf_lit(b, s->tags > 0 ? "],\"Meta\":{" : ",\"Meta\":{");
     consul_meta(b, s, notes);
-    consul_option(b, "registrator", mark);
+    consul_option(b, "registrator", r->kind->list != NULL ? mark : STR(""));
     buf_byte(b, '}');
     consul_check(&check, s);
     if (check.n > 0) {
@@ -5893,32 +5893,45 @@ static const struct reg_kind consul_kind = {
 /* ---- print: no registry.  Each change is a line on stdout: of JSON, or, on a
  * terminal, of a table ---- */
 
+static bool print_table;
+
+/* Prints b as a line, and frees it.  In the table tabs separate cells, and one
+ * that is wider than its column pushes the next. */
 static void print_line(struct buf *b)
 {
-    buf_byte(b, '\n');
-    if (!os_write_all(STDOUT_FILENO, buf_str(b)))
+    static const size_t column[] = { 0, 11, 24, 34, 55, 77, 94 };
+    struct str rest = buf_str(b);
+    struct buf line = { 0 };
+    size_t i;
+
+    for (i = 0; print_table && rest.n > 0; i++) {
+        buf_lit(&line, i > 0 ? " " : "");
+        while (i < LENGTH(column) && line.n < column[i])
+            buf_byte(&line, ' ');
+        log_escape(&line, str_cut(&rest, '\t'));
+    }
+    buf_add(&line, rest);
+    buf_byte(&line, '\n');
+    if (!os_write_all(STDOUT_FILENO, buf_str(&line)))
         log_at(LOG_ERROR, "stdout: %s", strerror(errno));
+    buf_free(&line);
     buf_free(b);
 }
 
-/* r->own is not NULL: a table is written. */
 static int print_open(struct registry *r, const struct reg_scheme *scheme,
                       const struct url *uri, struct err *e)
 {
-    static const char title[] =
-        "ACTION     CONTAINER    PORT      SERVICE              "
-        "ADDRESS               TAGS             CHECK";
-    static bool table = true;
-    struct buf b = { 0 };
+    struct buf title = { 0 };
 
     (void)scheme;
     (void)uri;
     (void)e;
     conn_init(&r->peer, "print", 0);
-    if (os_terminal(STDOUT_FILENO)) {
-        r->own = &table;
-        buf_lit(&b, title);
-        print_line(&b);
+    print_table = os_terminal(STDOUT_FILENO);
+    if (print_table) {
+        buf_lit(&title, "ACTION\tCONTAINER\tPORT\tSERVICE\tADDRESS\tTAGS\t"
+                        "CHECK");
+        print_line(&title);
     }
     return 0;
 }
@@ -5929,65 +5942,36 @@ static struct request *print_hello(struct registry *r, unsigned step)
     struct os_addr address[ADDRS_MAX];
     struct buf name = { 0 };
     struct err e;
-    size_t n, i;
+    size_t n = 0, i;
 
     (void)step;
-    if (r->ip_given)
-        return NULL;            /* a look-up may take seconds */
     r->host.n = 0;
     os_hostname(&name);
-    if (os_resolve(buf_str(&name), 1, address, ADDRS_MAX, &n, &e) == 0)
-        for (i = 0; i < n && r->host.n == 0; i++) {
-            ip_of_socket((const void *)&address[i].sa, &r->host);
-            if (ip_is_local(buf_str(&r->host)))
-                r->host.n = 0;
-        }
+    if (!r->ip_given)           /* a look-up may take seconds */
+        (void)os_resolve(buf_str(&name), 1, address, ADDRS_MAX, &n, &e);
+    for (i = 0; i < n && r->host.n == 0; i++) {
+        ip_of_socket((const void *)&address[i].sa, &r->host);
+        if (ip_is_local(buf_str(&r->host)))
+            r->host.n = 0;
+    }
     r->no_host = r->host.n == 0;
     buf_free(&name);
     return NULL;
 }
 
-/* Adds a cell to the row, and empties it.  One that is wider than its column
- * pushes the rest. */
-static void print_cell(struct buf *row, struct buf *cell, size_t width)
+/* A service as a row of the table. */
+static void print_row(struct buf *b, const struct service *s)
 {
-    size_t end = row->n + width;
-
-    log_escape(row, buf_str(cell));
-    while (row->n < end)
-        buf_byte(row, ' ');
-    buf_byte(row, ' ');
-    buf_free(cell);
-}
-
-static void print_head(struct buf *row, const char *action,
-                       struct str container)
-{
-    struct buf cell = { 0 };
-
-    buf_lit(&cell, action);
-    print_cell(row, &cell, 10);
-    buf_add(&cell, container);
-    print_cell(row, &cell, 12);
-}
-
-static void print_row(struct buf *row, const struct service *s)
-{
-    struct buf cell = { 0 };
     size_t i;
 
-    print_head(row, "register", str_of(s->set->container));
-    buf_fmt(&cell, "%u/%s", s->exposed, s->udp ? "udp" : "tcp");
-    print_cell(row, &cell, 9);
-    buf_add(&cell, s->name);
-    print_cell(row, &cell, 20);
-    url_put(&cell, s->address, s->port);
-    print_cell(row, &cell, 21);
+    buf_fmt(b, "register\t%s\t%u/%s\t%.*s\t", s->set->container, s->exposed,
+            s->udp ? "udp" : "tcp", PUT(s->name));
+    url_put(b, s->address, s->port);
+    buf_byte(b, '\t');
     for (i = 0; i < s->tags; i++)
-        buf_fmt(&cell, "%s%.*s", i > 0 ? "," : "", PUT(s->tag[i]));
-    print_cell(row, &cell, 16);
-    consul_check(&cell, s);
-    print_cell(row, &cell, 0);
+        buf_fmt(b, "%s%.*s", i > 0 ? "," : "", PUT(s->tag[i]));
+    buf_byte(b, '\t');
+    consul_check(b, s);
 }
 
 static struct request *print_write(struct registry *r,
@@ -5995,19 +5979,19 @@ static struct request *print_write(struct registry *r,
 {
     struct buf b = { 0 };
 
+    (void)r;
     (void)step;
-    if (r->own != NULL && w->op == REG_REGISTER) {
+    if (print_table && w->op == REG_REGISTER) {
         print_row(&b, w->service);
-    } else if (r->own != NULL) {
-        buf_lit(&b, "deregister ");
-        log_escape(&b, w->key);
+    } else if (print_table) {
+        buf_fmt(&b, "deregister\t%.*s", PUT(w->key));
     } else if (w->op == REG_REGISTER) {
         buf_fmt(&b, "{\"action\":\"register\",\"container\":\"%s\","
                     "\"service\":%.*s}", w->service->set->container,
                 PUT(w->text));
     } else {
-        buf_lit(&b, "{\"action\":\"deregister\",\"service\":{\"ID\":");
-        buf_json(&b, w->key);
+        buf_lit(&b, "{\"action\":\"deregister\",\"service\":{");
+        consul_member(&b, STR("ID"), w->key);
         buf_lit(&b, "}}");
     }
     print_line(&b);
@@ -6019,31 +6003,21 @@ static void print_ignored(struct registry *r, struct str container,
 {
     struct buf b = { 0 };
 
-    if (r->own != NULL) {
-        print_head(&b, "ignore", container);
-        log_escape(&b, why);
+    (void)r;
+    if (print_table) {
+        buf_fmt(&b, "ignore\t%.*s\t%.*s", PUT(container), PUT(why));
     } else {
-        buf_lit(&b, "{\"action\":\"ignore\",\"container\":");
-        buf_json(&b, container);
-        buf_lit(&b, ",\"reason\":");
-        buf_json(&b, why);
+        buf_lit(&b, "{\"action\":\"ignore\"");
+        consul_member(&b, STR("container"), container);
+        consul_member(&b, STR("reason"), why);
         buf_byte(&b, '}');
     }
     print_line(&b);
 }
 
-/* What is printed is what Consul would get, without the mark. */
-static void print_value(const struct registry *r, const struct service *s,
-                        struct str mark, struct buf *b, struct digest *d,
-                        struct svc_notes *notes)
-{
-    (void)mark;
-    consul_value(r, s, STR(""), b, d, notes);
-}
-
 static const struct reg_kind print_kind = {
     .name = "print", .caseless = true, .setup = print_open,
-    .hello = print_hello, .key = consul_key, .value = print_value,
+    .hello = print_hello, .key = consul_key, .value = consul_value,
     .write = print_write, .ignored = print_ignored
 };
 

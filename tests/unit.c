@@ -2846,7 +2846,7 @@ static void consul_round_trip(void)
             "|SERVICE_X=\x7f" }, NULL },
     };
     const uint64_t owner = 0xfedcba9876543210u;
-    static struct registry reg;
+    static struct registry reg = { .kind = &consul_kind };
     struct json j = { .n = 0 };
     struct buf body = { .max = 0 }, list = { .max = 0 }, wanted = { .max = 0 };
     struct buf mark = { .max = 0 };
@@ -2920,7 +2920,7 @@ static void consul_digests(void)
           false },
         { "SERVICE_X=1|SERVICE_ID=i", "80=81", true, true, false, true },
     };
-    static struct registry reg;
+    static struct registry reg = { .kind = &consul_kind };
     struct buf env = { .max = 0 }, body = { .max = 0 };
     struct digest plain, d;
     size_t i;
@@ -2947,7 +2947,7 @@ static void consul_digests(void)
  * note, though they may be those of several ports. */
 static void consul_metas(void)
 {
-    static struct registry reg;
+    static struct registry reg = { .kind = &consul_kind };
     struct buf env = { .max = 0 }, body = { .max = 0 }, text = { .max = 0 };
     struct json j = { .n = 0 };
     struct derived v;
@@ -3025,7 +3025,7 @@ static void consul_views(void)
         { "'Tags':['a','']", "'Tags':['a']" },
         { "'Service':'a','Address':''", "'Service':'','Address':'a'" },
     };
-    static struct registry reg;
+    static struct registry reg = { .kind = &consul_kind };
     struct json j = { .n = 0 };
     struct buf body = { .max = 0 }, list = { .max = 0 };
     struct arena a = { NULL };
