@@ -3766,7 +3766,7 @@ struct side;
 /* What differs between the two. */
 struct side_kind {
     /* The questions before all else, by step; NULL: no more.  The answer: 0:
-     * go on, 1: ask again, -1: the peer is of no use. */
+     * go on, -1: the peer is of no use. */
     struct request *(*hello)(struct side *, unsigned step);
     int (*on_hello)(struct side *, unsigned step, const struct answer *,
                     struct err *);
@@ -3876,12 +3876,10 @@ static void side_on_hello(struct request *r, const struct answer *a)
         e = *a->err;
     else
         result = s->kind->on_hello(s, s->step, a, &e);
-    if (result < 0) {
-        side_down(s, &e);
-        return;
-    }
-    s->step += result == 0;
+    s->step++;
     s->state = SIDE_HELLO;
+    if (result != 0)
+        side_down(s, &e);
 }
 
 /* The body of the list, piece by piece.  A row that cannot be read is skipped,
@@ -5320,9 +5318,9 @@ static bool env_bool(const char *name)
 /* The file that the first of two variables names that is set; NULL: none. */
 static const char *env_file(const char *name, const char *older)
 {
-    if (env_get(name).n > 0)
-        return env_get(name).p;
-    return env_get(older).n > 0 ? env_get(older).p : NULL;
+    struct str path = env_get(env_get(name).n > 0 ? name : older);
+
+    return path.n > 0 ? path.p : NULL;
 }
 
 static int env_check_socket(struct str path, const char *what, struct err *e)
@@ -5339,55 +5337,41 @@ static int env_check_socket(struct str path, const char *what, struct err *e)
 
 struct consul {
     struct buf query;           /* "ns=...&partition=...", or empty */
-    struct buf token, user;     /* secrets: into headers and nowhere else */
+    struct buf user;            /* the header of user and password: a secret */
     const char *token_file;     /* NULL: none */
     struct buf leader;          /* the last that was logged */
     bool no_self;               /* that it may not be asked is logged */
 };
 
-/* Makes the header lines with our credentials. */
-static void consul_headers(struct registry *r)
+/* Makes the headers with our credentials; the token's file is read again.  1:
+ * they are others now; -1: they are those of before. */
+static int consul_headers(struct registry *r, struct err *e)
 {
     const struct consul *c = r->own;
-    struct buf basic = { 0 }, *b = &r->peer.headers;
+    struct str token = env_get("CONSUL_HTTP_TOKEN");
+    struct buf file = { .max = HEAD_MAX }, b = { 0 };
+    int result = 0;
 
-    b->n = 0;
-    b->bad = false;
-    if (c->token.n > 0)
-        buf_header(b, "X-Consul-Token", buf_str(&c->token));
-    if (c->user.n > 0) {
-        buf_lit(&basic, "Basic ");
-        url_base64(&basic, buf_str(&c->user));
-        buf_header(b, "Authorization", buf_str(&basic));
-        buf_free(&basic);
+    if (c->token_file != NULL) {
+        result = os_file(c->token_file, &file, e);
+        token = str_trim(buf_str(&file));
     }
-}
-
-/* Reads the token's file again.  1: the token is another one now. */
-static int consul_reread_token(struct registry *r, struct err *e)
-{
-    struct consul *c = r->own;
-    struct buf file = { .max = HEAD_MAX };
-    struct str token;
-    int changed;
-
-    if (c->token_file == NULL)
-        return 0;
-    if (os_file(c->token_file, &file, e) != 0) {
-        buf_free(&file);
-        return -1;
-    }
-    token = str_trim(buf_str(&file));
-    changed = !str_eq(token, buf_str(&c->token));
-    if (changed) {
-        c->token.n = 0;
-        buf_add(&c->token, token);
-        consul_headers(r);
-    }
+    if (token.n > 0)
+        buf_header(&b, "X-Consul-Token", token);
+    buf_add(&b, buf_str(&c->user));
     buf_free(&file);
-    if (r->peer.headers.bad)
-        return err_set(e, "%s: not a token", c->token_file);
-    return changed;
+    if (result == 0 && b.bad)
+        result = err_set(e, "%s: not a token", c->token_file != NULL
+                         ? c->token_file : "CONSUL_HTTP_TOKEN");
+    else if (result == 0)
+        result = !str_eq(buf_str(&b), buf_str(&r->peer.headers));
+    if (result != 1) {
+        buf_free(&b);
+        return result;
+    }
+    buf_free(&r->peer.headers);
+    r->peer.headers = b;
+    return 1;
 }
 
 /* TLS, with the files that Consul's own tool takes. */
@@ -5405,7 +5389,7 @@ static int consul_open_tls(struct registry *r, struct err *e)
         log_at(LOG_WARN, "CONSUL_HTTP_SSL_VERIFY=false: ANYBODY between here "
                          "and Consul can read and change everything");
     tls->insecure = !on;
-    tls->ca_file = env_file("CONSUL_CACERT", "CONSUL_CACERT");
+    tls->ca_file = env_file("CONSUL_CACERT", "");
     tls->cert_file = env_file("CONSUL_CLIENT_CERT", "CONSUL_TLSCERT");
     tls->key_file = env_file("CONSUL_CLIENT_KEY", "CONSUL_TLSKEY");
     if ((tls->cert_file == NULL) != (tls->key_file == NULL))
@@ -5416,42 +5400,41 @@ static int consul_open_tls(struct registry *r, struct err *e)
 
 /* CONSUL_HTTP_ADDR: [http://|https://]host[:port], or unix:///path.  Ports as
  * Go's HTTP client has them: 443 of https://, 80 of http://. */
-static int consul_read_addr(struct str text, struct url *u, struct str *path,
-                            bool *tls, struct err *e)
+static int consul_read_addr(struct str text, struct url *u, struct err *e)
 {
     static struct buf whole;    /* u points into it */
+    bool bare = str_find(text, STR("://")) == text.n, https;
     struct err why;
-    bool bare = str_find(text, STR("://")) == text.n;
 
-    buf_lit(&whole, bare ? "http://" : "");
-    buf_add(&whole, text);
+    buf_fmt(&whole, "%s%.*s", bare ? "http://" : "", PUT(text));
     if (url_parse(buf_str(&whole), u, &why) != 0)
         return err_set(e, "CONSUL_HTTP_ADDR: %s", why.text);
-    if (str_eq(u->scheme, STR("unix"))) {
-        *path = u->path;
+    if (str_eq(u->scheme, STR("unix")))
         return env_check_socket(u->path, "CONSUL_HTTP_ADDR", e);
-    }
+    https = str_eq(u->scheme, STR("https"));
+    if (!https && !str_eq(u->scheme, STR("http")))
+        return err_set(e, "CONSUL_HTTP_ADDR is host:port, http://, https:// "
+                          "or unix:///path");
     if (u->path.n > 0 && !str_eq(u->path, STR("/")))
         return err_set(e, "CONSUL_HTTP_ADDR: a path behind the host is not "
                           "supported");
-    *tls = *tls || str_eq(u->scheme, STR("https"));
-    if (!*tls && !str_eq(u->scheme, STR("http")))
-        return err_set(e, "CONSUL_HTTP_ADDR is host:port, http://, https:// "
-                          "or unix:///path");
+    u->path.n = 0;
     if (u->port == 0 && !bare)
-        u->port = str_eq(u->scheme, STR("https")) ? 443 : 80;
+        u->port = https ? 443 : 80;
     return 0;
 }
 
 /* Token, user and password, namespace and partition. */
-static int consul_open_access(struct registry *r, struct str user,
+static int consul_open_access(struct registry *r, struct str uri_user,
                               struct err *e)
 {
     static const char *const part[2][2] = {
         { "CONSUL_NAMESPACE", "ns=" }, { "CONSUL_PARTITION", "partition=" }
     };
     struct str auth = env_get("CONSUL_HTTP_AUTH");
+    struct buf user = { 0 }, basic = { 0 };
     struct consul *c = r->own;
+    bool ok = url_decode(&user, auth.n > 0 ? STR("") : uri_user);
     size_t i;
 
     for (i = 0; i < 2; i++)
@@ -5459,46 +5442,46 @@ static int consul_open_access(struct registry *r, struct str user,
             buf_fmt(&c->query, "%s%s", c->query.n > 0 ? "&" : "", part[i][1]);
             buf_url(&c->query, env_get(part[i][0]));
         }
-    if (auth.n > 0)
-        buf_add(&c->user, auth);
-    else if (!url_decode(&c->user, user))
+    buf_add(&user, auth);
+    if (user.n > 0) {
+        buf_lit(&user, str_has(buf_str(&user), ':') ? "" : ":");
+        buf_lit(&basic, "Basic ");
+        url_base64(&basic, buf_str(&user));
+        buf_header(&c->user, "Authorization", buf_str(&basic));
+    }
+    buf_free(&user);
+    buf_free(&basic);
+    if (!ok)
         return err_set(e, "the user part of the URI has a %% without two "
                           "hexadecimal digits");
-    if (c->user.n > 0 && !str_has(buf_str(&c->user), ':'))
-        buf_byte(&c->user, ':');
-    buf_add(&c->token, env_get("CONSUL_HTTP_TOKEN"));
-    c->token_file = env_file("CONSUL_HTTP_TOKEN_FILE",
-                             "CONSUL_HTTP_TOKEN_FILE");
-    consul_headers(r);
-    if (consul_reread_token(r, e) < 0)
-        return -1;
-    return r->peer.headers.bad
-        ? err_set(e, "CONSUL_HTTP_TOKEN: not a token") : 0;
+    c->token_file = env_file("CONSUL_HTTP_TOKEN_FILE", "");
+    return consul_headers(r, e) < 0 ? -1 : 0;
 }
 
 static int consul_open(struct registry *r, const struct reg_scheme *scheme,
                        const struct url *uri, struct err *e)
 {
-    struct str addr = env_get("CONSUL_HTTP_ADDR"), path = STR(""), host;
+    struct str addr = env_get("CONSUL_HTTP_ADDR");
     struct url u = *uri;
-    bool tls = scheme->tls;
+    bool tls;
 
     if (env_get("CONSUL_CAPATH").n > 0)
         return err_set(e, "CONSUL_CAPATH is not supported: name a file of CAs "
                           "in CONSUL_CACERT instead");
     r->own = mem_zero(sizeof(struct consul));
     conn_init(&r->peer, "consul", 4);
-    if (scheme->port == 0) {
-        path = u.path;
-        if (env_check_socket(path, "the registry URI", e) != 0)
-            return -1;
-    } else if (u.host.n == 0 && addr.n > 0 &&
-               consul_read_addr(addr, &u, &path, &tls, e) != 0) {
+    if (scheme->port == 0 &&
+        env_check_socket(u.path, "the registry URI", e) != 0)
         return -1;
-    }
-    host = u.host.n > 0 ? u.host : STR("127.0.0.1");
-    conn_set_address(&r->peer, path, host, u.port > 0 ? u.port : scheme->port);
-    tls = tls || (path.n == 0 && env_bool("CONSUL_HTTP_SSL"));
+    if (scheme->port > 0)
+        u.path.n = 0;           /* it may be "/" */
+    if (scheme->port > 0 && u.host.n == 0 && addr.n > 0 &&
+        consul_read_addr(addr, &u, e) != 0)
+        return -1;
+    conn_set_address(&r->peer, u.path, u.host.n > 0 ? u.host
+                     : STR("127.0.0.1"), u.port > 0 ? u.port : scheme->port);
+    tls = scheme->tls || str_eq(u.scheme, STR("https")) ||
+          (u.path.n == 0 && env_bool("CONSUL_HTTP_SSL"));
     if (tls && consul_open_tls(r, e) != 0)
         return -1;
     return consul_open_access(r, uri->user.n > 0 ? uri->user : u.user, e);
@@ -5523,88 +5506,72 @@ static struct request *consul_request(struct registry *r, const char *method,
     return q;
 }
 
+static const char *const consul_hellos[] = { "/v1/status/leader",
+                                             "/v1/agent/self" };
+
 static struct request *consul_hello(struct registry *r, unsigned step)
 {
-    if (step == 0)
-        return conn_request(&r->peer, "GET", STR("/v1/status/leader"),
-                            STR(""));
-    if (step == 1)
-        return consul_request(r, "GET", "/v1/agent/self", STR(""), STR(""));
-    return NULL;
+    return step == LENGTH(consul_hellos) ? NULL
+        : consul_request(r, "GET", consul_hellos[step], STR(""), STR(""));
 }
 
 /* An agent without a leader takes registrations all the same: that is logged
  * and no reason to wait. */
-static int consul_on_leader(struct registry *r, const struct json *j,
-                            const struct answer *a, struct err *e)
+static void consul_set_leader(struct consul *c, struct str leader)
 {
-    struct str leader = json_raw(j, JSON_ROOT);
-    struct consul *c = r->own;
-
-    conn_reason(a, e);
-    if (a->status == 500) {
-        log_at(LOG_WARN, "consul: no leader: %s", e->text);
-        return 0;
-    }
-    if (a->status == 429 || a->status > 500)
-        return -1;              /* too busy, or of a proxy before it */
-    if (a->status != 200 || json_type(j, JSON_ROOT) != JSON_STRING) {
-        struct err why = *e;
-
-        return err_set(e, "this does not look like a Consul agent: "
-                          "/v1/status/leader answered %.300s", why.text);
-    }
     if (leader.n == 0)
         log_at(LOG_WARN, "consul: no leader yet");
     else if (!str_eq(leader, buf_str(&c->leader)))
         log_at(LOG_INFO, "consul: current leader %.*s", PUT(leader));
     c->leader.n = 0;
     buf_add(&c->leader, leader);
-    return 0;
 }
 
 /* What the agent advertises is this host's address, since both share a host.
  * Without the right to ask (agent:read) it stays empty, and Consul puts in the
  * node's. */
-static int consul_on_self(struct registry *r, const struct json *j,
-                          const struct answer *a, struct err *e)
+static void consul_set_host(struct registry *r, const struct json *j,
+                            bool allowed)
 {
     struct arena scratch = { NULL, 0, 0, false };
     struct consul *c = r->own;
-    int renewed = a->status == 403 ? consul_reread_token(r, e) : 0;
     size_t member = json_get(j, JSON_ROOT, "Member");
 
-    if (renewed != 0)
-        return renewed;
-    if (a->status != 200 && a->status != 403) {
-        conn_reason(a, e);
-        return -1;
-    }
     r->host.n = 0;
     buf_add(&r->host, json_get_str(j, member, "Addr", &scratch));
     arena_free(&scratch);
-    if (a->status == 403 && !c->no_self)
+    if (!allowed && !c->no_self)
         log_at(LOG_INFO, "consul: /v1/agent/self is not allowed (agent:read): "
                          "services get the node's address");
-    c->no_self = a->status == 403;
-    return 0;
+    c->no_self = !allowed;
 }
 
 static int consul_on_hello(struct registry *r, unsigned step,
                            const struct answer *a, struct err *e)
 {
     struct json j = { .n = 0 };
+    struct str body = a->status == 200 ? a->body
+                      : step == 0 ? STR("\"\"") : STR("{}");
+    bool self = step > 0, ok;
+    int renewed = self && a->status == 403 ? consul_headers(r, e) : 0;
     struct err why;
-    int result = -1;
 
-    if (json_parse(&j, a->status == 200 ? a->body : STR("null"), &why) != 0)
-        err_set(e, "this does not look like a Consul agent: %.300s",
-                why.text);
-    else
-        result = step == 0 ? consul_on_leader(r, &j, a, e)
-                           : consul_on_self(r, &j, a, e);
+    if (renewed > 0)
+        err_set(e, "the token was refused, and is another one now");
+    if (renewed != 0)
+        return -1;
+    conn_reason(a, &why);
+    if (a->status != 200 && a->status != (self ? 403 : 500))
+        return err_set(e, "GET %s: %.400s", consul_hellos[step], why.text);
+    ok = json_parse(&j, body, &why) == 0 &&
+         json_type(&j, JSON_ROOT) == (self ? JSON_OBJECT : JSON_STRING);
+    if (ok && self)
+        consul_set_host(r, &j, a->status == 200);
+    else if (ok)
+        consul_set_leader(r->own, json_raw(&j, JSON_ROOT));
     json_free(&j);
-    return result;
+    return ok ? 0 : err_set(e, "this does not look like a Consul agent: GET "
+                               "%s: %.300s", consul_hellos[step], why.text);
 }
 
 static void consul_key(const struct registry *r, const struct service *s,
@@ -5842,7 +5809,7 @@ static enum reg_verdict consul_verdict(struct registry *r, enum reg_op op,
     (void)step;
     if (a->status == 200)
         return REG_DONE;
-    if (a->status == 403 && consul_reread_token(r, &unused) == 1)
+    if (a->status == 403 && consul_headers(r, &unused) > 0)
         return REG_RENEWED;
     if (op == REG_DEREGISTER && (a->status == 404 || a->status == 500) &&
         str_find(a->body, unknown) < a->body.n)
