@@ -5610,40 +5610,21 @@ static void consul_script(struct buf *b, const struct service *s,
                           struct str script)
 {
     const struct str ip = STR("$SERVICE_IP"), port = STR("$SERVICE_PORT");
-    struct buf text = { 0 };
 
     while (script.n > 0) {
         size_t used = 1;
 
         if (str_prefix(script, ip)) {
-            buf_add(&text, consul_address(s));
+            buf_add(b, consul_address(s));
             used = ip.n;
         } else if (str_prefix(script, port)) {
-            buf_fmt(&text, "%u", s->port);
+            buf_fmt(b, "%u", s->port);
             used = port.n;
         } else {
-            buf_byte(&text, *script.p);
+            buf_byte(b, *script.p);
         }
         script = str_from(script, used);
     }
-    buf_lit(b, "\"Args\":[\"/bin/sh\",\"-c\",");
-    buf_json(b, buf_str(&text));
-    buf_byte(b, ']');
-    buf_free(&text);
-}
-
-/* "HTTP":"http://address:port/path", "TCP":"address:port". */
-static void consul_target(struct buf *b, const char *name, const char *scheme,
-                          const struct service *s, struct str path)
-{
-    struct buf url = { 0 };
-
-    buf_lit(&url, scheme);
-    url_put(&url, consul_address(s), s->port);
-    buf_lit(&url, path.n > 0 && *path.p != '/' ? "/" : "");
-    buf_add(&url, path);
-    consul_member(b, str_of(name), buf_str(&url));
-    buf_free(&url);
 }
 
 /* The check of a service as Consul's "Check" object, or nothing: the first of
@@ -5651,41 +5632,52 @@ static void consul_target(struct buf *b, const char *name, const char *scheme,
  * Consul refuses a registration with a key that it does not know. */
 static void consul_check(struct buf *b, const struct service *s)
 {
-    static const char *const kind[] = { "check_http", "check_https",
-        "check_cmd", "check_script", "check_ttl", "check_tcp", "check_grpc" };
     enum { HTTP, HTTPS, CMD, SCRIPT, TTL, TCP, GRPC, NONE } k;
+    static const struct {
+        const char *attr, *start, *url;     /* url: how the place begins */
+    } kind[] = {
+        { "check_http", "{\"HTTP\":", "http://" },
+        { "check_https", "{\"HTTP\":", "https://" },
+        { "check_cmd", "{\"Args\":[\"check-cmd\",", NULL },
+        { "check_script", "{\"Args\":[\"/bin/sh\",\"-c\",", NULL },
+        { "check_ttl", "{\"TTL\":", NULL },
+        { "check_tcp", "{\"TCP\":", "" }, { "check_grpc", "{\"GRPC\":", "" },
+    };
     struct str value = STR(""), interval = svc_attr(s, "check_interval");
     bool tls, skip = svc_attr(s, "check_tls_skip_verify").n > 0;
+    struct buf text = { 0 };
 
     for (k = HTTP; k != NONE && value.n == 0; k++)
-        value = svc_attr(s, kind[k]);
+        value = svc_attr(s, kind[k].attr);
     if (value.n == 0)
         return;
     k--;
-    buf_byte(b, '{');
-    if (k == HTTP || k == HTTPS) {
-        consul_target(b, "HTTP", k == HTTP ? "http://" : "https://", s, value);
+    if (kind[k].url != NULL) {
+        buf_lit(&text, kind[k].url);
+        url_put(&text, consul_address(s), s->port);
+    }
+    if (k == HTTP || k == HTTPS)
+        buf_lit(&text, *value.p != '/' ? "/" : "");
+    if (k == SCRIPT)
+        consul_script(&text, s, value);
+    else if (k != TCP && k != GRPC)
+        buf_add(&text, value);
+    buf_lit(b, kind[k].start);
+    if (k == CMD)
+        buf_fmt(b, "\"%s\",\"%u\",", s->set->container, s->exposed);
+    buf_json(b, buf_str(&text));
+    buf_free(&text);
+    buf_lit(b, k == CMD || k == SCRIPT ? "]" : "");
+    if (k == HTTP || k == HTTPS)
         consul_option(b, "Method", svc_attr(s, k == HTTP
                           ? "check_http_method" : "check_https_method"));
-    } else if (k == CMD) {
-        buf_fmt(b, "\"Args\":[\"check-cmd\",\"%s\",\"%u\",",
-                s->set->container, s->exposed);
-        buf_json(b, value);
-        buf_byte(b, ']');
-    } else if (k == SCRIPT) {
-        consul_script(b, s, value);
-    } else if (k == TTL) {
-        consul_member(b, STR("TTL"), value);
-    } else {
-        consul_target(b, k == TCP ? "TCP" : "GRPC", "", s, STR(""));
-    }
     tls = k == GRPC && svc_attr(s, "check_grpc_use_tls").n > 0;
     buf_lit(b, tls ? ",\"GRPCUseTLS\":true" : "");
     buf_lit(b, skip && (tls || k == HTTPS) ? ",\"TLSSkipVerify\":true" : "");
     if (k != TTL)
         consul_member(b, STR("Interval"),
                       interval.n > 0 ? interval : STR("10s"));
-    if (k == HTTP || k == HTTPS || k == TCP || k == GRPC)
+    if (kind[k].url != NULL)
         consul_option(b, "Timeout", svc_attr(s, "check_timeout"));
     consul_option(b, "Status", svc_attr(s, "check_initial_status"));
     consul_option(b, "DeregisterCriticalServiceAfter",
@@ -5698,49 +5690,33 @@ static bool consul_meta_char(char c)
     return str_letter(c) || str_digit(c) || c == '_' || c == '-';
 }
 
-/* Why an attribute cannot be Meta, or NULL: Consul would refuse the whole
- * registration (seen in 1.8.7).  `n` have been added before; one of the 64 is
- * for our mark. */
-static const char *consul_meta_error(struct str key, struct str value,
-                                     size_t n)
-{
-    if (key.n == 0)
-        return "it has no name";
-    if (key.n > 128)
-        return "its name is longer than 128 bytes";
-    if (!str_all(key, consul_meta_char))
-        return "its name has other characters than A-Z a-z 0-9 _ -";
-    if (str_prefix(key, STR("consul-")))
-        return "Consul keeps names that begin with consul- to itself";
-    if (str_eq(key, STR("registrator")))
-        return "registrator keeps this name to itself";
-    if (value.n > 512)
-        return "its value is longer than 512 bytes";
-    return n == 63 ? "Consul keeps 64, of which one is registrator's" : NULL;
-}
-
-/* Adds the attributes of a service that Consul can keep. */
+/* Adds the attributes of a service that Consul can keep: one that it refuses
+ * would lose the whole registration (seen in 1.8.7).  Of 64, one is for our
+ * mark. */
 static void consul_meta(struct buf *b, const struct service *s,
                         struct svc_notes *notes)
 {
-    struct buf left = { .max = ERR_MAX };
+    struct buf left = { .max = ERR_MAX / 2 };
     size_t i, n = 0;
 
     for (i = 0; i < s->attrs; i++) {
         const struct svc_attr *a = &s->attr[i];
-        const char *why = consul_meta_error(a->key, a->value, n);
 
-        if (why == NULL) {
+        if (n < 63 && a->key.n > 0 && a->key.n <= 128 && a->value.n <= 512 &&
+            str_all(a->key, consul_meta_char) &&
+            !str_prefix(a->key, STR("consul-")) &&
+            !str_eq(a->key, STR("registrator"))) {
             consul_member(b, a->key, a->value);
             n++;
         } else {
-            buf_fmt(&left, "%s\"%.*s\" (%s)", left.n > 0 ? ", " : "",
-                    PUT(str_first(a->key, 140)), why);
+            buf_fmt(&left, " \"%.*s\"", PUT(str_first(a->key, 140)));
         }
     }
     if (notes != NULL && left.n > 0)
-        svc_note(notes, LOG_WARN, false, "port %u: left out of the "
-                 "attributes: %.*s", s->exposed, PUT(left));
+        svc_note(notes, LOG_WARN, false, "port %u: attributes left out, since "
+                 "Consul keeps 63 with names of 1 to 128 characters A-Z a-z "
+                 "0-9 _ -, but not consul-... and registrator, and values of "
+                 "up to 512 bytes:%.*s", s->exposed, PUT(buf_str(&left)));
     buf_free(&left);
 }
 
