@@ -3116,7 +3116,7 @@ struct endpoint {
     struct link waiting;        /* requests without a connection */
     bool closed_idle;           /* the peer closed a kept connection: it may
                                    have been restarted */
-    struct conn conn[CONNS_MAX];
+    struct conn conn[CONNS_MAX]; /* the pool, then those of `alone` */
 };
 
 static void conn_init(struct endpoint *p, const char *name, size_t pool)
@@ -3189,28 +3189,17 @@ static void conn_send(struct endpoint *p, struct request *r, void *context,
     list_insert(&p->waiting, &r->link);
 }
 
-/* How many requests would get a connection at once. */
+/* How many requests would get a connection of the pool at once. */
 static size_t conn_room(const struct endpoint *p)
 {
     size_t used = 0, i;
     const struct link *l;
 
-    for (i = 0; i < CONNS_MAX; i++)
-        used += p->conn[i].request != NULL && !p->conn[i].request->alone;
+    for (i = 0; i < p->pool; i++)
+        used += p->conn[i].request != NULL;
     for (l = p->waiting.next; l != &p->waiting; l = l->next)
         used++;
     return used < p->pool ? p->pool - used : 0;
-}
-
-/* Whether a request waits or is under way, streams left aside. */
-static bool conn_busy(const struct endpoint *p)
-{
-    size_t i;
-
-    for (i = 0; i < CONNS_MAX; i++)
-        if (p->conn[i].request != NULL && !p->conn[i].request->stream)
-            return true;
-    return !list_empty(&p->waiting);
 }
 
 /* Hands the answer over and frees the request, which no connection has. */
@@ -3318,17 +3307,21 @@ static void conn_ask(struct endpoint *p, struct conn *c, struct request *r,
                      uint64_t now)
 {
     bool open = c->state == CONN_FREE;
+    struct answer bad = { .status = 0 };
     struct err e;
     int failed = 0;
 
-    CHECK(c->request == NULL && (open || c->state == CONN_IDLE));
-    if (open) {
-        memset(c, 0, sizeof *c);
-        c->peer = p;
-        c->fd = -1;
-        c->in.max = HEAD_MAX + READ_MAX;
-        c->body.max = BODY_MAX;
+    if (r->bytes.bad) {
+        err_set(&e, "a request that cannot be sent: too long, or with control "
+                    "characters in a header");
+        bad.err = &e;
+        conn_complete(r, &bad);
+        return;
     }
+    CHECK(c->request == NULL && (open || c->state == CONN_IDLE));
+    if (open)
+        *c = (struct conn){ .peer = p, .fd = -1, .body.max = BODY_MAX,
+                            .in.max = HEAD_MAX + READ_MAX };
     list_remove(&r->link);
     c->request = r;
     c->sent = 0;
@@ -3336,12 +3329,11 @@ static void conn_ask(struct endpoint *p, struct conn *c, struct request *r,
     c->deadline = now + CALL_MS;
     c->state = open ? CONN_CONNECTING : CONN_ASKED;
     http_start(&c->http);
-    if (open && p->addresses == 0 && p->path.n > 0) {
-        failed = os_unix(p->path, p->address, &e);
+    if (open && p->addresses == 0) {
         p->addresses = 1;
-    } else if (open && p->addresses == 0) {
-        failed = os_resolve(p->host, p->port, p->address, ADDRS_MAX,
-                            &p->addresses, &e);
+        failed = p->path.n > 0 ? os_unix(p->path, p->address, &e)
+            : os_resolve(p->host, p->port, p->address, ADDRS_MAX,
+                         &p->addresses, &e);
     }
     if (failed)
         conn_fail(c, &e);
@@ -3349,49 +3341,36 @@ static void conn_ask(struct endpoint *p, struct conn *c, struct request *r,
         conn_connect(c, 0, now);
 }
 
-/* The connection that the request can have now: an idle one, else a free one
- * if there may be one more; NULL: none. */
+/* The connection that the request can have now: an idle one, else a free one;
+ * NULL: none. */
 static struct conn *conn_find(struct endpoint *p, const struct request *r)
 {
-    struct conn *unused = NULL;
-    size_t kept = 0, i;
+    struct conn *c = p->conn + (r->alone ? p->pool : 0), *unused = NULL;
+    const struct conn *end = p->conn + p->pool + (r->alone ? ALONE_MAX : 0);
 
-    for (i = 0; i < CONNS_MAX; i++) {
-        struct conn *c = &p->conn[i];
-
-        if (c->state == CONN_IDLE && !r->alone)
+    for (; c < end; c++) {
+        if (c->state == CONN_IDLE)
             return c;
         if (c->state == CONN_FREE)
             unused = c;
-        else
-            kept += c->request == NULL || !c->request->alone;
     }
-    return r->alone || kept < p->pool ? unused : NULL;
+    return unused;
 }
 
 /* Gives each waiting request a connection, as long as there are any. */
 static void conn_assign(struct endpoint *p, uint64_t now)
 {
     struct link *l = p->waiting.next;
-    struct err e;
 
     while (l != &p->waiting) {
         struct request *r = LIST_OF(struct request, link, l);
         struct conn *c = conn_find(p, r);
 
         l = l->next;
-        if (c == NULL)
-            continue;
-        if (r->bytes.bad) {
-            struct answer bad = { .err = &e };
-
-            err_set(&e, "a request that cannot be sent: too long, or with "
-                        "control characters in a header");
-            conn_complete(r, &bad);
-        } else {
+        if (c != NULL) {
             conn_ask(p, c, r, now);
+            l = p->waiting.next;        /* done() may have been called */
         }
-        l = p->waiting.next;    /* done() may have been called */
     }
 }
 
@@ -3472,13 +3451,10 @@ static void conn_ended(struct conn *c, int error, bool clean)
         (void)conn_close(c);
         list_insert(p->waiting.next, &r->link);
     } else {
-        err_set(&e, "%sthe connection %s%s",
+        err_set(&e, "%sthe connection was closed%s%s",
                 c->state == CONN_HANDSHAKE ? "TLS: " : "",
-                error != 0 ? "broke: " : "was closed ",
-                error != 0 ? strerror(error)
-                : c->state == CONN_HANDSHAKE ? "in the handshake"
-                : c->state == CONN_READING ? "in the middle of an answer"
-                : "without an answer");
+                error != 0 ? ": " : " before the answer was complete",
+                error != 0 ? strerror(error) : "");
         conn_fail(c, &e);
     }
 }
@@ -3548,9 +3524,8 @@ static uint64_t conn_due(const struct conn *c)
 {
     const struct request *r = c->request;
 
-    return r == NULL || (r->stream && (c->state == CONN_ASKED ||
-                                       c->state == CONN_READING))
-        ? UINT64_MAX : c->deadline;
+    return r == NULL || (r->stream && c->state >= CONN_ASKED) ? UINT64_MAX
+                                                              : c->deadline;
 }
 
 /* Gives up connections on which nothing has come for too long. */
@@ -3772,9 +3747,9 @@ struct side_kind {
                     struct err *);
     void (*ready)(struct side *);       /* all of it has been answered */
     void (*down)(struct side *);        /* the peer is lost */
-    /* The request of the list, and where its rows are: see struct splitter.
-     * NULL: not now; what makes it possible calls relist(). */
-    struct request *(*list)(struct side *, unsigned *depth, char *open);
+    /* The request of the list, for whose rows it starts the splitter.  NULL:
+     * not now; what makes it possible calls relist(). */
+    struct request *(*list)(struct side *);
     bool (*row)(struct side *, const struct json *);    /* false: unreadable */
     void (*listed)(struct side *);      /* the list has been read */
     /* An answer to the list that is no 200.  True: the list is empty.  NULL:
@@ -3945,9 +3920,7 @@ static void side_on_list(struct request *r, const struct answer *a)
 /* Begins the list that is due. */
 static void side_list(struct side *s)
 {
-    unsigned depth = 1;
-    char open = '[';
-    struct request *r = s->kind->list(s, &depth, &open);
+    struct request *r = s->kind->list(s);
 
     s->list_due = UINT64_MAX;
     if (r == NULL)
@@ -3955,7 +3928,6 @@ static void side_list(struct side *s)
     s->list_begun = s->now;
     s->epoch++;
     s->reading = s->whole = true;
-    json_split_start(&s->split, depth, open);
     r->body = side_on_rows;
     conn_send(s->peer, r, s, side_on_list);
 }
@@ -4009,7 +3981,8 @@ static uint64_t side_due(const struct side *s)
 static bool side_idle(const struct side *s)
 {
     return side_ready(s) && s->listed && s->list_due == UINT64_MAX &&
-           queue_first(&s->queue) == NULL && !conn_busy(s->peer);
+           !s->reading && queue_first(&s->queue) == NULL &&
+           conn_room(s->peer) == s->peer->pool;
 }
 
 /* ==== 10. Docker ========================================= docker_ ====
@@ -5980,7 +5953,7 @@ static const struct reg_scheme reg_schemes[] = {
  * entries to be looked at: what is done to an entry follows from what is known
  * of it, by the one table at entry_decide.
  *
- * Calls: str_ buf_ mem_ arena_ list_ err_ log_ conn_ retry_ index_ queue_
+ * Calls: str_ buf_ mem_ arena_ list_ err_ log_ json_ conn_ retry_ index_ queue_
  * side_ svc_ reg_.
  */
 
@@ -6702,16 +6675,14 @@ static void entries_listed(struct side *side)
 
 /* Begins a list when our marks can be told from those of others, which
  * entries_set_owner sees to. */
-static struct request *entries_list(struct side *side, unsigned *depth,
-                                    char *open)
+static struct request *entries_list(struct side *side)
 {
     struct entries *es = (struct entries *)side;
     const struct reg_kind *kind = es->reg->kind;
 
     if (kind->list == NULL || es->reg->owner == 0)
         return NULL;
-    *depth = kind->list_depth;
-    *open = kind->list_open;
+    json_split_start(&side->split, kind->list_depth, kind->list_open);
     buf_free(&es->others_next);
     es->others_next.max = OTHERS_SIZE;
     return kind->list(es->reg);
@@ -7596,16 +7567,14 @@ static void containers_listed(struct side *side)
  * too, since of some the services stay; and of Podman, whose short list does
  * not show those that are paused (seen in 4.3).  On a connection of its own:
  * before Docker 17.07 one stuck container holds the list up for ever. */
-static struct request *containers_list(struct side *side, unsigned *depth,
-                                       char *open)
+static struct request *containers_list(struct side *side)
 {
     struct containers *cs = (struct containers *)side;
     struct request *r;
 
     if (cs->exiting)
         return NULL;
-    *depth = 1;
-    *open = '[';
+    json_split_start(&side->split, 1, '[');
     r = containers_get(cs, "/containers/json", STR(""),
                        cs->on_success || cs->podman ? "?all=1" : "");
     r->alone = true;

@@ -3351,7 +3351,7 @@ static void scene_two_addresses(struct scene *s)
  * reader refuses), garbage (g); it closes (x).  T and t: ten seconds and six;
  * R: all is called off; K: nobody listens any more; M: two addresses, U: a
  * socket that is not there; n: how many connections have come; d: was a kept
- * one closed; r: for how many requests there is room; w: are any under way. */
+ * one closed; r: for how many requests there is room. */
 static void scene_step(struct scene *s, char step, size_t peer)
 {
     static const struct {
@@ -3400,9 +3400,8 @@ static void scene_step(struct scene *s, char step, size_t peer)
         conn_set_address(&s->p, STR("/proc/self/nosuch"), STR(""), 0);
     digit[0] = (char)('0' + (step == 'n' ? s->peers
                              : step == 'd' ? s->p.closed_idle
-                             : step == 'r' ? conn_room(&s->p)
-                             : conn_busy(&s->p)));
-    if (strchr("ndrw", step) != NULL)
+                             : conn_room(&s->p)));
+    if (strchr("ndr", step) != NULL)
         scene_say(s, step, digit);
     scene_turn(s);
 }
@@ -3420,9 +3419,8 @@ static const struct {
     { "one request a connection", 1, "qqqn0ooo",
       "n1 a200ok b200ok c200ok" },
     { "an idle one before a new one", 2, "q0oqn0o", "a200ok n1 b200ok" },
-    { "room", 2, "rwqrwSrqrqrwRrw", "r2 w0 r1 w1 r1 r0 r0 w1 d- c- b- a- r2 "
-      "w0" },
-    { "a stream keeps nobody busy", 1, "Sw0svw", "w0<>{1} w0" },
+    { "room", 2, "rqrSrqrqrRr", "r2 r1 r1 r0 r0 d- c- a- b- r2" },
+    { "a stream takes no room", 1, "Sr0svr", "r1<>{1} r1" },
     { "alone, on a connection of its own", 1, "Ln0oqn1o",
       "n1 a200ok n2 b200ok" },
     { "alone, beside a pool that is busy", 1, "qLn1o0o",
@@ -3508,7 +3506,8 @@ static void conn_arrows(void)
         SAME(buf_str(&s.said), str_of(conn_rows[i].said), conn_rows[i].why);
         conn_reset(&s.p);
         scene_holds(&s);
-        ROW(!conn_busy(&s.p) && s.p.addresses == 0, conn_rows[i].why);
+        ROW(conn_room(&s.p) == s.p.pool && s.p.addresses == 0,
+            conn_rows[i].why);
         for (k = 0; k < s.peers; k++)
             os_close(s.peer[k]);
         os_close(s.listener);
@@ -3675,13 +3674,12 @@ static void tale_down(struct side *side)
     tale_say(side, "down");
 }
 
-static struct request *tale_list(struct side *side, unsigned *depth,
-                                 char *open)
+static struct request *tale_list(struct side *side)
 {
     if (((struct tale *)side)->shut)
         return NULL;
     tale_say(side, "list");
-    CHECK(*depth == 1 && *open == '[');
+    json_split_start(&side->split, 1, '[');
     return conn_request(side->peer, "GET", STR("/"), STR(""));
 }
 
