@@ -5127,7 +5127,7 @@ static struct svc_set *svc_derive(const struct svc_config *cfg,
  * A row makes requests and reads answers; it keeps nothing about services.  No
  * other section knows a word of Consul.
  *
- * Calls: str_ buf_ mem_ arena_ err_ log_ json_ url_ os_ ip_ conn_ svc_.
+ * Calls: str_ buf_ mem_ err_ log_ json_ url_ os_ ip_ conn_ svc_.
  */
 
 struct registry {
@@ -5160,7 +5160,6 @@ struct reg_write {
     struct str key;
     struct str text;            /* to be stored, from value() */
     const struct service *service;      /* in step 0 only */
-    uint64_t owner;
     bool replace_checks;
 };
 
@@ -5182,7 +5181,6 @@ struct reg_scheme {
 };
 
 struct reg_kind {
-    const char *name;
     bool caseless;      /* keys that differ by case alone are one */
     const char *reserved;       /* a key that the registry keeps to itself */
     bool expires;       /* entries have to be written anew: -ttl */
@@ -5263,7 +5261,7 @@ static bool reg_is_default_id(struct str id, struct str host)
     name = str_cut(&id, ':');
     for (i = 0; i < name.n; i++)
         if (!str_letter(name.p[i]) && !str_digit(name.p[i]) &&
-            (i == 0 || str_index(STR("_.-"), name.p[i]) == 3))
+            (i == 0 || !str_has(STR("_.-"), name.p[i])))
             return false;
     return name.n >= 2 && id.n > 0 && str_all(id, str_digit);
 }
@@ -5333,18 +5331,16 @@ static int consul_headers(struct registry *r, struct err *e)
         buf_header(&b, "X-Consul-Token", token);
     buf_add(&b, buf_str(&c->user));
     buf_free(&file);
-    if (result == 0 && b.bad)
+    if (b.bad)
         result = err_set(e, "%s: not a token", c->token_file != NULL
                          ? c->token_file : "CONSUL_HTTP_TOKEN");
-    else if (result == 0)
-        result = !str_eq(buf_str(&b), buf_str(&r->peer.headers));
-    if (result != 1) {
-        buf_free(&b);
-        return result;
+    if (result == 0 && !str_eq(buf_str(&b), buf_str(&r->peer.headers))) {
+        result = 1;
+        r->peer.headers.n = 0;
+        buf_add(&r->peer.headers, buf_str(&b));
     }
-    buf_free(&r->peer.headers);
-    r->peer.headers = b;
-    return 1;
+    buf_free(&b);
+    return result;
 }
 
 /* TLS, with the files that Consul's own tool takes. */
@@ -5385,12 +5381,11 @@ static int consul_read_addr(struct str text, struct url *u, struct err *e)
     if (str_eq(u->scheme, STR("unix")))
         return env_check_socket(u->path, "CONSUL_HTTP_ADDR", e);
     https = str_eq(u->scheme, STR("https"));
-    if (!https && !str_eq(u->scheme, STR("http")))
-        return err_set(e, "CONSUL_HTTP_ADDR is host:port, http://, https:// "
-                          "or unix:///path");
-    if (u->path.n > 0 && !str_eq(u->path, STR("/")))
-        return err_set(e, "CONSUL_HTTP_ADDR: a path behind the host is not "
-                          "supported");
+    if ((!https && !str_eq(u->scheme, STR("http"))) ||
+        (u->path.n > 0 && !str_eq(u->path, STR("/"))))
+        return err_set(e, "CONSUL_HTTP_ADDR is host:port, http://host, "
+                          "https://host or unix:///path, without another "
+                          "path");
     u->path.n = 0;
     if (u->port == 0 && !bare)
         u->port = https ? 443 : 80;
@@ -5405,8 +5400,8 @@ static int consul_open_access(struct registry *r, struct str uri_user,
         { "CONSUL_NAMESPACE", "ns=" }, { "CONSUL_PARTITION", "partition=" }
     };
     struct str auth = env_get("CONSUL_HTTP_AUTH");
-    struct buf user = { 0 }, basic = { 0 };
     struct consul *c = r->own;
+    struct buf user = { 0 };
     bool ok = url_decode(&user, auth.n > 0 ? STR("") : uri_user);
     size_t i;
 
@@ -5418,12 +5413,11 @@ static int consul_open_access(struct registry *r, struct str uri_user,
     buf_add(&user, auth);
     if (user.n > 0) {
         buf_lit(&user, str_has(buf_str(&user), ':') ? "" : ":");
-        buf_lit(&basic, "Basic ");
-        url_base64(&basic, buf_str(&user));
-        buf_header(&c->user, "Authorization", buf_str(&basic));
+        buf_lit(&c->user, "Authorization: Basic ");
+        url_base64(&c->user, buf_str(&user));
+        buf_lit(&c->user, "\r\n");
     }
     buf_free(&user);
-    buf_free(&basic);
     if (!ok)
         return err_set(e, "the user part of the URI has a %% without two "
                           "hexadecimal digits");
@@ -5506,13 +5500,11 @@ static void consul_set_leader(struct consul *c, struct str leader)
 static void consul_set_host(struct registry *r, const struct json *j,
                             bool allowed)
 {
-    struct arena scratch = { NULL, 0, 0, false };
     struct consul *c = r->own;
     size_t member = json_get(j, JSON_ROOT, "Member");
 
     r->host.n = 0;
-    buf_add(&r->host, json_get_str(j, member, "Addr", &scratch));
-    arena_free(&scratch);
+    buf_add(&r->host, json_get_raw(j, member, "Addr"));
     if (!allowed && !c->no_self)
         log_at(LOG_INFO, "consul: /v1/agent/self is not allowed (agent:read): "
                          "services get the node's address");
@@ -5600,10 +5592,12 @@ static void consul_script(struct buf *b, const struct service *s,
     }
 }
 
-/* The check of a service as Consul's "Check" object, or nothing: the first of
- * the attributes that is there and not empty.  Only keys that are needed:
- * Consul refuses a registration with a key that it does not know. */
-static void consul_check(struct buf *b, const struct service *s)
+/* The check of a service as Consul's "Check" object, behind `before`, or
+ * nothing: the first of the attributes that is there and not empty.  Only keys
+ * that are needed: Consul refuses a registration with a key that it does not
+ * know. */
+static void consul_check(struct buf *b, const char *before,
+                         const struct service *s)
 {
     enum { HTTP, HTTPS, CMD, SCRIPT, TTL, TCP, GRPC, NONE } k;
     static const struct {
@@ -5635,7 +5629,7 @@ static void consul_check(struct buf *b, const struct service *s)
         consul_script(&text, s, value);
     else if (k != TCP && k != GRPC)
         buf_add(&text, value);
-    buf_lit(b, kind[k].start);
+    buf_fmt(b, "%s%s", before, kind[k].start);
     if (k == CMD)
         buf_fmt(b, "\"%s\",\"%u\",", s->set->container, s->exposed);
     buf_json(b, buf_str(&text));
@@ -5699,8 +5693,7 @@ static void consul_value(const struct registry *r, const struct service *s,
                          struct str mark, struct buf *b, struct digest *d,
                          struct svc_notes *notes)
 {
-    struct buf check = { 0 };
-    size_t i;
+    size_t i, checks;
 
     d->place = reg_place(s->name, s->address, s->port);
     d->tags = 0;
@@ -5718,16 +5711,11 @@ static void consul_value(const struct registry *r, const struct service *s,
     consul_meta(b, s, notes);
     consul_option(b, "registrator", r->kind->list != NULL ? mark : STR(""));
     buf_byte(b, '}');
-    consul_check(&check, s);
-    if (check.n > 0) {
-        buf_lit(b, ",\"Check\":");
-        buf_add(b, buf_str(&check));
-    }
+    checks = b->n;
+    consul_check(b, ",\"Check\":", s);
+    d->checks = str_hash(0, str_from(buf_str(b), checks)) & 0xffffffff;
     buf_byte(b, '}');
-    b->bad = b->bad || check.bad;
     d->content = str_hash(0, buf_str(b));
-    d->checks = str_hash(0, buf_str(&check)) & 0xffffffff;
-    buf_free(&check);
 }
 
 /* Without the parameter, checks that the new registration lacks would stay;
@@ -5799,8 +5787,7 @@ static bool consul_item(const struct registry *r, const struct json *j,
 
 /* The service `consul` of a server is in its catalog, not in its list. */
 static const struct reg_kind consul_kind = {
-    .name = "consul", .caseless = true, .reserved = "consul",
-    .list_depth = 1, .list_open = '{',
+    .caseless = true, .reserved = "consul", .list_depth = 1, .list_open = '{',
     .setup = consul_open, .hello = consul_hello, .on_hello = consul_on_hello,
     .key = consul_key, .value = consul_value, .write = consul_write,
     .verdict = consul_verdict, .list = consul_list, .item = consul_item
@@ -5845,8 +5832,8 @@ static int print_open(struct registry *r, const struct reg_scheme *scheme,
     conn_init(&r->peer, "print", 0);
     print_table = os_terminal(STDOUT_FILENO);
     if (print_table) {
-        buf_lit(&title, "ACTION\tCONTAINER\tPORT\tSERVICE\tADDRESS\tTAGS\t"
-                        "CHECK");
+        buf_lit(&title, "ACTION\tCONTAINER\tPORT\tSERVICE\tADDRESS\t"
+                        "TAGS\tCHECK");
         print_line(&title);
     }
     return 0;
@@ -5887,7 +5874,7 @@ static void print_row(struct buf *b, const struct service *s)
     for (i = 0; i < s->tags; i++)
         buf_fmt(b, "%s%.*s", i > 0 ? "," : "", PUT(s->tag[i]));
     buf_byte(b, '\t');
-    consul_check(b, s);
+    consul_check(b, "", s);
 }
 
 static struct request *print_write(struct registry *r,
@@ -5932,9 +5919,9 @@ static void print_ignored(struct registry *r, struct str container,
 }
 
 static const struct reg_kind print_kind = {
-    .name = "print", .caseless = true, .setup = print_open,
-    .hello = print_hello, .key = consul_key, .value = consul_value,
-    .write = print_write, .ignored = print_ignored
+    .caseless = true, .setup = print_open, .hello = print_hello,
+    .key = consul_key, .value = consul_value, .write = print_write,
+    .ignored = print_ignored
 };
 
 static const struct reg_scheme reg_schemes[] = {
@@ -5953,8 +5940,8 @@ static const struct reg_scheme reg_schemes[] = {
  * entries to be looked at: what is done to an entry follows from what is known
  * of it, by the one table at entry_decide.
  *
- * Calls: str_ buf_ mem_ arena_ list_ err_ log_ json_ conn_ retry_ index_ queue_
- * side_ svc_ reg_.
+ * Calls: str_ buf_ mem_ arena_ list_ err_ log_ json_ conn_ retry_ index_
+ * queue_ side_ svc_ reg_.
  */
 
 /* An entry: one that is claimed, or ours to remove, or both.
@@ -6521,7 +6508,6 @@ static void entry_write(struct entries *es, struct reg_entry *e)
     w->entries = es;
     w->entry = e;
     w->what.op = action == ENTRY_WRITE ? REG_REGISTER : REG_DEREGISTER;
-    w->what.owner = reg->owner;
     if (action == ENTRY_WRITE) {
         w->want = s->want;
         reg_mark(&mark, reg->owner, &w->want);
@@ -6572,7 +6558,7 @@ static void entry_doubt(struct entries *es, const struct reg_entry *e)
     log_at(LOG_WARN, "%s: what was written is not listed, or not as it was "
                      "sent: %.*s (forgotten?  may the token read it?  does "
                      "another writer change it?): written again",
-           es->reg->kind->name, PUT(e->node.key));
+           es->reg->peer.name, PUT(e->node.key));
     es->doubted = true;
 }
 

@@ -263,7 +263,7 @@ static bool kv_item(const struct registry *r, const struct json *j,
 }
 
 static const struct reg_kind kv_kind = {
-    .name = "kv", .expires = true, .list_depth = 2, .list_open = '{',
+    .expires = true, .list_depth = 2, .list_open = '{',
     .setup = kv_open, .hello = kv_hello, .on_hello = kv_on_hello,
     .key = kv_key, .value = kv_value, .write = kv_write,
     .verdict = kv_verdict, .list = kv_list, .item = kv_item

@@ -2792,7 +2792,7 @@ static void consul_check_kinds(void)
         c = box_open(&box);
         set = svc_derive(&cfg, c, NULL, NULL, &notes);
         out.n = 0;
-        consul_check(&out, &set->service[0]);
+        consul_check(&out, "", &set->service[0]);
         SAME(buf_str(&out), quoted(&wanted, row[i].out), row[i].env);
         svc_free(set);
         docker_free(c);
@@ -5267,7 +5267,7 @@ static void reg_rows(void)
 
         for (k = 0; k < i; k++)
             ROW(!str_eq(s->scheme, reg_schemes[k].scheme), s->example);
-        ROW(kind->name != NULL && kind->setup != NULL && kind->hello != NULL &&
+        ROW(kind->setup != NULL && kind->hello != NULL &&
             kind->key != NULL && kind->value != NULL && kind->write != NULL,
             s->example);
         ROW((kind->list != NULL) == (kind->item != NULL), s->example);
