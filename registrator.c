@@ -3124,9 +3124,7 @@ static void conn_init(struct endpoint *p, const char *name, size_t pool)
     size_t i;
 
     CHECK(pool + ALONE_MAX <= CONNS_MAX);
-    memset(p, 0, sizeof *p);
-    p->name = name;
-    p->pool = pool;
+    *p = (struct endpoint){ .name = name, .pool = pool };
     list_init(&p->waiting);
     for (i = 0; i < CONNS_MAX; i++)
         p->conn[i].fd = -1;
@@ -3382,8 +3380,7 @@ static void conn_answered(struct conn *c, bool close)
     struct answer a = { .status = c->http.status, .body = buf_str(&body),
                         .retry_after = c->http.retry_after };
 
-    memset(&c->body, 0, sizeof c->body);
-    c->body.max = BODY_MAX;
+    c->body = (struct buf){ .max = BODY_MAX };
     c->reused = true;
     c->request = NULL;
     c->state = CONN_IDLE;
@@ -3917,21 +3914,6 @@ static void side_on_list(struct request *r, const struct answer *a)
     relist(s, s->list_retry.due);
 }
 
-/* Begins the list that is due. */
-static void side_list(struct side *s)
-{
-    struct request *r = s->kind->list(s);
-
-    s->list_due = UINT64_MAX;
-    if (r == NULL)
-        return;
-    s->list_begun = s->now;
-    s->epoch++;
-    s->reading = s->whole = true;
-    r->body = side_on_rows;
-    conn_send(s->peer, r, s, side_on_list);
-}
-
 /* Does what time has made possible: gives up what hangs, goes on with the
  * session, begins a list that is due. */
 static void side_tick(struct side *s, uint64_t now)
@@ -3954,8 +3936,17 @@ static void side_tick(struct side *s, uint64_t now)
         else
             s->kind->ready(s);
     }
-    if (side_ready(s) && !s->reading && now >= s->list_due)
-        side_list(s);
+    if (side_ready(s) && !s->reading && now >= s->list_due) {
+        r = s->kind->list(s);
+        s->list_due = UINT64_MAX;
+        if (r != NULL) {
+            s->list_begun = now;
+            s->epoch++;
+            s->reading = s->whole = true;
+            r->body = side_on_rows;
+            conn_send(s->peer, r, s, side_on_list);
+        }
+    }
     queue_tick(&s->queue, now);
 }
 
@@ -5193,11 +5184,11 @@ struct reg_kind {
     struct request *(*hello)(struct registry *, unsigned step);
     int (*on_hello)(struct registry *, unsigned step, const struct answer *,
                     struct err *);
-    /* The key of the service in this registry, and what is stored under it;
-     * without a mark it is what the digest is of.  What cannot be stored is
-     * left out, and the notes (unless NULL) say so. */
-    void (*key)(const struct registry *, const struct service *,
-                struct buf *);
+    /* The key of the service in this registry (NULL: its ID), and what is
+     * stored under it; without a mark it is what the digest is of.  What
+     * cannot be stored is left out, and the notes (unless NULL) say so. */
+    struct str (*key)(const struct registry *, const struct service *,
+                      struct arena *);
     void (*value)(const struct registry *, const struct service *,
                   struct str mark, struct buf *, struct digest *,
                   struct svc_notes *);
@@ -5213,7 +5204,7 @@ struct reg_kind {
     bool (*item)(const struct registry *, const struct json *,
                  struct arena *, struct reg_item *);
     /* Why a port has no service; NULL: the log will do. */
-    void (*ignored)(struct registry *, struct str container, struct str why);
+    void (*ignored)(struct str container, struct str why);
 };
 
 /* The digest of an entry's name, address and port. */
@@ -5482,68 +5473,50 @@ static struct request *consul_hello(struct registry *r, unsigned step)
         : consul_request(r, "GET", consul_hellos[step], STR(""), STR(""));
 }
 
-/* An agent without a leader takes registrations all the same: that is logged
- * and no reason to wait. */
-static void consul_set_leader(struct consul *c, struct str leader)
-{
-    if (leader.n == 0)
-        log_at(LOG_WARN, "consul: no leader yet");
-    else if (!str_eq(leader, buf_str(&c->leader)))
-        log_at(LOG_INFO, "consul: current leader %.*s", PUT(leader));
-    c->leader.n = 0;
-    buf_add(&c->leader, leader);
-}
-
-/* What the agent advertises is this host's address, since both share a host.
- * Without the right to ask (agent:read) it stays empty, and Consul puts in the
+/* The leader is logged; an agent without one takes registrations all the same.
+ * What the agent advertises is this host's address, since both share a host;
+ * without the right to ask (agent:read) it stays empty, and Consul puts in the
  * node's. */
-static void consul_set_host(struct registry *r, const struct json *j,
-                            bool allowed)
-{
-    struct consul *c = r->own;
-    size_t member = json_get(j, JSON_ROOT, "Member");
-
-    r->host.n = 0;
-    buf_add(&r->host, json_get_raw(j, member, "Addr"));
-    if (!allowed && !c->no_self)
-        log_at(LOG_INFO, "consul: /v1/agent/self is not allowed (agent:read): "
-                         "services get the node's address");
-    c->no_self = !allowed;
-}
-
 static int consul_on_hello(struct registry *r, unsigned step,
                            const struct answer *a, struct err *e)
 {
+    struct consul *c = r->own;
     struct json j = { .n = 0 };
-    struct str body = a->status == 200 ? a->body
-                      : step == 0 ? STR("\"\"") : STR("{}");
-    bool self = step > 0, ok;
+    bool self = step > 0, allowed = a->status == 200, ok;
+    struct str body = self ? STR("{}") : STR("\"\""), found;
     int renewed = self && a->status == 403 ? consul_headers(r, e) : 0;
     struct err why;
 
-    if (renewed > 0)
-        err_set(e, "the token was refused, and is another one now");
     if (renewed != 0)
-        return -1;
+        return renewed < 0 ? -1 : err_set(e, "the token was refused, and is "
+                                             "another one now");
     conn_reason(a, &why);
-    if (a->status != 200 && a->status != (self ? 403 : 500))
+    if (!allowed && a->status != (self ? 403 : 500))
         return err_set(e, "GET %s: %.400s", consul_hellos[step], why.text);
-    ok = json_parse(&j, body, &why) == 0 &&
+    ok = json_parse(&j, allowed ? a->body : body, &why) == 0 &&
          json_type(&j, JSON_ROOT) == (self ? JSON_OBJECT : JSON_STRING);
-    if (ok && self)
-        consul_set_host(r, &j, a->status == 200);
-    else if (ok)
-        consul_set_leader(r->own, json_raw(&j, JSON_ROOT));
+    if (!ok) {
+        err_set(e, "this does not look like a Consul agent: GET %s: %.300s",
+                consul_hellos[step], why.text);
+    } else if (self) {
+        found = json_get_raw(&j, json_get(&j, JSON_ROOT, "Member"), "Addr");
+        r->host.n = 0;
+        buf_add(&r->host, found);
+        if (!allowed && !c->no_self)
+            log_at(LOG_INFO, "consul: /v1/agent/self is not allowed "
+                             "(agent:read): services get the node's address");
+        c->no_self = !allowed;
+    } else {
+        found = json_raw(&j, JSON_ROOT);
+        if (found.n == 0)
+            log_at(LOG_WARN, "consul: no leader yet");
+        else if (!str_eq(found, buf_str(&c->leader)))
+            log_at(LOG_INFO, "consul: current leader %.*s", PUT(found));
+        c->leader.n = 0;
+        buf_add(&c->leader, found);
+    }
     json_free(&j);
-    return ok ? 0 : err_set(e, "this does not look like a Consul agent: GET "
-                               "%s: %.300s", consul_hellos[step], why.text);
-}
-
-static void consul_key(const struct registry *r, const struct service *s,
-                       struct buf *key)
-{
-    (void)r;
-    buf_add(key, s->id);
+    return ok ? 0 : -1;
 }
 
 /* Adds "name":"value" and a comma before it, but for the first. */
@@ -5789,8 +5762,8 @@ static bool consul_item(const struct registry *r, const struct json *j,
 static const struct reg_kind consul_kind = {
     .caseless = true, .reserved = "consul", .list_depth = 1, .list_open = '{',
     .setup = consul_open, .hello = consul_hello, .on_hello = consul_on_hello,
-    .key = consul_key, .value = consul_value, .write = consul_write,
-    .verdict = consul_verdict, .list = consul_list, .item = consul_item
+    .value = consul_value, .write = consul_write, .verdict = consul_verdict,
+    .list = consul_list, .item = consul_item
 };
 
 /* ---- print: no registry.  Each change is a line on stdout: of JSON, or, on a
@@ -5862,36 +5835,28 @@ static struct request *print_hello(struct registry *r, unsigned step)
     return NULL;
 }
 
-/* A service as a row of the table. */
-static void print_row(struct buf *b, const struct service *s)
-{
-    size_t i;
-
-    buf_fmt(b, "register\t%s\t%u/%s\t%.*s\t", s->set->container, s->exposed,
-            s->udp ? "udp" : "tcp", PUT(s->name));
-    url_put(b, s->address, s->port);
-    buf_byte(b, '\t');
-    for (i = 0; i < s->tags; i++)
-        buf_fmt(b, "%s%.*s", i > 0 ? "," : "", PUT(s->tag[i]));
-    buf_byte(b, '\t');
-    consul_check(b, "", s);
-}
-
 static struct request *print_write(struct registry *r,
                                    const struct reg_write *w, unsigned step)
 {
+    const struct service *s = w->service;
     struct buf b = { 0 };
+    size_t i;
 
     (void)r;
     (void)step;
     if (print_table && w->op == REG_REGISTER) {
-        print_row(&b, w->service);
+        buf_fmt(&b, "register\t%s\t%u/%s\t%.*s\t", s->set->container,
+                s->exposed, s->udp ? "udp" : "tcp", PUT(s->name));
+        url_put(&b, s->address, s->port);
+        buf_byte(&b, '\t');
+        for (i = 0; i < s->tags; i++)
+            buf_fmt(&b, "%s%.*s", i > 0 ? "," : "", PUT(s->tag[i]));
+        consul_check(&b, "\t", s);
     } else if (print_table) {
         buf_fmt(&b, "deregister\t%.*s", PUT(w->key));
     } else if (w->op == REG_REGISTER) {
         buf_fmt(&b, "{\"action\":\"register\",\"container\":\"%s\","
-                    "\"service\":%.*s}", w->service->set->container,
-                PUT(w->text));
+                    "\"service\":%.*s}", s->set->container, PUT(w->text));
     } else {
         buf_lit(&b, "{\"action\":\"deregister\",\"service\":{");
         consul_member(&b, STR("ID"), w->key);
@@ -5901,12 +5866,10 @@ static struct request *print_write(struct registry *r,
     return NULL;
 }
 
-static void print_ignored(struct registry *r, struct str container,
-                          struct str why)
+static void print_ignored(struct str container, struct str why)
 {
     struct buf b = { 0 };
 
-    (void)r;
     if (print_table) {
         buf_fmt(&b, "ignore\t%.*s\t%.*s", PUT(container), PUT(why));
     } else {
@@ -5920,8 +5883,7 @@ static void print_ignored(struct registry *r, struct str container,
 
 static const struct reg_kind print_kind = {
     .caseless = true, .setup = print_open, .hello = print_hello,
-    .key = consul_key, .value = consul_value, .write = print_write,
-    .ignored = print_ignored
+    .value = consul_value, .write = print_write, .ignored = print_ignored
 };
 
 static const struct reg_scheme reg_schemes[] = {
@@ -6317,10 +6279,7 @@ static bool entries_claim(struct entries *es, struct svc_set *set,
         kind->value(es->reg, s, STR(""), &text, &s->want, notes);
         a->used += text.n;
         a->full = a->full || a->used > a->limit;
-        text.n = 0;
-        kind->key(es->reg, s, &text);
-        s->key = str_eq(buf_str(&text), s->id) ? s->id
-                                               : str_copy(a, buf_str(&text));
+        s->key = kind->key != NULL ? kind->key(es->reg, s, a) : s->id;
     }
     for (i = 0; i < set->n && !a->full; i++) {
         struct service *s = &set->service[i];
@@ -6990,7 +6949,7 @@ static void container_tell(struct containers *cs, struct container *c,
                                           : "%.*s: %.*s",
                PUT(id), PUT(text));
         if (note->ignored && reg->kind->ignored != NULL)
-            reg->kind->ignored(reg, id, buf_str(&text));
+            reg->kind->ignored(id, buf_str(&text));
     }
     buf_free(&text);
     if (digest != c->said && notes->n > NOTES_MAX)

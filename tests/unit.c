@@ -5268,8 +5268,7 @@ static void reg_rows(void)
         for (k = 0; k < i; k++)
             ROW(!str_eq(s->scheme, reg_schemes[k].scheme), s->example);
         ROW(kind->setup != NULL && kind->hello != NULL &&
-            kind->key != NULL && kind->value != NULL && kind->write != NULL,
-            s->example);
+            kind->value != NULL && kind->write != NULL, s->example);
         ROW((kind->list != NULL) == (kind->item != NULL), s->example);
         ROW(kind->list == NULL || (kind->on_hello != NULL &&
             kind->verdict != NULL && (kind->list_open == '[' ||
