@@ -3063,6 +3063,7 @@ typedef void conn_done_fn(struct request *, const struct answer *);
 struct request {
     struct link link;           /* in endpoint.waiting until it has one */
     struct buf bytes;
+    struct buf answer;          /* what body() does not take of it, so far */
     bool alone;                 /* gets a connection that is then closed */
     bool stream;                /* its answer has no end and no deadline */
     bool retried;               /* a kept connection had been closed once */
@@ -3091,13 +3092,13 @@ struct conn {
     struct endpoint *peer;
     int fd;
     struct tls *tls;            /* NULL: in the clear, or not yet */
-    size_t address;             /* which of the peer's is being tried */
+    size_t address;             /* of the peer's, those that were tried */
     struct request *request;
     size_t sent;                /* bytes of the request */
     bool reused;                /* an answer has come over it before */
     uint64_t asked;             /* when the request was given to it */
     uint64_t deadline;
-    struct buf in, body;        /* unparsed bytes; the answer so far */
+    struct buf in;              /* unparsed bytes */
     struct http http;
 };
 
@@ -3169,6 +3170,7 @@ static struct request *conn_request(struct endpoint *p, const char *method,
     struct request *r = mem_zero(sizeof *r);
 
     list_init(&r->link);
+    r->answer.max = BODY_MAX;
     http_request(&r->bytes, method, path, buf_str(&p->host_header),
                  buf_str(&p->headers), body);
     return r;
@@ -3206,6 +3208,7 @@ static void conn_complete(struct request *r, const struct answer *a)
     list_remove(&r->link);
     r->done(r, a);
     buf_free(&r->bytes);
+    buf_free(&r->answer);
     free(r);
 }
 
@@ -3242,7 +3245,6 @@ static struct request *conn_close(struct conn *c)
     c->state = CONN_FREE;
     c->request = NULL;
     buf_free(&c->in);
-    buf_free(&c->body);
     return r;
 }
 
@@ -3278,19 +3280,20 @@ static void conn_reset(struct endpoint *p)
     p->closed_idle = false;
 }
 
-/* Starts to connect to the first address, from c->address on, that does not
- * refuse at once.  One that connects at once is found to be writable. */
+/* Starts to connect to the next address that does not refuse at once.  One
+ * that connects at once is found to be writable. */
 static void conn_connect(struct conn *c, int error, uint64_t now)
 {
     struct endpoint *p = c->peer;
     struct err e;
 
-    for (; c->address < p->addresses; c->address++) {
+    while (c->address < p->addresses) {
         os_close(c->fd);
-        if (os_connect(&p->address[c->address], &c->fd, &error) == IO_FAILED)
-            continue;
-        c->deadline = now + CONNECT_MS;
-        return;
+        if (os_connect(&p->address[c->address++], &c->fd, &error)
+            != IO_FAILED) {
+            c->deadline = now + CONNECT_MS;
+            return;
+        }
     }
     p->addresses = 0;           /* they may be others the next time */
     err_set(&e, "%s", strerror(error));
@@ -3318,7 +3321,7 @@ static void conn_ask(struct endpoint *p, struct conn *c, struct request *r,
     }
     CHECK(c->request == NULL && (open || c->state == CONN_IDLE));
     if (open)
-        *c = (struct conn){ .peer = p, .fd = -1, .body.max = BODY_MAX,
+        *c = (struct conn){ .peer = p, .fd = -1,
                             .in.max = HEAD_MAX + READ_MAX };
     list_remove(&r->link);
     c->request = r;
@@ -3376,18 +3379,15 @@ static void conn_assign(struct endpoint *p, uint64_t now)
 static void conn_answered(struct conn *c, bool close)
 {
     struct request *r = c->request;
-    struct buf body = c->body;
-    struct answer a = { .status = c->http.status, .body = buf_str(&body),
+    struct answer a = { .status = c->http.status, .body = buf_str(&r->answer),
                         .retry_after = c->http.retry_after };
 
-    c->body = (struct buf){ .max = BODY_MAX };
     c->reused = true;
     c->request = NULL;
     c->state = CONN_IDLE;
     if (close || c->http.close || r->alone)
         (void)conn_close(c);
     conn_complete(r, &a);
-    buf_free(&body);
 }
 
 /* Reads what has come as the answer. */
@@ -3411,10 +3411,10 @@ static void conn_parse(struct conn *c, uint64_t now)
         if (now < c->asked + ANSWER_MS)
             c->deadline = now + CALL_MS;
         if (r->body == NULL || c->http.status != 200)
-            buf_add(&c->body, piece);
+            buf_add(&r->answer, piece);
         else if (r->body(r, piece, &e) != 0)
             found = HTTP_BAD;
-        if (c->body.bad) {
+        if (r->answer.bad) {
             err_set(&e, "an answer of more than %d bytes", BODY_MAX);
             found = HTTP_BAD;
         }
@@ -3482,7 +3482,6 @@ static void conn_io(struct conn *c, uint64_t now)
 
     if (c->state == CONN_CONNECTING) {
         if (os_connected(c->fd, &error) != IO_OK) {
-            c->address++;
             conn_connect(c, error, now);
             return;
         }
@@ -3537,7 +3536,6 @@ static void conn_tick(struct endpoint *p, uint64_t now)
         if (now < conn_due(c))
             continue;
         if (c->state == CONN_CONNECTING) {
-            c->address++;
             conn_connect(c, ETIMEDOUT, now);
         } else {
             err_set(&e, "%sno answer within %d s",
