@@ -3308,17 +3308,9 @@ static void conn_ask(struct endpoint *p, struct conn *c, struct request *r,
                      uint64_t now)
 {
     bool open = c->state == CONN_FREE;
-    struct answer bad = { .status = 0 };
     struct err e;
     int failed = 0;
 
-    if (r->bytes.bad) {
-        err_set(&e, "a request that cannot be sent: too long, or with control "
-                    "characters in a header");
-        bad.err = &e;
-        conn_complete(r, &bad);
-        return;
-    }
     CHECK(c->request == NULL && (open || c->state == CONN_IDLE));
     if (open)
         *c = (struct conn){ .peer = p, .fd = -1,
@@ -3330,7 +3322,11 @@ static void conn_ask(struct endpoint *p, struct conn *c, struct request *r,
     c->deadline = now + CALL_MS;
     c->state = open ? CONN_CONNECTING : CONN_ASKED;
     http_start(&c->http);
-    if (open && p->addresses == 0) {
+    if (r->bytes.bad) {
+        c->state = CONN_ASKED;  /* it is not for want of a connection */
+        failed = err_set(&e, "a request that cannot be sent: too long, or "
+                             "with control characters in a header");
+    } else if (open && p->addresses == 0) {
         p->addresses = 1;
         failed = p->path.n > 0 ? os_unix(p->path, p->address, &e)
             : os_resolve(p->host, p->port, p->address, ADDRS_MAX,
@@ -3438,10 +3434,8 @@ static void conn_ended(struct conn *c, int error, bool clean)
     struct err e;
 
     p->closed_idle = p->closed_idle || c->reused;
-    if (r == NULL) {
-        (void)conn_close(c);
-    } else if (error == 0 && clean && c->state == CONN_READING &&
-               http_ends(&c->http)) {
+    if (error == 0 && clean && c->state == CONN_READING &&
+        http_ends(&c->http)) {
         conn_answered(c, true);
     } else if (c->state == CONN_ASKED && c->reused && !r->retried) {
         r->retried = true;
