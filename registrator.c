@@ -5304,12 +5304,10 @@ static int consul_headers(struct registry *r, struct err *e)
     const struct consul *c = r->own;
     struct str token = env_get("CONSUL_HTTP_TOKEN");
     struct buf file = { .max = HEAD_MAX }, b = { 0 };
-    int result = 0;
+    int result = c->token_file == NULL ? 0 : os_file(c->token_file, &file, e);
 
-    if (c->token_file != NULL) {
-        result = os_file(c->token_file, &file, e);
+    if (c->token_file != NULL)
         token = str_trim(buf_str(&file));
-    }
     if (token.n > 0)
         buf_header(&b, "X-Consul-Token", token);
     buf_add(&b, buf_str(&c->user));
@@ -5528,16 +5526,9 @@ static void consul_option(struct buf *b, const char *name, struct str value)
         consul_member(b, str_of(name), value);
 }
 
-/* Where Consul puts the address in, it is that of the agent, which makes the
- * check. */
-static struct str consul_address(const struct service *s)
-{
-    return s->address.n > 0 ? s->address : STR("127.0.0.1");
-}
-
 /* The script with $SERVICE_IP and $SERVICE_PORT replaced. */
-static void consul_script(struct buf *b, const struct service *s,
-                          struct str script)
+static void consul_script(struct buf *b, struct str script,
+                          struct str address, unsigned number)
 {
     const struct str ip = STR("$SERVICE_IP"), port = STR("$SERVICE_PORT");
 
@@ -5545,10 +5536,10 @@ static void consul_script(struct buf *b, const struct service *s,
         size_t used = 1;
 
         if (str_prefix(script, ip)) {
-            buf_add(b, consul_address(s));
+            buf_add(b, address);
             used = ip.n;
         } else if (str_prefix(script, port)) {
-            buf_fmt(b, "%u", s->port);
+            buf_fmt(b, "%u", number);
             used = port.n;
         } else {
             buf_byte(b, *script.p);
@@ -5560,7 +5551,8 @@ static void consul_script(struct buf *b, const struct service *s,
 /* The check of a service as Consul's "Check" object, behind `before`, or
  * nothing: the first of the attributes that is there and not empty.  Only keys
  * that are needed: Consul refuses a registration with a key that it does not
- * know. */
+ * know.  Where Consul puts the address in, it is that of the agent, which
+ * makes the check. */
 static void consul_check(struct buf *b, const char *before,
                          const struct service *s)
 {
@@ -5575,6 +5567,7 @@ static void consul_check(struct buf *b, const char *before,
         { "check_ttl", "{\"TTL\":", NULL },
         { "check_tcp", "{\"TCP\":", "" }, { "check_grpc", "{\"GRPC\":", "" },
     };
+    struct str address = s->address.n > 0 ? s->address : STR("127.0.0.1");
     struct str value = STR(""), interval = svc_attr(s, "check_interval");
     bool tls, skip = svc_attr(s, "check_tls_skip_verify").n > 0;
     struct buf text = { 0 };
@@ -5586,12 +5579,12 @@ static void consul_check(struct buf *b, const char *before,
     k--;
     if (kind[k].url != NULL) {
         buf_lit(&text, kind[k].url);
-        url_put(&text, consul_address(s), s->port);
+        url_put(&text, address, s->port);
     }
     if (k == HTTP || k == HTTPS)
         buf_lit(&text, *value.p != '/' ? "/" : "");
     if (k == SCRIPT)
-        consul_script(&text, s, value);
+        consul_script(&text, value, address, s->port);
     else if (k != TCP && k != GRPC)
         buf_add(&text, value);
     buf_fmt(b, "%s%s", before, kind[k].start);
