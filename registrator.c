@@ -3394,10 +3394,6 @@ static void conn_parse(struct conn *c, uint64_t now)
     enum http_found found;
     struct err e;
 
-    if (r == NULL) {
-        (void)conn_close(c);    /* an answer without a request */
-        return;
-    }
     c->state = CONN_READING;
     do {
         piece = STR("");
@@ -3423,10 +3419,11 @@ static void conn_parse(struct conn *c, uint64_t now)
         conn_answered(c, c->in.n > 0);  /* more than an answer: no next one */
 }
 
-/* The peer has closed the connection, or it has broken: error, or 0.  Not
- * clean: in TLS it has not said so, and somebody may have cut it.  A request
- * that a kept connection had no byte of an answer for is sent once more: the
- * peer may have closed it while it was idle (RFC 9112 9.3.1). */
+/* The connection is of no more use: it has broken (error), the peer has closed
+ * it, or has sent what nobody asked for.  Not clean: in TLS it has not said
+ * that it closes, and somebody may have cut it.  A request that a kept
+ * connection had no byte of an answer for is sent once more: the peer may have
+ * closed it while it was idle (RFC 9112 9.3.1). */
 static void conn_ended(struct conn *c, int error, bool clean)
 {
     struct endpoint *p = c->peer;
@@ -3498,7 +3495,7 @@ static void conn_io(struct conn *c, uint64_t now)
             c->state = CONN_ASKED;
             c->deadline = now + CALL_MS;
         }
-        if (io == IO_OK) {
+        if (io == IO_OK && r != NULL) {
             conn_parse(c, now);
         } else if (io == IO_FAILED && error == 0) {
             tls_why(c->tls, &e);
@@ -5172,7 +5169,7 @@ struct reg_kind {
     /* Reads its address, credentials and environment. */
     int (*setup)(struct registry *, const struct reg_scheme *,
                 const struct url *, struct err *);
-    /* The questions before all others: as in struct session_kind. */
+    /* The questions before all others: as in struct side_kind. */
     struct request *(*hello)(struct registry *, unsigned step);
     int (*on_hello)(struct registry *, unsigned step, const struct answer *,
                     struct err *);
