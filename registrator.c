@@ -5506,21 +5506,16 @@ static int consul_on_hello(struct registry *r, unsigned step,
     return ok ? 0 : -1;
 }
 
-/* Adds "name":"value" and a comma before it, but for the first. */
-static void consul_member(struct buf *b, struct str name, struct str value)
+/* Adds "name":"value", if there is a value, and a comma before it, but for the
+ * first. */
+static void consul_member(struct buf *b, const char *name, struct str value)
 {
-    if (b->n > 0 && b->p[b->n - 1] != '{')
-        buf_byte(b, ',');
-    buf_json(b, name);
+    if (value.n == 0)
+        return;
+    buf_lit(b, b->n > 0 && b->p[b->n - 1] != '{' ? "," : "");
+    buf_json(b, str_of(name));
     buf_byte(b, ':');
     buf_json(b, value);
-}
-
-/* The same, if there is a value. */
-static void consul_option(struct buf *b, const char *name, struct str value)
-{
-    if (value.n > 0)
-        consul_member(b, str_of(name), value);
 }
 
 /* The script with $SERVICE_IP and $SERVICE_PORT replaced. */
@@ -5591,18 +5586,18 @@ static void consul_check(struct buf *b, const char *before,
     buf_free(&text);
     buf_lit(b, k == CMD || k == SCRIPT ? "]" : "");
     if (k == HTTP || k == HTTPS)
-        consul_option(b, "Method", svc_attr(s, k == HTTP
+        consul_member(b, "Method", svc_attr(s, k == HTTP
                           ? "check_http_method" : "check_https_method"));
     tls = k == GRPC && svc_attr(s, "check_grpc_use_tls").n > 0;
     buf_lit(b, tls ? ",\"GRPCUseTLS\":true" : "");
     buf_lit(b, skip && (tls || k == HTTPS) ? ",\"TLSSkipVerify\":true" : "");
     if (k != TTL)
-        consul_member(b, STR("Interval"),
+        consul_member(b, "Interval",
                       interval.n > 0 ? interval : STR("10s"));
     if (kind[k].url != NULL)
-        consul_option(b, "Timeout", svc_attr(s, "check_timeout"));
-    consul_option(b, "Status", svc_attr(s, "check_initial_status"));
-    consul_option(b, "DeregisterCriticalServiceAfter",
+        consul_member(b, "Timeout", svc_attr(s, "check_timeout"));
+    consul_member(b, "Status", svc_attr(s, "check_initial_status"));
+    consul_member(b, "DeregisterCriticalServiceAfter",
                   svc_attr(s, "check_deregister_after"));
     buf_byte(b, '}');
 }
@@ -5628,8 +5623,10 @@ static void consul_meta(struct buf *b, const struct service *s,
             str_all(a->key, consul_meta_char) &&
             !str_prefix(a->key, STR("consul-")) &&
             !str_eq(a->key, STR("registrator"))) {
-            consul_member(b, a->key, a->value);
-            n++;
+            buf_lit(b, n++ > 0 ? "," : "");
+            buf_json(b, a->key);
+            buf_byte(b, ':');
+            buf_json(b, a->value);
         } else {
             buf_fmt(&left, " \"%.*s\"", PUT(str_first(a->key, 140)));
         }
@@ -5653,9 +5650,9 @@ static void consul_value(const struct registry *r, const struct service *s,
     d->place = reg_place(s->name, s->address, s->port);
     d->tags = 0;
     buf_byte(b, '{');
-    consul_member(b, STR("ID"), s->id);
-    consul_member(b, STR("Name"), s->name);
-    consul_option(b, "Address", s->address);
+    consul_member(b, "ID", s->id);
+    consul_member(b, "Name", s->name);
+    consul_member(b, "Address", s->address);
     buf_fmt(b, ",\"Port\":%u%s", s->port, s->tags > 0 ? ",\"Tags\":[" : "");
     for (i = 0; i < s->tags; i++) {
         buf_lit(b, i > 0 ? "," : "");
@@ -5664,7 +5661,7 @@ static void consul_value(const struct registry *r, const struct service *s,
     }
     buf_lit(b, s->tags > 0 ? "],\"Meta\":{" : ",\"Meta\":{");
     consul_meta(b, s, notes);
-    consul_option(b, "registrator", r->kind->list != NULL ? mark : STR(""));
+    consul_member(b, "registrator", r->kind->list != NULL ? mark : STR(""));
     buf_byte(b, '}');
     checks = b->n;
     consul_check(b, ",\"Check\":", s);
@@ -5841,7 +5838,7 @@ static struct request *print_write(struct registry *r,
                     "\"service\":%.*s}", s->set->container, PUT(w->text));
     } else {
         buf_lit(&b, "{\"action\":\"deregister\",\"service\":{");
-        consul_member(&b, STR("ID"), w->key);
+        consul_member(&b, "ID", w->key);
         buf_lit(&b, "}}");
     }
     print_line(&b);
@@ -5856,8 +5853,8 @@ static void print_ignored(struct str container, struct str why)
         buf_fmt(&b, "ignore\t%.*s\t%.*s", PUT(container), PUT(why));
     } else {
         buf_lit(&b, "{\"action\":\"ignore\"");
-        consul_member(&b, STR("container"), container);
-        consul_member(&b, STR("reason"), why);
+        consul_member(&b, "container", container);
+        consul_member(&b, "reason", why);
         buf_byte(&b, '}');
     }
     print_line(&b);
