@@ -2751,6 +2751,7 @@ typedef void conn_done_fn(struct request *, const struct answer *);
 struct request {
     struct link link;           /* in endpoint.waiting until it has one */
     struct buf bytes;
+    struct buf answer;          /* what body() does not take of it, so far */
     bool alone;                 /* gets a connection that is then closed */
     bool stream;                /* its answer has no end and no deadline */
     bool retried;               /* a kept connection had been closed once */
@@ -2779,13 +2780,13 @@ struct conn {
     struct endpoint *peer;
     int fd;
     struct tls *tls;            /* NULL: in the clear, or not yet */
-    size_t address;             /* which of the peer's is being tried */
+    size_t address;             /* of the peer's, those that were tried */
     struct request *request;
     size_t sent;                /* bytes of the request */
     bool reused;                /* an answer has come over it before */
     uint64_t asked;             /* when the request was given to it */
     uint64_t deadline;
-    struct buf in, body;        /* unparsed bytes; the answer so far */
+    struct buf in;              /* unparsed bytes */
     struct http http;
 };
 
@@ -2804,7 +2805,7 @@ struct endpoint {
     struct link waiting;        /* requests without a connection */
     bool closed_idle;           /* the peer closed a kept connection: it may
                                    have been restarted */
-    struct conn conn[CONNS_MAX];
+    struct conn conn[CONNS_MAX]; /* the pool, then those of `alone` */
 };
 
 static void conn_init(struct endpoint *p, const char *name, size_t pool)
@@ -2812,9 +2813,7 @@ static void conn_init(struct endpoint *p, const char *name, size_t pool)
     size_t i;
 
     CHECK(pool + ALONE_MAX <= CONNS_MAX);
-    memset(p, 0, sizeof *p);
-    p->name = name;
-    p->pool = pool;
+    *p = (struct endpoint){ .name = name, .pool = pool };
     list_init(&p->waiting);
     for (i = 0; i < CONNS_MAX; i++)
         p->conn[i].fd = -1;
@@ -2859,6 +2858,7 @@ static struct request *conn_request(struct endpoint *p, const char *method,
     struct request *r = mem_zero(sizeof *r);
 
     list_init(&r->link);
+    r->answer.max = BODY_MAX;
     http_request(&r->bytes, method, path, buf_str(&p->host_header),
                  buf_str(&p->headers), body);
     return r;
@@ -2877,28 +2877,17 @@ static void conn_send(struct endpoint *p, struct request *r, void *context,
     list_insert(&p->waiting, &r->link);
 }
 
-/* How many requests would get a connection at once. */
+/* How many requests would get a connection of the pool at once. */
 static size_t conn_room(const struct endpoint *p)
 {
     size_t used = 0, i;
     const struct link *l;
 
-    for (i = 0; i < CONNS_MAX; i++)
-        used += p->conn[i].request != NULL && !p->conn[i].request->alone;
+    for (i = 0; i < p->pool; i++)
+        used += p->conn[i].request != NULL;
     for (l = p->waiting.next; l != &p->waiting; l = l->next)
         used++;
     return used < p->pool ? p->pool - used : 0;
-}
-
-/* Whether a request waits or is under way, streams left aside. */
-static bool conn_busy(const struct endpoint *p)
-{
-    size_t i;
-
-    for (i = 0; i < CONNS_MAX; i++)
-        if (p->conn[i].request != NULL && !p->conn[i].request->stream)
-            return true;
-    return !list_empty(&p->waiting);
 }
 
 /* Hands the answer over and frees the request, which no connection has. */
@@ -2907,6 +2896,7 @@ static void conn_complete(struct request *r, const struct answer *a)
     list_remove(&r->link);
     r->done(r, a);
     buf_free(&r->bytes);
+    buf_free(&r->answer);
     free(r);
 }
 
@@ -2940,7 +2930,6 @@ static struct request *conn_close(struct conn *c)
     c->state = CONN_FREE;
     c->request = NULL;
     buf_free(&c->in);
-    buf_free(&c->body);
     return r;
 }
 
@@ -2975,19 +2964,19 @@ static void conn_reset(struct endpoint *p)
     p->closed_idle = false;
 }
 
-/* Starts to connect to the first address, from c->address on, that does not
- * refuse at once.  One that connects at once is found to be writable. */
+/* Starts to connect to the next address that does not refuse at once.  One
+ * that connects at once is found to be writable. */
 static void conn_connect(struct conn *c, int error, uint64_t now)
 {
     struct endpoint *p = c->peer;
     struct err e;
 
-    for (; c->address < p->addresses; c->address++) {
+    while (c->address < p->addresses) {
         os_close(c->fd);
-        if (!os_connect(&p->address[c->address], &c->fd, &error))
-            continue;
-        c->deadline = now + CONNECT_MS;
-        return;
+        if (os_connect(&p->address[c->address++], &c->fd, &error)) {
+            c->deadline = now + CONNECT_MS;
+            return;
+        }
     }
     p->addresses = 0;           /* they may be others the next time */
     err_set(&e, "%s", strerror(error));
@@ -3006,13 +2995,9 @@ static void conn_ask(struct endpoint *p, struct conn *c, struct request *r,
     int failed = 0;
 
     CHECK(c->request == NULL && (open || c->state == CONN_IDLE));
-    if (open) {
-        memset(c, 0, sizeof *c);
-        c->peer = p;
-        c->fd = -1;
-        c->in.max = HTTP_LINE_MAX + IO_MAX;
-        c->body.max = BODY_MAX;
-    }
+    if (open)
+        *c = (struct conn){ .peer = p, .fd = -1,
+                            .in.max = HTTP_LINE_MAX + IO_MAX };
     list_remove(&r->link);
     c->request = r;
     c->sent = 0;
@@ -3020,12 +3005,15 @@ static void conn_ask(struct endpoint *p, struct conn *c, struct request *r,
     c->deadline = now + CALL_MS;
     c->state = open ? CONN_CONNECTING : CONN_ASKED;
     http_start(&c->http);
-    if (open && p->addresses == 0 && p->path.n > 0) {
-        failed = os_unix(p->path, p->address, &e);
-        p->addresses = 1;
+    if (r->bytes.bad) {
+        c->state = CONN_ASKED;  /* it is not for want of a connection */
+        failed = err_set(&e, "a request that cannot be sent: too long, or "
+                             "with control characters in a header");
     } else if (open && p->addresses == 0) {
-        failed = os_resolve(p->host, p->port, p->address, ADDRS_MAX,
-                            &p->addresses, &e);
+        p->addresses = 1;
+        failed = p->path.n > 0 ? os_unix(p->path, p->address, &e)
+            : os_resolve(p->host, p->port, p->address, ADDRS_MAX,
+                         &p->addresses, &e);
     }
     if (failed)
         conn_fail(c, &e);
@@ -3033,49 +3021,36 @@ static void conn_ask(struct endpoint *p, struct conn *c, struct request *r,
         conn_connect(c, 0, now);
 }
 
-/* The connection that the request can have now: an idle one, else a free one
- * if there may be one more; NULL: none. */
+/* The connection that the request can have now: an idle one, else a free one;
+ * NULL: none. */
 static struct conn *conn_find(struct endpoint *p, const struct request *r)
 {
-    struct conn *unused = NULL;
-    size_t kept = 0, i;
+    struct conn *c = p->conn + (r->alone ? p->pool : 0), *unused = NULL;
+    const struct conn *end = p->conn + p->pool + (r->alone ? ALONE_MAX : 0);
 
-    for (i = 0; i < CONNS_MAX; i++) {
-        struct conn *c = &p->conn[i];
-
-        if (c->state == CONN_IDLE && !r->alone)
+    for (; c < end; c++) {
+        if (c->state == CONN_IDLE)
             return c;
         if (c->state == CONN_FREE)
             unused = c;
-        else
-            kept += c->request == NULL || !c->request->alone;
     }
-    return r->alone || kept < p->pool ? unused : NULL;
+    return unused;
 }
 
 /* Gives each waiting request a connection, as long as there are any. */
 static void conn_assign(struct endpoint *p, uint64_t now)
 {
     struct link *l = p->waiting.next;
-    struct err e;
 
     while (l != &p->waiting) {
         struct request *r = LIST_OF(struct request, link, l);
         struct conn *c = conn_find(p, r);
 
         l = l->next;
-        if (c == NULL)
-            continue;
-        if (r->bytes.bad) {
-            struct answer bad = { .err = &e };
-
-            err_set(&e, "a request that cannot be sent: too long, or with "
-                        "control characters in a header");
-            conn_complete(r, &bad);
-        } else {
+        if (c != NULL) {
             conn_ask(p, c, r, now);
+            l = p->waiting.next;        /* done() may have been called */
         }
-        l = p->waiting.next;    /* done() may have been called */
     }
 }
 
@@ -3083,18 +3058,14 @@ static void conn_assign(struct endpoint *p, uint64_t now)
 static void conn_answered(struct conn *c, bool close)
 {
     struct request *r = c->request;
-    struct buf body = c->body;
-    struct answer a = { .status = c->http.status, .body = buf_str(&body) };
+    struct answer a = { .status = c->http.status, .body = buf_str(&r->answer) };
 
-    memset(&c->body, 0, sizeof c->body);
-    c->body.max = BODY_MAX;
     c->reused = true;
     c->request = NULL;
     c->state = CONN_IDLE;
     if (close || c->http.close || r->alone)
         (void)conn_close(c);
     conn_complete(r, &a);
-    buf_free(&body);
 }
 
 /* Reads what has come as the answer. */
@@ -3105,10 +3076,6 @@ static void conn_parse(struct conn *c, uint64_t now)
     enum http_found found;
     struct err e;
 
-    if (r == NULL) {
-        (void)conn_close(c);    /* an answer without a request */
-        return;
-    }
     c->state = CONN_READING;
     do {
         found = http_next(&c->http, &in, &piece, &e);
@@ -3117,10 +3084,10 @@ static void conn_parse(struct conn *c, uint64_t now)
         if (now < c->asked + ANSWER_MS)
             c->deadline = now + CALL_MS;
         if (r->body == NULL || c->http.status != 200)
-            buf_add(&c->body, piece);
+            buf_add(&r->answer, piece);
         else if (r->body(r, piece, &e) != 0)
             found = HTTP_BAD;
-        if (c->body.bad) {
+        if (r->answer.bad) {
             err_set(&e, "an answer of more than %d bytes", BODY_MAX);
             found = HTTP_BAD;
         }
@@ -3135,10 +3102,11 @@ static void conn_parse(struct conn *c, uint64_t now)
         conn_answered(c, c->in.n > 0);  /* more than an answer: no next one */
 }
 
-/* The peer has closed the connection, or it has broken: error, or 0.  Not
- * clean: in TLS it has not said so, and somebody may have cut it.  A request
- * that a kept connection had no byte of an answer for is sent once more: the
- * peer may have closed it while it was idle (RFC 9112 9.3.1). */
+/* The connection is of no more use: it has broken (error), the peer has closed
+ * it, or has sent what nobody asked for.  Not clean: in TLS it has not said
+ * that it closes, and somebody may have cut it.  A request that a kept
+ * connection had no byte of an answer for is sent once more: the peer may have
+ * closed it while it was idle (RFC 9112 9.3.1). */
 static void conn_ended(struct conn *c, int error, bool clean)
 {
     struct endpoint *p = c->peer;
@@ -3146,23 +3114,18 @@ static void conn_ended(struct conn *c, int error, bool clean)
     struct err e;
 
     p->closed_idle = p->closed_idle || c->reused;
-    if (r == NULL) {
-        (void)conn_close(c);
-    } else if (error == 0 && clean && c->state == CONN_READING &&
-               http_ends(&c->http)) {
+    if (error == 0 && clean && c->state == CONN_READING &&
+        http_ends(&c->http)) {
         conn_answered(c, true);
     } else if (c->state == CONN_ASKED && c->reused && !r->retried) {
         r->retried = true;
         (void)conn_close(c);
         list_insert(p->waiting.next, &r->link);
     } else {
-        err_set(&e, "%sthe connection %s%s",
+        err_set(&e, "%sthe connection was closed%s%s",
                 c->state == CONN_HANDSHAKE ? "TLS: " : "",
-                error != 0 ? "broke: " : "was closed ",
-                error != 0 ? strerror(error)
-                : c->state == CONN_HANDSHAKE ? "in the handshake"
-                : c->state == CONN_READING ? "in the middle of an answer"
-                : "without an answer");
+                error != 0 ? ": " : " before the answer was complete",
+                error != 0 ? strerror(error) : "");
         conn_fail(c, &e);
     }
 }
@@ -3193,7 +3156,6 @@ static void conn_io(struct conn *c, uint64_t now)
 
     if (c->state == CONN_CONNECTING) {
         if (!os_connected(c->fd, &error)) {
-            c->address++;
             conn_connect(c, error, now);
             return;
         }
@@ -3216,7 +3178,7 @@ static void conn_io(struct conn *c, uint64_t now)
             c->state = CONN_ASKED;
             c->deadline = now + CALL_MS;
         }
-        if (io == IO_OK) {
+        if (io == IO_OK && r != NULL) {
             conn_parse(c, now);
         } else if (io == IO_FAILED && error == 0) {
             tls_why(c->tls, &e);
@@ -3232,9 +3194,8 @@ static uint64_t conn_due(const struct conn *c)
 {
     const struct request *r = c->request;
 
-    return r == NULL || (r->stream && (c->state == CONN_ASKED ||
-                                       c->state == CONN_READING))
-        ? UINT64_MAX : c->deadline;
+    return r == NULL || (r->stream && c->state >= CONN_ASKED) ? UINT64_MAX
+                                                              : c->deadline;
 }
 
 /* Gives up connections on which nothing has come for too long. */
@@ -3249,7 +3210,6 @@ static void conn_tick(struct endpoint *p, uint64_t now)
         if (now < conn_due(c))
             continue;
         if (c->state == CONN_CONNECTING) {
-            c->address++;
             conn_connect(c, ETIMEDOUT, now);
         } else {
             err_set(&e, "%sno answer within %d s",
@@ -3450,15 +3410,15 @@ struct side;
 /* What differs between the two. */
 struct side_kind {
     /* The questions before all else, by step; NULL: no more.  The answer: 0:
-     * go on, 1: ask again, -1: the peer is of no use. */
+     * go on, -1: the peer is of no use. */
     struct request *(*hello)(struct side *, unsigned step);
     int (*on_hello)(struct side *, unsigned step, const struct answer *,
                     struct err *);
     void (*ready)(struct side *);       /* all of it has been answered */
     void (*down)(struct side *);        /* the peer is lost */
-    /* The request of the list, and where its rows are: see struct splitter.
-     * NULL: not now; what makes it possible calls relist(). */
-    struct request *(*list)(struct side *, unsigned *depth, char *open);
+    /* The request of the list, for whose rows it starts the splitter.  NULL:
+     * not now; what makes it possible calls relist(). */
+    struct request *(*list)(struct side *);
     bool (*row)(struct side *, const struct json *);    /* false: unreadable */
     void (*listed)(struct side *);      /* the list has been read */
     /* An answer to the list that is no 200.  True: the list is empty.  NULL:
@@ -3560,12 +3520,10 @@ static void side_on_hello(struct request *r, const struct answer *a)
         e = *a->err;
     else
         result = s->kind->on_hello(s, s->step, a, &e);
-    if (result < 0) {
-        side_down(s, &e);
-        return;
-    }
-    s->step += result == 0;
+    s->step++;
     s->state = SIDE_HELLO;
+    if (result != 0)
+        side_down(s, &e);
 }
 
 /* The body of the list, piece by piece.  A row that cannot be read is skipped,
@@ -3624,24 +3582,6 @@ static void side_on_list(struct request *r, const struct answer *a)
     relist(s, s->list_retry.due);
 }
 
-/* Begins the list that is due. */
-static void side_list(struct side *s)
-{
-    unsigned depth = 1;
-    char open = '[';
-    struct request *r = s->kind->list(s, &depth, &open);
-
-    s->list_due = UINT64_MAX;
-    if (r == NULL)
-        return;
-    s->list_begun = s->now;
-    s->epoch++;
-    s->reading = s->whole = true;
-    json_split_start(&s->split, depth, open);
-    r->body = side_on_rows;
-    conn_send(s->peer, r, s, side_on_list);
-}
-
 /* Does what time has made possible: gives up what hangs, goes on with the
  * session, begins a list that is due. */
 static void side_tick(struct side *s, uint64_t now)
@@ -3663,8 +3603,17 @@ static void side_tick(struct side *s, uint64_t now)
         else
             s->kind->ready(s);
     }
-    if (side_ready(s) && !s->reading && now >= s->list_due)
-        side_list(s);
+    if (side_ready(s) && !s->reading && now >= s->list_due) {
+        r = s->kind->list(s);
+        s->list_due = UINT64_MAX;
+        if (r != NULL) {
+            s->list_begun = now;
+            s->epoch++;
+            s->reading = s->whole = true;
+            r->body = side_on_rows;
+            conn_send(s->peer, r, s, side_on_list);
+        }
+    }
     queue_tick(&s->queue, now);
 }
 
@@ -3690,7 +3639,8 @@ static uint64_t side_due(const struct side *s)
 static bool side_idle(const struct side *s)
 {
     return side_ready(s) && s->listed && s->list_due == UINT64_MAX &&
-           queue_first(&s->queue) == NULL && !conn_busy(s->peer);
+           !s->reading && queue_first(&s->queue) == NULL &&
+           conn_room(s->peer) == s->peer->pool;
 }
 
 /* ==== 10. Docker ========================================= docker_ ====
@@ -4833,7 +4783,7 @@ static struct svc_set *svc_derive(const struct svc_config *cfg,
  * A row makes requests and reads answers; it keeps nothing about services.  No
  * other section knows a word of Consul.
  *
- * Calls: str_ buf_ mem_ arena_ err_ log_ json_ url_ os_ ip_ conn_ svc_.
+ * Calls: str_ buf_ mem_ err_ log_ json_ url_ os_ ip_ conn_ svc_.
  */
 
 struct registry {
@@ -4866,7 +4816,6 @@ struct reg_write {
     struct str key;
     struct str text;            /* to be stored, from value() */
     const struct service *service;      /* in step 0 only */
-    uint64_t owner;
     bool replace_checks;
 };
 
@@ -4888,7 +4837,6 @@ struct reg_scheme {
 };
 
 struct reg_kind {
-    const char *name;
     bool caseless;      /* keys that differ by case alone are one */
     const char *reserved;       /* a key that the registry keeps to itself */
     bool expires;       /* entries have to be written anew: -ttl */
@@ -4897,15 +4845,15 @@ struct reg_kind {
     /* Reads its address, credentials and environment. */
     int (*setup)(struct registry *, const struct reg_scheme *,
                 const struct url *, struct err *);
-    /* The questions before all others: as in struct session_kind. */
+    /* The questions before all others: as in struct side_kind. */
     struct request *(*hello)(struct registry *, unsigned step);
     int (*on_hello)(struct registry *, unsigned step, const struct answer *,
                     struct err *);
-    /* The key of the service in this registry, and what is stored under it;
-     * without a mark it is what the digest is of.  What cannot be stored is
-     * left out, and the notes (unless NULL) say so. */
-    void (*key)(const struct registry *, const struct service *,
-                struct buf *);
+    /* The key of the service in this registry (NULL: its ID), and what is
+     * stored under it; without a mark it is what the digest is of.  What
+     * cannot be stored is left out, and the notes (unless NULL) say so. */
+    struct str (*key)(const struct registry *, const struct service *,
+                      struct arena *);
     void (*value)(const struct registry *, const struct service *,
                   struct str mark, struct buf *, struct digest *,
                   struct svc_notes *);
@@ -4921,7 +4869,7 @@ struct reg_kind {
     bool (*item)(const struct registry *, const struct json *,
                  struct arena *, struct reg_item *);
     /* Why a port has no service; NULL: the log will do. */
-    void (*ignored)(struct registry *, struct str container, struct str why);
+    void (*ignored)(struct str container, struct str why);
 };
 
 /* The digest of an entry's name, address and port. */
@@ -4969,7 +4917,7 @@ static bool reg_is_default_id(struct str id, struct str host)
     name = str_cut(&id, ':');
     for (i = 0; i < name.n; i++)
         if (!isalnum((unsigned char)name.p[i]) &&
-            (i == 0 || str_index(STR("_.-"), name.p[i]) == 3))
+            (i == 0 || !str_has(STR("_.-"), name.p[i])))
             return false;
     return name.n >= 2 && id.n > 0 && str_all(id, isdigit);
 }
@@ -4997,9 +4945,9 @@ static bool env_bool(const char *name)
 /* The file that the first of two variables names that is set; NULL: none. */
 static const char *env_file(const char *name, const char *older)
 {
-    if (env_get(name).n > 0)
-        return env_get(name).p;
-    return env_get(older).n > 0 ? env_get(older).p : NULL;
+    struct str path = env_get(env_get(name).n > 0 ? name : older);
+
+    return path.n > 0 ? path.p : NULL;
 }
 
 static int env_check_socket(struct str path, const char *what, struct err *e)
@@ -5016,55 +4964,37 @@ static int env_check_socket(struct str path, const char *what, struct err *e)
 
 struct consul {
     struct buf query;           /* "ns=...&partition=...", or empty */
-    struct buf token, user;     /* secrets: into headers and nowhere else */
+    struct buf user;            /* the header of user and password: a secret */
     const char *token_file;     /* NULL: none */
     struct buf leader;          /* the last that was logged */
     bool no_self;               /* that it may not be asked is logged */
 };
 
-/* Makes the header lines with our credentials. */
-static void consul_headers(struct registry *r)
+/* Makes the headers with our credentials; the token's file is read again.  1:
+ * they are others now; -1: they are those of before. */
+static int consul_headers(struct registry *r, struct err *e)
 {
     const struct consul *c = r->own;
-    struct buf basic = { 0 }, *b = &r->peer.headers;
+    struct str token = env_get("CONSUL_HTTP_TOKEN");
+    struct buf file = { .max = HTTP_LINE_MAX }, b = { 0 };
+    int result = c->token_file == NULL ? 0 : os_file(c->token_file, &file, e);
 
-    b->n = 0;
-    b->bad = false;
-    if (c->token.n > 0)
-        buf_header(b, "X-Consul-Token", buf_str(&c->token));
-    if (c->user.n > 0) {
-        buf_lit(&basic, "Basic ");
-        url_base64(&basic, buf_str(&c->user));
-        buf_header(b, "Authorization", buf_str(&basic));
-        buf_free(&basic);
-    }
-}
-
-/* Reads the token's file again.  1: the token is another one now. */
-static int consul_reread_token(struct registry *r, struct err *e)
-{
-    struct consul *c = r->own;
-    struct buf file = { .max = HTTP_LINE_MAX };
-    struct str token;
-    int changed;
-
-    if (c->token_file == NULL)
-        return 0;
-    if (os_file(c->token_file, &file, e) != 0) {
-        buf_free(&file);
-        return -1;
-    }
-    token = str_trim(buf_str(&file));
-    changed = !str_eq(token, buf_str(&c->token));
-    if (changed) {
-        c->token.n = 0;
-        buf_add(&c->token, token);
-        consul_headers(r);
-    }
+    if (c->token_file != NULL)
+        token = str_trim(buf_str(&file));
+    if (token.n > 0)
+        buf_header(&b, "X-Consul-Token", token);
+    buf_add(&b, buf_str(&c->user));
     buf_free(&file);
-    if (r->peer.headers.bad)
-        return err_set(e, "%s: not a token", c->token_file);
-    return changed;
+    if (b.bad)
+        result = err_set(e, "%s: not a token", c->token_file != NULL
+                         ? c->token_file : "CONSUL_HTTP_TOKEN");
+    if (result == 0 && !str_eq(buf_str(&b), buf_str(&r->peer.headers))) {
+        result = 1;
+        r->peer.headers.n = 0;
+        buf_add(&r->peer.headers, buf_str(&b));
+    }
+    buf_free(&b);
+    return result;
 }
 
 /* TLS, with the files that Consul's own tool takes. */
@@ -5082,7 +5012,7 @@ static int consul_open_tls(struct registry *r, struct err *e)
         log_at(LOG_WARN, "CONSUL_HTTP_SSL_VERIFY=false: ANYBODY between here "
                          "and Consul can read and change everything");
     tls->insecure = !on;
-    tls->ca_file = env_file("CONSUL_CACERT", "CONSUL_CACERT");
+    tls->ca_file = env_file("CONSUL_CACERT", "");
     tls->cert_file = env_file("CONSUL_CLIENT_CERT", "CONSUL_TLSCERT");
     tls->key_file = env_file("CONSUL_CLIENT_KEY", "CONSUL_TLSKEY");
     if ((tls->cert_file == NULL) != (tls->key_file == NULL))
@@ -5093,35 +5023,31 @@ static int consul_open_tls(struct registry *r, struct err *e)
 
 /* CONSUL_HTTP_ADDR: [http://|https://]host[:port], or unix:///path.  Ports as
  * Go's HTTP client has them: 443 of https://, 80 of http://. */
-static int consul_read_addr(struct str text, struct url *u, struct str *path,
-                            bool *tls, struct err *e)
+static int consul_read_addr(struct str text, struct url *u, struct err *e)
 {
     static struct buf whole;    /* u points into it */
+    bool bare = str_find(text, STR("://")) == text.n, https;
     struct err why;
-    bool bare = str_find(text, STR("://")) == text.n;
 
-    buf_lit(&whole, bare ? "http://" : "");
-    buf_add(&whole, text);
+    buf_fmt(&whole, "%s%.*s", bare ? "http://" : "", PUT(text));
     if (url_parse(buf_str(&whole), u, &why) != 0)
         return err_set(e, "CONSUL_HTTP_ADDR: %s", why.text);
-    if (str_eq(u->scheme, STR("unix"))) {
-        *path = u->path;
+    if (str_eq(u->scheme, STR("unix")))
         return env_check_socket(u->path, "CONSUL_HTTP_ADDR", e);
-    }
-    if (u->path.n > 0 && !str_eq(u->path, STR("/")))
-        return err_set(e, "CONSUL_HTTP_ADDR: a path behind the host is not "
-                          "supported");
-    *tls = *tls || str_eq(u->scheme, STR("https"));
-    if (!*tls && !str_eq(u->scheme, STR("http")))
-        return err_set(e, "CONSUL_HTTP_ADDR is host:port, http://, https:// "
-                          "or unix:///path");
+    https = str_eq(u->scheme, STR("https"));
+    if ((!https && !str_eq(u->scheme, STR("http"))) ||
+        (u->path.n > 0 && !str_eq(u->path, STR("/"))))
+        return err_set(e, "CONSUL_HTTP_ADDR is host:port, http://host, "
+                          "https://host or unix:///path, without another "
+                          "path");
+    u->path.n = 0;
     if (u->port == 0 && !bare)
-        u->port = str_eq(u->scheme, STR("https")) ? 443 : 80;
+        u->port = https ? 443 : 80;
     return 0;
 }
 
 /* Token, user and password, namespace and partition. */
-static int consul_open_access(struct registry *r, struct str user,
+static int consul_open_access(struct registry *r, struct str uri_user,
                               struct err *e)
 {
     static const char *const part[2][2] = {
@@ -5129,6 +5055,8 @@ static int consul_open_access(struct registry *r, struct str user,
     };
     struct str auth = env_get("CONSUL_HTTP_AUTH");
     struct consul *c = r->own;
+    struct buf user = { 0 };
+    bool ok = url_decode(&user, auth.n > 0 ? STR("") : uri_user);
     size_t i;
 
     for (i = 0; i < 2; i++)
@@ -5136,46 +5064,45 @@ static int consul_open_access(struct registry *r, struct str user,
             buf_fmt(&c->query, "%s%s", c->query.n > 0 ? "&" : "", part[i][1]);
             buf_url(&c->query, env_get(part[i][0]));
         }
-    if (auth.n > 0)
-        buf_add(&c->user, auth);
-    else if (!url_decode(&c->user, user))
+    buf_add(&user, auth);
+    if (user.n > 0) {
+        buf_lit(&user, str_has(buf_str(&user), ':') ? "" : ":");
+        buf_lit(&c->user, "Authorization: Basic ");
+        url_base64(&c->user, buf_str(&user));
+        buf_lit(&c->user, "\r\n");
+    }
+    buf_free(&user);
+    if (!ok)
         return err_set(e, "the user part of the URI has a %% without two "
                           "hexadecimal digits");
-    if (c->user.n > 0 && !str_has(buf_str(&c->user), ':'))
-        buf_byte(&c->user, ':');
-    buf_add(&c->token, env_get("CONSUL_HTTP_TOKEN"));
-    c->token_file = env_file("CONSUL_HTTP_TOKEN_FILE",
-                             "CONSUL_HTTP_TOKEN_FILE");
-    consul_headers(r);
-    if (consul_reread_token(r, e) < 0)
-        return -1;
-    return r->peer.headers.bad
-        ? err_set(e, "CONSUL_HTTP_TOKEN: not a token") : 0;
+    c->token_file = env_file("CONSUL_HTTP_TOKEN_FILE", "");
+    return consul_headers(r, e) < 0 ? -1 : 0;
 }
 
 static int consul_open(struct registry *r, const struct reg_scheme *scheme,
                        const struct url *uri, struct err *e)
 {
-    struct str addr = env_get("CONSUL_HTTP_ADDR"), path = STR(""), host;
+    struct str addr = env_get("CONSUL_HTTP_ADDR");
     struct url u = *uri;
-    bool tls = scheme->tls;
+    bool tls;
 
     if (env_get("CONSUL_CAPATH").n > 0)
         return err_set(e, "CONSUL_CAPATH is not supported: name a file of CAs "
                           "in CONSUL_CACERT instead");
     r->own = mem_zero(sizeof(struct consul));
     conn_init(&r->peer, "consul", 4);
-    if (scheme->port == 0) {
-        path = u.path;
-        if (env_check_socket(path, "the registry URI", e) != 0)
-            return -1;
-    } else if (u.host.n == 0 && addr.n > 0 &&
-               consul_read_addr(addr, &u, &path, &tls, e) != 0) {
+    if (scheme->port == 0 &&
+        env_check_socket(u.path, "the registry URI", e) != 0)
         return -1;
-    }
-    host = u.host.n > 0 ? u.host : STR("127.0.0.1");
-    conn_set_address(&r->peer, path, host, u.port > 0 ? u.port : scheme->port);
-    tls = tls || (path.n == 0 && env_bool("CONSUL_HTTP_SSL"));
+    if (scheme->port > 0)
+        u.path.n = 0;           /* it may be "/" */
+    if (scheme->port > 0 && u.host.n == 0 && addr.n > 0 &&
+        consul_read_addr(addr, &u, e) != 0)
+        return -1;
+    conn_set_address(&r->peer, u.path, u.host.n > 0 ? u.host
+                     : STR("127.0.0.1"), u.port > 0 ? u.port : scheme->port);
+    tls = scheme->tls || str_eq(u.scheme, STR("https")) ||
+          (u.path.n == 0 && env_bool("CONSUL_HTTP_SSL"));
     if (tls && consul_open_tls(r, e) != 0)
         return -1;
     return consul_open_access(r, uri->user.n > 0 ? uri->user : u.user, e);
@@ -5200,205 +5127,153 @@ static struct request *consul_request(struct registry *r, const char *method,
     return q;
 }
 
+static const char *const consul_hellos[] = { "/v1/status/leader",
+                                             "/v1/agent/self" };
+
 static struct request *consul_hello(struct registry *r, unsigned step)
 {
-    if (step == 0)
-        return conn_request(&r->peer, "GET", STR("/v1/status/leader"),
-                            STR(""));
-    if (step == 1)
-        return consul_request(r, "GET", "/v1/agent/self", STR(""), STR(""));
-    return NULL;
+    return step == LENGTH(consul_hellos) ? NULL
+        : consul_request(r, "GET", consul_hellos[step], STR(""), STR(""));
 }
 
-/* An agent without a leader takes registrations all the same: that is logged
- * and no reason to wait. */
-static int consul_on_leader(struct registry *r, const struct json *j,
-                            const struct answer *a, struct err *e)
-{
-    struct str leader = json_raw(j, JSON_ROOT);
-    struct consul *c = r->own;
-
-    conn_reason(a, e);
-    if (a->status == 500) {
-        log_at(LOG_WARN, "consul: no leader: %s", e->text);
-        return 0;
-    }
-    if (a->status == 429 || a->status > 500)
-        return -1;              /* too busy, or of a proxy before it */
-    if (a->status != 200 || json_type(j, JSON_ROOT) != JSON_STRING) {
-        struct err why = *e;
-
-        return err_set(e, "this does not look like a Consul agent: "
-                          "/v1/status/leader answered %.300s", why.text);
-    }
-    if (leader.n == 0)
-        log_at(LOG_WARN, "consul: no leader yet");
-    else if (!str_eq(leader, buf_str(&c->leader)))
-        log_at(LOG_INFO, "consul: current leader %.*s", PUT(leader));
-    c->leader.n = 0;
-    buf_add(&c->leader, leader);
-    return 0;
-}
-
-/* What the agent advertises is this host's address, since both share a host.
- * Without the right to ask (agent:read) it stays empty, and Consul puts in the
+/* The leader is logged; an agent without one takes registrations all the same.
+ * What the agent advertises is this host's address, since both share a host;
+ * without the right to ask (agent:read) it stays empty, and Consul puts in the
  * node's. */
-static int consul_on_self(struct registry *r, const struct json *j,
-                          const struct answer *a, struct err *e)
-{
-    struct arena scratch = { 0 };
-    struct consul *c = r->own;
-    int renewed = a->status == 403 ? consul_reread_token(r, e) : 0;
-    size_t member = json_get(j, JSON_ROOT, "Member");
-
-    if (renewed != 0)
-        return renewed;
-    if (a->status != 200 && a->status != 403) {
-        conn_reason(a, e);
-        return -1;
-    }
-    r->host.n = 0;
-    buf_add(&r->host, json_get_str(j, member, "Addr", &scratch));
-    arena_free(&scratch);
-    if (a->status == 403 && !c->no_self)
-        log_at(LOG_INFO, "consul: /v1/agent/self is not allowed (agent:read): "
-                         "services get the node's address");
-    c->no_self = a->status == 403;
-    return 0;
-}
-
 static int consul_on_hello(struct registry *r, unsigned step,
                            const struct answer *a, struct err *e)
 {
+    struct consul *c = r->own;
     struct json j = { .n = 0 };
+    bool self = step > 0, allowed = a->status == 200, ok;
+    struct str body = self ? STR("{}") : STR("\"\""), found;
+    int renewed = self && a->status == 403 ? consul_headers(r, e) : 0;
     struct err why;
-    int result = -1;
 
-    if (json_parse(&j, a->status == 200 ? a->body : STR("null"), &why) != 0)
-        err_set(e, "this does not look like a Consul agent: %.300s",
-                why.text);
-    else
-        result = step == 0 ? consul_on_leader(r, &j, a, e)
-                           : consul_on_self(r, &j, a, e);
+    if (renewed != 0)
+        return renewed < 0 ? -1 : err_set(e, "the token was refused, and is "
+                                             "another one now");
+    conn_reason(a, &why);
+    if (!allowed && a->status != (self ? 403 : 500))
+        return err_set(e, "GET %s: %.400s", consul_hellos[step], why.text);
+    ok = json_parse(&j, allowed ? a->body : body, &why) == 0 &&
+         json_type(&j, JSON_ROOT) == (self ? JSON_OBJECT : JSON_STRING);
+    if (!ok) {
+        err_set(e, "this does not look like a Consul agent: GET %s: %.300s",
+                consul_hellos[step], why.text);
+    } else if (self) {
+        found = json_get_raw(&j, json_get(&j, JSON_ROOT, "Member"), "Addr");
+        r->host.n = 0;
+        buf_add(&r->host, found);
+        if (!allowed && !c->no_self)
+            log_at(LOG_INFO, "consul: /v1/agent/self is not allowed "
+                             "(agent:read): services get the node's address");
+        c->no_self = !allowed;
+    } else {
+        found = json_raw(&j, JSON_ROOT);
+        if (found.n == 0)
+            log_at(LOG_WARN, "consul: no leader yet");
+        else if (!str_eq(found, buf_str(&c->leader)))
+            log_at(LOG_INFO, "consul: current leader %.*s", PUT(found));
+        c->leader.n = 0;
+        buf_add(&c->leader, found);
+    }
     json_free(&j);
-    return result;
+    return ok ? 0 : -1;
 }
 
-static void consul_key(const struct registry *r, const struct service *s,
-                       struct buf *key)
+/* Adds "name":"value", if there is a value, and a comma before it, but for the
+ * first. */
+static void consul_member(struct buf *b, const char *name, struct str value)
 {
-    (void)r;
-    buf_add(key, s->id);
-}
-
-/* Adds "name":"value" and a comma before it, but for the first. */
-static void consul_member(struct buf *b, struct str name, struct str value)
-{
-    if (b->n > 0 && b->p[b->n - 1] != '{')
-        buf_byte(b, ',');
-    buf_json(b, name);
+    if (value.n == 0)
+        return;
+    buf_lit(b, b->n > 0 && b->p[b->n - 1] != '{' ? "," : "");
+    buf_json(b, str_of(name));
     buf_byte(b, ':');
     buf_json(b, value);
 }
 
-/* The same, if there is a value. */
-static void consul_option(struct buf *b, const char *name, struct str value)
-{
-    if (value.n > 0)
-        consul_member(b, str_of(name), value);
-}
-
-/* Where Consul puts the address in, it is that of the agent, which makes the
- * check. */
-static struct str consul_address(const struct service *s)
-{
-    return s->address.n > 0 ? s->address : STR("127.0.0.1");
-}
-
 /* The script with $SERVICE_IP and $SERVICE_PORT replaced. */
-static void consul_script(struct buf *b, const struct service *s,
-                          struct str script)
+static void consul_script(struct buf *b, struct str script,
+                          struct str address, unsigned number)
 {
     const struct str ip = STR("$SERVICE_IP"), port = STR("$SERVICE_PORT");
-    struct buf text = { 0 };
 
     while (script.n > 0) {
         size_t used = 1;
 
         if (str_prefix(script, ip)) {
-            buf_add(&text, consul_address(s));
+            buf_add(b, address);
             used = ip.n;
         } else if (str_prefix(script, port)) {
-            buf_fmt(&text, "%u", s->port);
+            buf_fmt(b, "%u", number);
             used = port.n;
         } else {
-            buf_byte(&text, *script.p);
+            buf_byte(b, *script.p);
         }
         script = str_from(script, used);
     }
-    buf_lit(b, "\"Args\":[\"/bin/sh\",\"-c\",");
-    buf_json(b, buf_str(&text));
-    buf_byte(b, ']');
-    buf_free(&text);
 }
 
-/* "HTTP":"http://address:port/path", "TCP":"address:port". */
-static void consul_target(struct buf *b, const char *name, const char *scheme,
-                          const struct service *s, struct str path)
+/* The check of a service as Consul's "Check" object, behind `before`, or
+ * nothing: the first of the attributes that is there and not empty.  Only keys
+ * that are needed: Consul refuses a registration with a key that it does not
+ * know.  Where Consul puts the address in, it is that of the agent, which
+ * makes the check. */
+static void consul_check(struct buf *b, const char *before,
+                         const struct service *s)
 {
-    struct buf url = { 0 };
-
-    buf_lit(&url, scheme);
-    url_put(&url, consul_address(s), s->port);
-    buf_lit(&url, path.n > 0 && *path.p != '/' ? "/" : "");
-    buf_add(&url, path);
-    consul_member(b, str_of(name), buf_str(&url));
-    buf_free(&url);
-}
-
-/* The check of a service as Consul's "Check" object, or nothing: the first of
- * the attributes that is there and not empty.  Only keys that are needed:
- * Consul refuses a registration with a key that it does not know. */
-static void consul_check(struct buf *b, const struct service *s)
-{
-    static const char *const kind[] = { "check_http", "check_https",
-        "check_cmd", "check_script", "check_ttl", "check_tcp", "check_grpc" };
     enum { HTTP, HTTPS, CMD, SCRIPT, TTL, TCP, GRPC, NONE } k;
+    static const struct {
+        const char *attr, *start, *url;     /* url: how the place begins */
+    } kind[] = {
+        { "check_http", "{\"HTTP\":", "http://" },
+        { "check_https", "{\"HTTP\":", "https://" },
+        { "check_cmd", "{\"Args\":[\"check-cmd\",", NULL },
+        { "check_script", "{\"Args\":[\"/bin/sh\",\"-c\",", NULL },
+        { "check_ttl", "{\"TTL\":", NULL },
+        { "check_tcp", "{\"TCP\":", "" }, { "check_grpc", "{\"GRPC\":", "" },
+    };
+    struct str address = s->address.n > 0 ? s->address : STR("127.0.0.1");
     struct str value = STR(""), interval = svc_attr(s, "check_interval");
     bool tls, skip = svc_attr(s, "check_tls_skip_verify").n > 0;
+    struct buf text = { 0 };
 
     for (k = HTTP; k != NONE && value.n == 0; k++)
-        value = svc_attr(s, kind[k]);
+        value = svc_attr(s, kind[k].attr);
     if (value.n == 0)
         return;
     k--;
-    buf_byte(b, '{');
-    if (k == HTTP || k == HTTPS) {
-        consul_target(b, "HTTP", k == HTTP ? "http://" : "https://", s, value);
-        consul_option(b, "Method", svc_attr(s, k == HTTP
-                          ? "check_http_method" : "check_https_method"));
-    } else if (k == CMD) {
-        buf_fmt(b, "\"Args\":[\"check-cmd\",\"%s\",\"%u\",",
-                s->set->container, s->exposed);
-        buf_json(b, value);
-        buf_byte(b, ']');
-    } else if (k == SCRIPT) {
-        consul_script(b, s, value);
-    } else if (k == TTL) {
-        consul_member(b, STR("TTL"), value);
-    } else {
-        consul_target(b, k == TCP ? "TCP" : "GRPC", "", s, STR(""));
+    if (kind[k].url != NULL) {
+        buf_lit(&text, kind[k].url);
+        url_put(&text, address, s->port);
     }
+    if (k == HTTP || k == HTTPS)
+        buf_lit(&text, *value.p != '/' ? "/" : "");
+    if (k == SCRIPT)
+        consul_script(&text, value, address, s->port);
+    else if (k != TCP && k != GRPC)
+        buf_add(&text, value);
+    buf_fmt(b, "%s%s", before, kind[k].start);
+    if (k == CMD)
+        buf_fmt(b, "\"%s\",\"%u\",", s->set->container, s->exposed);
+    buf_json(b, buf_str(&text));
+    buf_free(&text);
+    buf_lit(b, k == CMD || k == SCRIPT ? "]" : "");
+    if (k == HTTP || k == HTTPS)
+        consul_member(b, "Method", svc_attr(s, k == HTTP
+                          ? "check_http_method" : "check_https_method"));
     tls = k == GRPC && svc_attr(s, "check_grpc_use_tls").n > 0;
     buf_lit(b, tls ? ",\"GRPCUseTLS\":true" : "");
     buf_lit(b, skip && (tls || k == HTTPS) ? ",\"TLSSkipVerify\":true" : "");
     if (k != TTL)
-        consul_member(b, STR("Interval"),
+        consul_member(b, "Interval",
                       interval.n > 0 ? interval : STR("10s"));
-    if (k == HTTP || k == HTTPS || k == TCP || k == GRPC)
-        consul_option(b, "Timeout", svc_attr(s, "check_timeout"));
-    consul_option(b, "Status", svc_attr(s, "check_initial_status"));
-    consul_option(b, "DeregisterCriticalServiceAfter",
+    if (kind[k].url != NULL)
+        consul_member(b, "Timeout", svc_attr(s, "check_timeout"));
+    consul_member(b, "Status", svc_attr(s, "check_initial_status"));
+    consul_member(b, "DeregisterCriticalServiceAfter",
                   svc_attr(s, "check_deregister_after"));
     buf_byte(b, '}');
 }
@@ -5408,67 +5283,52 @@ static int consul_meta_char(int c)
     return isalnum(c) || c == '_' || c == '-';
 }
 
-/* Why an attribute cannot be Meta, or NULL: Consul would refuse the whole
- * registration (seen in 1.8.7).  `n` have been added before; one of the 64 is
- * for our mark. */
-static const char *consul_meta_error(struct str key, struct str value,
-                                     size_t n)
-{
-    if (key.n == 0)
-        return "it has no name";
-    if (key.n > 128)
-        return "its name is longer than 128 bytes";
-    if (!str_all(key, consul_meta_char))
-        return "its name has other characters than A-Z a-z 0-9 _ -";
-    if (str_prefix(key, STR("consul-")))
-        return "Consul keeps names that begin with consul- to itself";
-    if (str_eq(key, STR("registrator")))
-        return "registrator keeps this name to itself";
-    if (value.n > 512)
-        return "its value is longer than 512 bytes";
-    return n == 63 ? "Consul keeps 64, of which one is registrator's" : NULL;
-}
-
-/* Adds the attributes of a service that Consul can keep. */
+/* Adds the attributes of a service that Consul can keep: one that it refuses
+ * would lose the whole registration (seen in 1.8.7).  Of 64, one is for our
+ * mark. */
 static void consul_meta(struct buf *b, const struct service *s,
                         struct svc_notes *notes)
 {
-    struct buf left = { .max = ERR_MAX };
+    struct buf left = { .max = ERR_MAX / 2 };
     size_t i, n = 0;
 
     for (i = 0; i < s->attrs; i++) {
         const struct svc_attr *a = &s->attr[i];
-        const char *why = consul_meta_error(a->key, a->value, n);
 
-        if (why == NULL) {
-            consul_member(b, a->key, a->value);
-            n++;
+        if (n < 63 && a->key.n > 0 && a->key.n <= 128 && a->value.n <= 512 &&
+            str_all(a->key, consul_meta_char) &&
+            !str_prefix(a->key, STR("consul-")) &&
+            !str_eq(a->key, STR("registrator"))) {
+            buf_lit(b, n++ > 0 ? "," : "");
+            buf_json(b, a->key);
+            buf_byte(b, ':');
+            buf_json(b, a->value);
         } else {
-            buf_fmt(&left, "%s\"%.*s\" (%s)", left.n > 0 ? ", " : "",
-                    PUT(str_first(a->key, 140)), why);
+            buf_fmt(&left, " \"%.*s\"", PUT(str_first(a->key, 140)));
         }
     }
     if (notes != NULL && left.n > 0)
-        svc_note(notes, LOG_WARN, false, "port %u: left out of the "
-                 "attributes: %.*s", s->exposed, PUT(left));
+        svc_note(notes, LOG_WARN, false, "port %u: attributes left out, since "
+                 "Consul keeps 63 with names of 1 to 128 characters A-Z a-z "
+                 "0-9 _ -, but not consul-... and registrator, and values of "
+                 "up to 512 bytes:%.*s", s->exposed, PUT(buf_str(&left)));
     buf_free(&left);
 }
 
-/* A registration: PUT /v1/agent/service/register. */
+/* A registration: PUT /v1/agent/service/register.  What print: shows of it has
+ * no mark. */
 static void consul_value(const struct registry *r, const struct service *s,
                          struct str mark, struct buf *b, struct digest *d,
                          struct svc_notes *notes)
 {
-    struct buf check = { 0 };
-    size_t i;
+    size_t i, checks;
 
-    (void)r;
     d->place = reg_place(s->name, s->address, s->port);
     d->tags = 0;
     buf_byte(b, '{');
-    consul_member(b, STR("ID"), s->id);
-    consul_member(b, STR("Name"), s->name);
-    consul_option(b, "Address", s->address);
+    consul_member(b, "ID", s->id);
+    consul_member(b, "Name", s->name);
+    consul_member(b, "Address", s->address);
     buf_fmt(b, ",\"Port\":%u%s", s->port, s->tags > 0 ? ",\"Tags\":[" : "");
     for (i = 0; i < s->tags; i++) {
         buf_lit(b, i > 0 ? "," : "");
@@ -5477,18 +5337,13 @@ static void consul_value(const struct registry *r, const struct service *s,
     }
     buf_lit(b, s->tags > 0 ? "],\"Meta\":{" : ",\"Meta\":{");
     consul_meta(b, s, notes);
-    consul_option(b, "registrator", mark);
+    consul_member(b, "registrator", r->kind->list != NULL ? mark : STR(""));
     buf_byte(b, '}');
-    consul_check(&check, s);
-    if (check.n > 0) {
-        buf_lit(b, ",\"Check\":");
-        buf_add(b, buf_str(&check));
-    }
+    checks = b->n;
+    consul_check(b, ",\"Check\":", s);
+    d->checks = str_hash(0, str_from(buf_str(b), checks)) & 0xffffffff;
     buf_byte(b, '}');
-    b->bad = b->bad || check.bad;
     d->content = str_hash(0, buf_str(b));
-    d->checks = str_hash(0, buf_str(&check)) & 0xffffffff;
-    buf_free(&check);
 }
 
 /* Without the parameter, checks that the new registration lacks would stay;
@@ -5519,7 +5374,7 @@ static enum reg_verdict consul_verdict(struct registry *r, enum reg_op op,
     (void)step;
     if (a->status == 200)
         return REG_DONE;
-    if (a->status == 403 && consul_reread_token(r, &unused) == 1)
+    if (a->status == 403 && consul_headers(r, &unused) > 0)
         return REG_RENEWED;
     if (op == REG_DEREGISTER && (a->status == 404 || a->status == 500) &&
         str_find(a->body, unknown) < a->body.n)
@@ -5560,42 +5415,54 @@ static bool consul_item(const struct registry *r, const struct json *j,
 
 /* The service `consul` of a server is in its catalog, not in its list. */
 static const struct reg_kind consul_kind = {
-    .name = "consul", .caseless = true, .reserved = "consul",
-    .list_depth = 1, .list_open = '{',
+    .caseless = true, .reserved = "consul", .list_depth = 1, .list_open = '{',
     .setup = consul_open, .hello = consul_hello, .on_hello = consul_on_hello,
-    .key = consul_key, .value = consul_value, .write = consul_write,
-    .verdict = consul_verdict, .list = consul_list, .item = consul_item
+    .value = consul_value, .write = consul_write, .verdict = consul_verdict,
+    .list = consul_list, .item = consul_item
 };
 
 /* ---- print: no registry.  Each change is a line on stdout: of JSON, or, on a
  * terminal, of a table ---- */
 
+static bool print_table;
+
+/* Prints b as a line, and frees it.  In the table tabs separate cells, and one
+ * that is wider than its column pushes the next. */
 static void print_line(struct buf *b)
 {
-    buf_byte(b, '\n');
-    if (!os_write_all(STDOUT_FILENO, buf_str(b)))
+    static const size_t column[] = { 0, 11, 24, 34, 55, 77, 94 };
+    struct str rest = buf_str(b);
+    struct buf line = { 0 };
+    size_t i;
+
+    for (i = 0; print_table && rest.n > 0; i++) {
+        buf_lit(&line, i > 0 ? " " : "");
+        while (i < LENGTH(column) && line.n < column[i])
+            buf_byte(&line, ' ');
+        buf_escape(&line, str_cut(&rest, '\t'), false);
+    }
+    buf_add(&line, rest);
+    buf_byte(&line, '\n');
+    if (!os_write_all(STDOUT_FILENO, buf_str(&line)))
         log_at(LOG_ERROR, "stdout: %s", strerror(errno));
+    buf_free(&line);
     buf_free(b);
 }
 
-/* r->own is not NULL: a table is written. */
 static int print_open(struct registry *r, const struct reg_scheme *scheme,
                       const struct url *uri, struct err *e)
 {
-    static const char title[] =
-        "ACTION     CONTAINER    PORT      SERVICE              "
-        "ADDRESS               TAGS             CHECK";
-    static bool table = true;
-    struct buf b = { 0 };
+    struct buf title = { 0 };
 
     (void)scheme;
     (void)uri;
     (void)e;
     conn_init(&r->peer, "print", 0);
-    if (os_terminal(STDOUT_FILENO)) {
-        r->own = &table;
-        buf_lit(&b, title);
-        print_line(&b);
+    print_table = os_terminal(STDOUT_FILENO);
+    if (print_table) {
+        buf_lit(&title, "ACTION\tCONTAINER\tPORT\tSERVICE\tADDRESS\t"
+                        "TAGS\tCHECK");
+        print_line(&title);
     }
     return 0;
 }
@@ -5606,122 +5473,72 @@ static struct request *print_hello(struct registry *r, unsigned step)
     struct os_addr address[ADDRS_MAX];
     struct buf name = { 0 };
     struct err e;
-    size_t n, i;
+    size_t n = 0, i;
 
     (void)step;
-    if (r->ip_given)
-        return NULL;            /* a look-up may take seconds */
     r->host.n = 0;
     os_hostname(&name);
-    if (os_resolve(buf_str(&name), 1, address, ADDRS_MAX, &n, &e) == 0)
-        for (i = 0; i < n && r->host.n == 0; i++) {
-            ip_of_socket(&address[i].is.sa, &r->host);
-            if (ip_is_local(buf_str(&r->host)))
-                r->host.n = 0;
-        }
+    if (!r->ip_given)           /* a look-up may take seconds */
+        (void)os_resolve(buf_str(&name), 1, address, ADDRS_MAX, &n, &e);
+    for (i = 0; i < n && r->host.n == 0; i++) {
+        ip_of_socket(&address[i].is.sa, &r->host);
+        if (ip_is_local(buf_str(&r->host)))
+            r->host.n = 0;
+    }
     r->no_host = r->host.n == 0;
     buf_free(&name);
     return NULL;
 }
 
-/* Adds a cell to the row, and empties it.  One that is wider than its column
- * pushes the rest. */
-static void print_cell(struct buf *row, struct buf *cell, size_t width)
-{
-    size_t end = row->n + width;
-
-    buf_escape(row, buf_str(cell), false);
-    while (row->n < end)
-        buf_byte(row, ' ');
-    buf_byte(row, ' ');
-    buf_free(cell);
-}
-
-static void print_head(struct buf *row, const char *action,
-                       struct str container)
-{
-    struct buf cell = { 0 };
-
-    buf_lit(&cell, action);
-    print_cell(row, &cell, 10);
-    buf_add(&cell, container);
-    print_cell(row, &cell, 12);
-}
-
-static void print_row(struct buf *row, const struct service *s)
-{
-    struct buf cell = { 0 };
-    size_t i;
-
-    print_head(row, "register", str_of(s->set->container));
-    buf_fmt(&cell, "%u/%s", s->exposed, s->udp ? "udp" : "tcp");
-    print_cell(row, &cell, 9);
-    buf_add(&cell, s->name);
-    print_cell(row, &cell, 20);
-    url_put(&cell, s->address, s->port);
-    print_cell(row, &cell, 21);
-    for (i = 0; i < s->tags; i++)
-        buf_fmt(&cell, "%s%.*s", i > 0 ? "," : "", PUT(s->tag[i]));
-    print_cell(row, &cell, 16);
-    consul_check(&cell, s);
-    print_cell(row, &cell, 0);
-}
-
 static struct request *print_write(struct registry *r,
                                    const struct reg_write *w, unsigned step)
 {
+    const struct service *s = w->service;
     struct buf b = { 0 };
+    size_t i;
 
+    (void)r;
     (void)step;
-    if (r->own != NULL && w->op == REG_REGISTER) {
-        print_row(&b, w->service);
-    } else if (r->own != NULL) {
-        buf_lit(&b, "deregister ");
-        buf_escape(&b, w->key, false);
+    if (print_table && w->op == REG_REGISTER) {
+        buf_fmt(&b, "register\t%s\t%u/%s\t%.*s\t", s->set->container,
+                s->exposed, s->udp ? "udp" : "tcp", PUT(s->name));
+        url_put(&b, s->address, s->port);
+        buf_byte(&b, '\t');
+        for (i = 0; i < s->tags; i++)
+            buf_fmt(&b, "%s%.*s", i > 0 ? "," : "", PUT(s->tag[i]));
+        consul_check(&b, "\t", s);
+    } else if (print_table) {
+        buf_fmt(&b, "deregister\t%.*s", PUT(w->key));
     } else if (w->op == REG_REGISTER) {
         buf_fmt(&b, "{\"action\":\"register\",\"container\":\"%s\","
-                    "\"service\":%.*s}", w->service->set->container,
-                PUT(w->text));
+                    "\"service\":%.*s}", s->set->container, PUT(w->text));
     } else {
-        buf_lit(&b, "{\"action\":\"deregister\",\"service\":{\"ID\":");
-        buf_json(&b, w->key);
+        buf_lit(&b, "{\"action\":\"deregister\",\"service\":{");
+        consul_member(&b, "ID", w->key);
         buf_lit(&b, "}}");
     }
     print_line(&b);
     return NULL;
 }
 
-static void print_ignored(struct registry *r, struct str container,
-                          struct str why)
+static void print_ignored(struct str container, struct str why)
 {
     struct buf b = { 0 };
 
-    if (r->own != NULL) {
-        print_head(&b, "ignore", container);
-        buf_escape(&b, why, false);
+    if (print_table) {
+        buf_fmt(&b, "ignore\t%.*s\t%.*s", PUT(container), PUT(why));
     } else {
-        buf_lit(&b, "{\"action\":\"ignore\",\"container\":");
-        buf_json(&b, container);
-        buf_lit(&b, ",\"reason\":");
-        buf_json(&b, why);
+        buf_lit(&b, "{\"action\":\"ignore\"");
+        consul_member(&b, "container", container);
+        consul_member(&b, "reason", why);
         buf_byte(&b, '}');
     }
     print_line(&b);
 }
 
-/* What is printed is what Consul would get, without the mark. */
-static void print_value(const struct registry *r, const struct service *s,
-                        struct str mark, struct buf *b, struct digest *d,
-                        struct svc_notes *notes)
-{
-    (void)mark;
-    consul_value(r, s, STR(""), b, d, notes);
-}
-
 static const struct reg_kind print_kind = {
-    .name = "print", .caseless = true, .setup = print_open,
-    .hello = print_hello, .key = consul_key, .value = print_value,
-    .write = print_write, .ignored = print_ignored
+    .caseless = true, .setup = print_open, .hello = print_hello,
+    .value = consul_value, .write = print_write, .ignored = print_ignored
 };
 
 static const struct reg_scheme reg_schemes[] = {
@@ -5740,8 +5557,8 @@ static const struct reg_scheme reg_schemes[] = {
  * entries to be looked at: what is done to an entry follows from what is known
  * of it, by the one table at entry_decide.
  *
- * Calls: str_ buf_ mem_ arena_ list_ err_ log_ conn_ retry_ index_ queue_
- * side_ svc_ reg_.
+ * Calls: str_ buf_ mem_ arena_ list_ err_ log_ json_ conn_ retry_ index_
+ * queue_ side_ svc_ reg_.
  */
 
 /* An entry: one that is claimed, or ours to remove, or both.
@@ -6124,10 +5941,7 @@ static bool entries_claim(struct entries *es, struct svc_set *set,
         text.n = 0;
         kind->value(es->reg, s, STR(""), &text, &s->want, notes);
         a->used += text.n;
-        text.n = 0;
-        kind->key(es->reg, s, &text);
-        s->key = str_eq(buf_str(&text), s->id) ? s->id
-                                               : str_copy(a, buf_str(&text));
+        s->key = kind->key != NULL ? kind->key(es->reg, s, a) : s->id;
     }
     for (i = 0; i < set->n && a->used <= SERVICES_SIZE; i++) {
         struct service *s = &set->service[i];
@@ -6312,7 +6126,6 @@ static void entry_write(struct entries *es, struct reg_entry *e)
     w->entries = es;
     w->entry = e;
     w->what.op = action == ENTRY_WRITE ? REG_REGISTER : REG_DEREGISTER;
-    w->what.owner = reg->owner;
     if (action == ENTRY_WRITE) {
         w->want = s->want;
         reg_mark(&mark, reg->owner, &w->want);
@@ -6363,7 +6176,7 @@ static void entry_doubt(struct entries *es, const struct reg_entry *e)
     log_at(LOG_WARN, "%s: what was written is not listed, or not as it was "
                      "sent: %.*s (forgotten?  may the token read it?  does "
                      "another writer change it?): written again",
-           es->reg->kind->name, PUT(e->node.key));
+           es->reg->peer.name, PUT(e->node.key));
     es->doubted = true;
 }
 
@@ -6468,16 +6281,14 @@ static void entries_listed(struct side *side)
 
 /* Begins a list when our marks can be told from those of others, which
  * entries_set_owner sees to. */
-static struct request *entries_list(struct side *side, unsigned *depth,
-                                    char *open)
+static struct request *entries_list(struct side *side)
 {
     struct entries *es = (struct entries *)side;
     const struct reg_kind *kind = es->reg->kind;
 
     if (kind->list == NULL || es->reg->owner == 0)
         return NULL;
-    *depth = kind->list_depth;
-    *open = kind->list_open;
+    json_split_start(&side->split, kind->list_depth, kind->list_open);
     buf_free(&es->others_next);
     es->others_next.max = OTHERS_SIZE;
     return kind->list(es->reg);
@@ -6799,7 +6610,7 @@ static void container_tell(struct containers *cs, struct container *c,
                                           : "%.*s: %.*s",
                PUT(id), PUT(text));
         if (note->ignored && reg->kind->ignored != NULL)
-            reg->kind->ignored(reg, id, buf_str(&text));
+            reg->kind->ignored(id, buf_str(&text));
     }
     buf_free(&text);
     if (digest != c->said && notes->n > NOTES_MAX)
@@ -7360,16 +7171,14 @@ static void containers_listed(struct side *side)
  * too, since of some the services stay; and of Podman, whose short list does
  * not show those that are paused (seen in 4.3).  On a connection of its own:
  * before Docker 17.07 one stuck container holds the list up for ever. */
-static struct request *containers_list(struct side *side, unsigned *depth,
-                                       char *open)
+static struct request *containers_list(struct side *side)
 {
     struct containers *cs = (struct containers *)side;
     struct request *r;
 
     if (cs->exiting)
         return NULL;
-    *depth = 1;
-    *open = '[';
+    json_split_start(&side->split, 1, '[');
     r = containers_get(cs, "/containers/json", STR(""),
                        cs->on_success || cs->podman ? "?all=1" : "");
     r->alone = true;

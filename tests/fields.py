@@ -45,7 +45,7 @@ BESIDES = {
     "registry": {"kind own": "of app_open_registry", "ip_given ttl_s refresh_s": "of the command line"},
     "consul": {"query user token_file": "of consul_open"},
     "write": {"entries entry key text want renewal": "of entry_write"},
-    "reg_write": {"op key text owner replace_checks": "of entry_write"},
+    "reg_write": {"op key text replace_checks": "of entry_write"},
     "service": {"id name address port exposed udp default_id tag tags attr attrs": "of svc_derive",
                 "id_digest set": "the same", "entry order key want": "of entries_claim"},
     "svc_set": {"arena service n container several": "of svc_derive"},

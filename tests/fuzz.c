@@ -151,7 +151,7 @@ static void fuzz_http(struct str in)
  * those of what is then listed. */
 static void fuzz_registration(const struct service *s)
 {
-    static struct registry reg;
+    static struct registry reg = { .kind = &consul_kind };
     static struct json j;
     struct buf body = { .max = 0 }, list = { .max = 0 }, mark = { .max = 0 };
     struct reg_item item = { .owner = 0 };

@@ -135,14 +135,17 @@ static int kv_on_hello(struct registry *r, unsigned step,
     return a->status == 200 ? 0 : -1;
 }
 
-static void kv_key(const struct registry *r, const struct service *s,
-                   struct buf *key)
+static struct str kv_key(const struct registry *r, const struct service *s,
+                         struct arena *a)
 {
+    struct buf key = { 0 };
+
     (void)r;
-    buf_lit(key, KV_PREFIX);
-    buf_url(key, s->name);
-    buf_byte(key, '/');
-    buf_url(key, s->id);
+    buf_lit(&key, KV_PREFIX);
+    buf_url(&key, s->name);
+    buf_byte(&key, '/');
+    buf_url(&key, s->id);
+    return buf_done(&key, a);
 }
 
 /* Tags are a part of the content and nothing else. */
@@ -263,7 +266,7 @@ static bool kv_item(const struct registry *r, const struct json *j,
 }
 
 static const struct reg_kind kv_kind = {
-    .name = "kv", .expires = true, .list_depth = 2, .list_open = '{',
+    .expires = true, .list_depth = 2, .list_open = '{',
     .setup = kv_open, .hello = kv_hello, .on_hello = kv_on_hello,
     .key = kv_key, .value = kv_value, .write = kv_write,
     .verdict = kv_verdict, .list = kv_list, .item = kv_item
