@@ -4478,7 +4478,7 @@ struct service {
     struct str address; /* empty: the registry puts in the node's */
     unsigned port;
     unsigned exposed;   /* the port in the container */
-    bool udp;
+    enum docker_proto proto;
     bool default_id;    /* <hostname>:<container name>:<port>[:udp] */
     bool kept;          /* only its ID counts: its entry is neither written
                            nor removed */
@@ -4585,16 +4585,15 @@ struct svc_meta {
 struct svc_job {
     const struct svc_config *cfg;
     const struct docker_container *c;
-    const struct docker_container *shared;  /* whose network it shares */
+    const struct docker_container *net;     /* whose network it has, or NULL */
     const struct svc_set *before;           /* its services while it ran */
     struct svc_meta *meta;      /* by port and key, each pair once */
     size_t metas;
     size_t general;             /* of them, the first, are for all ports */
     size_t at_meta;             /* before it are those of lower ports */
-    size_t at_before;           /* the same in `before` */
     bool several;               /* ports that others can reach */
     struct str own;             /* the container's address */
-    struct str routable;        /* ... on a network where others reach it */
+    struct str direct;          /* ... where ports are reached directly */
     struct str label_ip;        /* ... of -useIpFromLabel */
     struct str name;            /* of services without a SERVICE_NAME */
     struct str id;              /* how default IDs begin */
@@ -4857,7 +4856,7 @@ static struct str svc_port_id(const struct svc_job *job, struct str base,
                               const struct service *s)
 {
     return str_fmt(job->a, "%.*s:%u%s", PUT(base), s->exposed,
-                   s->udp ? ":udp" : "");
+                   s->proto == DOCKER_UDP ? ":udp" : "");
 }
 
 /* Sets the ID: SERVICE_ID if that can be used, else the default one.  False:
@@ -4944,68 +4943,58 @@ struct svc_endpoint {
     struct str ip;      /* of the binding, or the container's own */
 };
 
+/* As docker_port_cmp: a port of the container, and one of its services. */
+static int svc_port_cmp(const void *port, const void *service)
+{
+    const struct service *s = service;
+    struct docker_port q = { .number = s->exposed, .proto = s->proto };
+
+    return docker_port_cmp(port, &q);
+}
+
 /* A port of a container that does not run: where it was while it ran.  One
  * that was never seen running has port 0: it keeps what its ID names, no
  * more. */
-static struct svc_endpoint svc_former_endpoint(struct svc_job *job,
+static struct svc_endpoint svc_former_endpoint(const struct svc_set *before,
                                                const struct docker_port *p)
 {
     struct svc_endpoint at = { SVC_PUBLISHED, 0, { "", 0 } };
-    const struct svc_set *before = job->before;
+    const struct service *s;
 
-    if (before != NULL)
-        at.reach = SVC_NOT;
-    for (; before != NULL && job->at_before < before->n; job->at_before++) {
-        const struct service *s = &before->service[job->at_before];
-        int d = s->exposed == p->number
-            ? s->udp - (p->proto == DOCKER_UDP)
-            : s->exposed < p->number ? -1 : 1;
-
-        if (d == 0)
-            at = (struct svc_endpoint){ SVC_ADDRESS, s->port, s->address };
-        if (d >= 0)
-            break;
-    }
-    return at;
+    if (before == NULL)
+        return at;
+    s = bsearch(p, before->service, before->n, sizeof *s, svc_port_cmp);
+    return s != NULL
+        ? (struct svc_endpoint){ SVC_ADDRESS, s->port, s->address }
+        : (struct svc_endpoint){ .reach = SVC_NOT };
 }
 
-/* How a port is reached, and whether at all: section 0, Ports.  One that
- * shares a network is reached at the binding of the container that has the
- * network, if that publishes the same port, else at its address. */
-static struct svc_endpoint svc_endpoint(struct svc_job *job,
+/* How a port is reached, and whether at all: section 0, Ports.  With a network
+ * that is shared, the binding is that of the container that has it. */
+static struct svc_endpoint svc_endpoint(const struct svc_job *job,
                                         const struct docker_port *p)
 {
     struct svc_endpoint at = { SVC_NOT, p->number, { "", 0 } };
-    bool shares = docker_shares(job->c);
-    const struct docker_container *net = shares ? job->shared : job->c;
-    const struct docker_port *bound = p;
-    bool unlisted = shares || !p->listed;       /* Ports has no entry */
-    bool host;
+    const struct docker_container *net = job->net;
+    bool shares = net != job->c, internal = job->cfg->internal;
+    bool listed = p->listed && !shares;         /* Ports has an entry */
 
     if (!job->c->running)
-        return svc_former_endpoint(job, p);
+        return svc_former_endpoint(job->before, p);
     if (shares && (net == NULL || !p->exposed))
         return at;
-    host = str_eq(net->mode, STR("host"));
     if (shares)
-        bound = net->ports == 0 ? NULL
-                : bsearch(p, net->port, net->ports, sizeof *p,
-                          docker_port_cmp);
-    if (host && unlisted) {
+        p = net->ports == 0 ? NULL
+            : bsearch(p, net->port, net->ports, sizeof *p, docker_port_cmp);
+    if (str_eq(net->mode, STR("host")) && (internal || !listed)) {
         at.reach = SVC_PUBLISHED;
-    } else if (bound != NULL && bound->host_port > 0) {
+    } else if (p != NULL && p->host_port > 0 && !internal) {
         at.reach = SVC_PUBLISHED;
-        at.port = bound->host_port;
-        at.ip = bound->host_ip;
-    } else if (unlisted) {
-        at.ip = shares ? job->own : job->routable;
+        at.port = p->host_port;
+        at.ip = p->host_ip;
+    } else if (listed ? internal : job->direct.n > 0) {
+        at.ip = internal ? job->own : job->direct;
         at.reach = at.ip.n > 0 ? SVC_ADDRESS : SVC_NOT;
-    }
-    if (job->cfg->internal && (at.reach != SVC_NOT || !unlisted)) {
-        at.port = p->number;
-        at.ip = host ? STR("") : job->own;
-        at.reach = host ? SVC_PUBLISHED
-                        : at.ip.n > 0 ? SVC_ADDRESS : SVC_NOT;
     }
     return at;
 }
@@ -5048,7 +5037,7 @@ static bool svc_make(struct svc_job *job, const struct docker_port *p,
     memset(s, 0, sizeof *s);
     s->port = at->port;
     s->exposed = p->number;
-    s->udp = p->proto == DOCKER_UDP;
+    s->proto = p->proto;
     s->kept = at->port == 0;            /* where it was is not known */
     svc_read_metas(job, s, &k);
     if (k.ignore || (job->cfg->only_named && k.name->attr.value.n == 0)) {
@@ -5070,26 +5059,26 @@ static bool svc_make(struct svc_job *job, const struct docker_port *p,
     if (k.tags->tag == NULL)
         svc_split_tags(job, k.tags);
     s->tag = k.tags->tag;
-    s->tags = k.tags->tags - !s->udp;
+    s->tags = k.tags->tags - (p->proto != DOCKER_UDP);
     return true;
 }
 
-/* Makes the services of all ports at `at`. */
-static void svc_make_all(struct svc_job *job, struct svc_set *set,
-                         const struct svc_endpoint *at)
+/* Makes the services of all ports. */
+static void svc_make_all(struct svc_job *job, struct svc_set *set)
 {
     const struct docker_container *c = job->c;
     size_t i, lost = 0;
 
     for (i = 0; i < c->ports && !job->a->full; i++) {
         struct service *s = &set->service[set->n];
+        struct svc_endpoint at = svc_endpoint(job, &c->port[i]);
 
-        if (at[i].reach == SVC_NOT) {
+        if (at.reach == SVC_NOT) {
             svc_note(job->notes, LOG_INFO, true, "port %u not published on "
                      "host", c->port[i].number);
         } else if (set->n == SERVICES_MAX) {
             lost++;
-        } else if (svc_make(job, &c->port[i], &at[i], s)) {
+        } else if (svc_make(job, &c->port[i], &at, s)) {
             s->set = set;
             set->n++;
         }
@@ -5115,10 +5104,9 @@ static struct svc_set *svc_derive(const struct svc_config *cfg,
 {
     struct svc_set *set = mem_zero(sizeof *set);
     struct arena scratch = { NULL, 0, 0, false };
-    struct svc_endpoint *at = arena_alloc(&scratch, c->ports * sizeof *at);
-    struct svc_job job = { .cfg = cfg, .c = c, .shared = shared,
-                           .before = before, .a = &set->arena,
-                           .notes = notes };
+    struct svc_job job = { .cfg = cfg, .c = c, .before = before,
+                           .net = docker_shares(c) ? shared : c,
+                           .a = &set->arena, .notes = notes };
     struct str ip = svc_label(c, cfg->ip_label);
     size_t open = 0, i;
 
@@ -5126,9 +5114,9 @@ static struct svc_set *svc_derive(const struct svc_config *cfg,
     set->running = c->running;
     memcpy(set->container, c->id.p, 12);
     svc_metas(&job, &scratch);
-    job.own = svc_own_address(shared != NULL ? shared : c, false);
-    job.routable = svc_own_address(c, true);
-    job.label_ip = str_upto(ip, str_index(ip, '/'));
+    job.own = svc_own_address(job.net != NULL ? job.net : c, false);
+    job.direct = job.net == c ? svc_own_address(c, true) : job.own;
+    job.label_ip = str_cut(&ip, '/');
     if (job.label_ip.n > SERVICE_NAME_MAX) {
         svc_note(notes, LOG_WARN, false, "the address in %.*s has more than "
                  "%d bytes and is not used", PUT(cfg->ip_label),
@@ -5137,15 +5125,13 @@ static struct svc_set *svc_derive(const struct svc_config *cfg,
     }
     job.name = svc_default_name(c);
     job.id = str_fmt(&scratch, "%.*s:%.*s", PUT(cfg->hostname), PUT(c->name));
-    for (i = 0; i < c->ports; i++) {
-        at[i] = svc_endpoint(&job, &c->port[i]);
-        open += at[i].reach != SVC_NOT;
-    }
+    for (i = 0; i < c->ports; i++)
+        open += svc_endpoint(&job, &c->port[i]).reach != SVC_NOT;
     set->several = job.several = c->running || before == NULL
                                      ? open > 1 : before->several;
     open = open < SERVICES_MAX ? open : SERVICES_MAX;
     set->service = arena_alloc(&set->arena, (open + 1) * sizeof *set->service);
-    svc_make_all(&job, set, at);
+    svc_make_all(&job, set);
     arena_free(&scratch);
     return set;
 }
@@ -5977,7 +5963,8 @@ static void print_row(struct buf *row, const struct service *s)
     size_t i;
 
     print_head(row, "register", str_of(s->set->container));
-    buf_fmt(&cell, "%u/%s", s->exposed, s->udp ? "udp" : "tcp");
+    buf_fmt(&cell, "%u/%s", s->exposed,
+            s->proto == DOCKER_UDP ? "udp" : "tcp");
     print_cell(row, &cell, 9);
     buf_add(&cell, s->name);
     print_cell(row, &cell, 20);

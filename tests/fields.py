@@ -46,7 +46,7 @@ BESIDES = {
     "consul": {"query user token_file": "of consul_open"},
     "write": {"entries entry key text want renewal": "of entry_write"},
     "reg_write": {"op key text owner replace_checks": "of entry_write"},
-    "service": {"id name address port exposed udp default_id tag tags attr attrs": "of svc_derive",
+    "service": {"id name address port exposed proto default_id tag tags attr attrs": "of svc_derive",
                 "id_digest set": "the same", "entry order key want": "of entries_claim"},
     "svc_set": {"arena service n container several": "of svc_derive"},
     "svc_config": {"only_named internal hostname ip_label tags": "of the command line"},

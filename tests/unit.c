@@ -2160,7 +2160,7 @@ static void svc_rows(const struct svc_row *row, size_t n)
 
             id.n = 0;
             buf_fmt(&id, "h:%.*s:%u%s", PUT(c->name), s->exposed,
-                    s->udp ? ":udp" : "");
+                    s->proto == DOCKER_UDP ? ":udp" : "");
             ROW(s->default_id == str_eq(s->id, buf_str(&id)), row[i].why);
             ROW(s->set == set && !set->arena.full, row[i].why);
         }
