@@ -4461,8 +4461,13 @@ static bool docker_is_podman(const struct json *j)
  * Calls: str_ buf_ mem_ arena_ docker_.
  */
 
-struct svc_attr {
+/* One SERVICE_ variable or label. */
+struct svc_meta {
     struct str key, value;
+    unsigned port;      /* the one that it is for; 0: all */
+    size_t order;       /* of two with one key, the later one counts */
+    struct str *tag;    /* of svc_split_tags: of this list and of -tags, */
+    size_t tags;        /* and a last one for UDP; NULL: not split yet */
 };
 
 /* What registries compare of an entry: digests, each of what it names. */
@@ -4484,7 +4489,7 @@ struct service {
                            nor removed */
     struct str *tag;
     size_t tags;
-    struct svc_attr *attr;      /* by key */
+    struct svc_meta **attr;     /* by key */
     size_t attrs;
     uint64_t id_digest;         /* of the ID in lower case */
     struct svc_set *set;        /* that it belongs to */
@@ -4572,15 +4577,6 @@ static void svc_free(struct svc_set *set)
     }
 }
 
-/* One SERVICE_ variable or label. */
-struct svc_meta {
-    struct svc_attr attr;
-    unsigned port;      /* the one that it is for; 0: all */
-    size_t order;       /* of two with one key, the later one counts */
-    struct str *tag;    /* of svc_split_tags: of this list and of -tags, */
-    size_t tags;        /* and a last one for UDP; NULL: not split yet */
-};
-
 /* What goes into the services of one container. */
 struct svc_job {
     const struct svc_config *cfg;
@@ -4589,7 +4585,6 @@ struct svc_job {
     const struct svc_set *before;           /* its services while it ran */
     struct svc_meta *meta;      /* by port and key, each pair once */
     size_t metas;
-    size_t general;             /* of them, the first, are for all ports */
     size_t at_meta;             /* before it are those of lower ports */
     bool several;               /* ports that others can reach */
     struct str own;             /* the container's address */
@@ -4612,55 +4607,54 @@ static int svc_meta_cmp(const void *a, const void *b)
     int d = p->port < q->port ? -1 : p->port > q->port;
 
     if (d == 0)
-        d = str_cmp(p->attr.key, q->attr.key);
+        d = str_cmp(p->key, q->key);
     return d != 0 ? d : p->order > q->order ? -1 : 1;
 }
 
 /* SERVICE_8080_NAME=web is key "name" of port 8080, SERVICE_NAME=web the same
  * of all ports; any other variable is none.  A number that no port can have
  * is for none. */
-static void svc_add_meta(struct svc_job *job, struct docker_var v)
+static void svc_add_meta(struct buf *metas, struct docker_var v,
+                         struct arena *a)
 {
-    struct svc_meta m = { .order = job->metas };
+    struct svc_meta m = { .order = metas->n };
     struct str rest, digits;
     struct buf key = { 0 };
 
     if (!str_prefix(v.name, STR("SERVICE_")))
         return;
     buf_lower(&key, str_from(v.name, strlen("SERVICE_")));
-    m.attr.key = rest = buf_done(&key, job->a);
+    m.key = rest = buf_done(&key, a);
     digits = str_cut(&rest, '_');
     if (digits.n > 0 && str_all(digits, str_digit) && rest.n > 0) {
         if (*digits.p == '0' || !str_port(digits, &m.port))
             return;
-        m.attr.key = rest;
+        m.key = rest;
     }
-    m.attr.value = str_copy(job->a, v.value);
-    job->meta[job->metas++] = m;
+    m.value = str_copy(a, v.value);
+    buf_add(metas, BYTES(m));
 }
 
 /* All metadata of the container: environment before labels, each in its
- * order.  The list is in memory of `list`. */
-static void svc_metas(struct svc_job *job, struct arena *list)
+ * order. */
+static void svc_metas(struct svc_job *job)
 {
     const struct docker_container *c = job->c;
     struct svc_meta *meta;
-    size_t i, kept = 0;
+    struct buf all = { 0 };
+    size_t i, n;
 
-    meta = job->meta = arena_alloc(list, (c->envs + c->labels) * sizeof *meta);
     for (i = 0; i < c->envs; i++)
-        svc_add_meta(job, c->env[i]);
+        svc_add_meta(&all, c->env[i], job->a);
     for (i = 0; i < c->labels; i++)
-        svc_add_meta(job, c->label[i]);
-    qsort(meta, job->metas, sizeof *meta, svc_meta_cmp);
-    for (i = 0; i < job->metas; i++)
-        if (kept == 0 || meta[i].port != meta[kept - 1].port ||
-            !str_eq(meta[i].attr.key, meta[kept - 1].attr.key)) {
-            meta[kept++] = meta[i];
-            job->general += meta[i].port == 0;
-        }
-    job->metas = kept;
-    job->at_meta = job->general;
+        svc_add_meta(&all, c->label[i], job->a);
+    n = all.n / sizeof *meta;
+    meta = job->meta = buf_array(&all, job->a);
+    qsort(meta, n, sizeof *meta, svc_meta_cmp);
+    for (i = 0; i < n; i++)
+        if (i == 0 || meta[i].port != meta[job->metas - 1].port ||
+            !str_eq(meta[i].key, meta[job->metas - 1].key))
+            meta[job->metas++] = meta[i];
 }
 
 static struct str svc_attr(const struct service *s, const char *key)
@@ -4668,57 +4662,55 @@ static struct str svc_attr(const struct service *s, const char *key)
     size_t i;
 
     for (i = 0; i < s->attrs; i++)
-        if (str_eq(s->attr[i].key, str_of(key)))
-            return s->attr[i].value;
+        if (str_eq(s->attr[i]->key, str_of(key)))
+            return s->attr[i]->value;
     return STR("");
 }
 
-/* Everything but the attributes that a service takes from its metadata. */
-struct svc_keys {
-    struct svc_meta *name, *id, *tags;
-    bool ignore;
-};
+/* The keys that are no attributes. */
+enum { SVC_NAME, SVC_ID, SVC_TAGS, SVC_IGNORE, SVC_KEYS };
+
+static const char *const svc_key[] = { "name", "id", "tags", "ignore" };
 
 /* Sorts the metadata of port s->exposed into keys and attributes: those for
  * all ports and its own, which win.  Ports come in their order. */
 static void svc_read_metas(struct svc_job *job, struct service *s,
-                           struct svc_keys *k)
+                           struct svc_meta **given)
 {
-    struct svc_meta *meta = job->meta, *m;
-    size_t general = 0, own, end;
+    struct svc_meta *general = job->meta, *end = job->meta + job->metas, *own;
+    struct buf attrs = { 0 };
+    size_t k;
 
-    while (job->at_meta < job->metas && meta[job->at_meta].port < s->exposed)
+    while (job->at_meta < job->metas &&
+           job->meta[job->at_meta].port < s->exposed)
         job->at_meta++;
-    own = end = job->at_meta;
-    while (end < job->metas && meta[end].port == s->exposed)
-        end++;
-    k->name = k->id = k->tags = &job->none;
-    k->ignore = false;
-    s->attr = arena_alloc(job->a, (job->general + end - own) *
-                                  sizeof *s->attr);
-    while (general < job->general || own < end) {
-        int d = general == job->general ? 1 : own == end ? -1
-                : str_cmp(meta[general].attr.key, meta[own].attr.key);
+    own = job->meta + job->at_meta;
+    for (k = 0; k < SVC_KEYS; k++)
+        given[k] = &job->none;
+    for (;;) {
+        bool more = general < end && general->port == 0;
+        bool more_own = own < end && own->port == s->exposed;
+        int d = !more ? 1 : !more_own ? -1 : str_cmp(general->key, own->key);
+        struct svc_meta *m = d < 0 ? general : own;
 
-        m = &meta[d < 0 ? general : own];
+        if (!more && !more_own)
+            break;
         general += d <= 0;
         own += d >= 0;
-        if (str_eq(m->attr.key, STR("name")))
-            k->name = m;
-        else if (str_eq(m->attr.key, STR("id")))
-            k->id = m;
-        else if (str_eq(m->attr.key, STR("tags")))
-            k->tags = m;
-        else if (str_eq(m->attr.key, STR("ignore")))
-            k->ignore = m->attr.value.n > 0;
-        else if (m->attr.value.n <= SERVICE_ATTR_MAX)
-            s->attr[s->attrs++] = m->attr;
+        for (k = 0; k < SVC_KEYS && !str_eq(m->key, str_of(svc_key[k]));)
+            k++;
+        if (k < SVC_KEYS)
+            given[k] = m;
+        else if (m->value.n <= SERVICE_ATTR_MAX)
+            buf_add(&attrs, BYTES(m));
         else
             svc_note(job->notes, LOG_WARN, false, "port %u: attribute "
                      "\"%.*s\" has more than %d bytes and is not used",
-                     s->exposed, PUT(str_first(m->attr.key, 140)),
+                     s->exposed, PUT(str_first(m->key, 140)),
                      SERVICE_ATTR_MAX);
     }
+    s->attrs = attrs.n / sizeof *s->attr;
+    s->attr = buf_array(&attrs, job->a);
 }
 
 /* ---- Tags, names, IDs ---- */
@@ -4746,7 +4738,7 @@ static bool svc_next_tag(struct str *list, struct buf *tag)
  * be too much. */
 static void svc_split_tags(struct svc_job *job, struct svc_meta *m)
 {
-    struct str list[] = { m->attr.value, job->cfg->tags };
+    struct str list[] = { m->value, job->cfg->tags };
     struct str udp = STR("udp"), copy;
     struct buf tags = { 0 }, tag = { 0 };
     size_t room = SERVICE_TAGS_MAX, lost = 0, i;
@@ -4811,7 +4803,7 @@ static struct str svc_default_name(const struct docker_container *c)
 static struct str svc_name(const struct svc_job *job, const struct service *s,
                            const struct svc_meta *given)
 {
-    const struct str names[] = { given->attr.value, job->name, job->c->name,
+    const struct str names[] = { given->value, job->name, job->c->name,
                                  str_first(job->c->id, 12) };
     struct str name = STR("");
     size_t i;
@@ -4864,7 +4856,7 @@ static struct str svc_port_id(const struct svc_job *job, struct str base,
 static bool svc_set_id(const struct svc_job *job, struct service *s,
                        const struct svc_meta *given)
 {
-    struct str id = svc_port_id(job, job->id, s), wanted = given->attr.value;
+    struct str id = svc_port_id(job, job->id, s), wanted = given->value;
     bool ok = svc_id_ok(wanted);
 
     s->id = ok ? wanted : id;
@@ -5032,18 +5024,20 @@ static bool svc_make(struct svc_job *job, const struct docker_port *p,
                      const struct svc_endpoint *at, struct service *s)
 {
     struct svc_notes *notes = job->notes;
-    struct svc_keys k;
+    struct svc_meta *given[SVC_KEYS];
+    bool ignore;
 
     memset(s, 0, sizeof *s);
     s->port = at->port;
     s->exposed = p->number;
     s->proto = p->proto;
     s->kept = at->port == 0;            /* where it was is not known */
-    svc_read_metas(job, s, &k);
-    if (k.ignore || (job->cfg->only_named && k.name->attr.value.n == 0)) {
+    svc_read_metas(job, s, given);
+    ignore = given[SVC_IGNORE]->value.n > 0;
+    if (ignore || (job->cfg->only_named && given[SVC_NAME]->value.n == 0)) {
         svc_note(notes, LOG_INFO, true, "service on port %u: %s", p->number,
-                 k.ignore ? "SERVICE_IGNORE is set"
-                          : "no SERVICE_NAME (-explicit)");
+                 ignore ? "SERVICE_IGNORE is set"
+                        : "no SERVICE_NAME (-explicit)");
         return false;
     }
     if (!svc_address(job, at, s)) {
@@ -5051,15 +5045,15 @@ static bool svc_make(struct svc_job *job, const struct docker_port *p,
                  "known, give it with -ip", p->number);
         return false;
     }
-    s->name = svc_name(job, s, k.name);
-    if (!svc_set_id(job, s, k.id) || !svc_unique_id(job, s)) {
+    s->name = svc_name(job, s, given[SVC_NAME]);
+    if (!svc_set_id(job, s, given[SVC_ID]) || !svc_unique_id(job, s)) {
         svc_note(notes, LOG_WARN, true, "port %u: no usable ID", p->number);
         return false;
     }
-    if (k.tags->tag == NULL)
-        svc_split_tags(job, k.tags);
-    s->tag = k.tags->tag;
-    s->tags = k.tags->tags - (p->proto != DOCKER_UDP);
+    if (given[SVC_TAGS]->tag == NULL)
+        svc_split_tags(job, given[SVC_TAGS]);
+    s->tag = given[SVC_TAGS]->tag;
+    s->tags = given[SVC_TAGS]->tags - (p->proto != DOCKER_UDP);
     return true;
 }
 
@@ -5103,7 +5097,6 @@ static struct svc_set *svc_derive(const struct svc_config *cfg,
                                   struct svc_notes *notes)
 {
     struct svc_set *set = mem_zero(sizeof *set);
-    struct arena scratch = { NULL, 0, 0, false };
     struct svc_job job = { .cfg = cfg, .c = c, .before = before,
                            .net = docker_shares(c) ? shared : c,
                            .a = &set->arena, .notes = notes };
@@ -5113,7 +5106,7 @@ static struct svc_set *svc_derive(const struct svc_config *cfg,
     set->arena.limit = SERVICES_SIZE;
     set->running = c->running;
     memcpy(set->container, c->id.p, 12);
-    svc_metas(&job, &scratch);
+    svc_metas(&job);
     job.own = svc_own_address(job.net != NULL ? job.net : c, false);
     job.direct = job.net == c ? svc_own_address(c, true) : job.own;
     job.label_ip = str_cut(&ip, '/');
@@ -5124,7 +5117,7 @@ static struct svc_set *svc_derive(const struct svc_config *cfg,
         job.label_ip.n = 0;
     }
     job.name = svc_default_name(c);
-    job.id = str_fmt(&scratch, "%.*s:%.*s", PUT(cfg->hostname), PUT(c->name));
+    job.id = str_fmt(job.a, "%.*s:%.*s", PUT(cfg->hostname), PUT(c->name));
     for (i = 0; i < c->ports; i++)
         open += svc_endpoint(&job, &c->port[i]).reach != SVC_NOT;
     set->several = job.several = c->running || before == NULL
@@ -5132,7 +5125,6 @@ static struct svc_set *svc_derive(const struct svc_config *cfg,
     open = open < SERVICES_MAX ? open : SERVICES_MAX;
     set->service = arena_alloc(&set->arena, (open + 1) * sizeof *set->service);
     svc_make_all(&job, set);
-    arena_free(&scratch);
     return set;
 }
 
@@ -5746,7 +5738,7 @@ static void consul_meta(struct buf *b, const struct service *s,
     size_t i, n = 0;
 
     for (i = 0; i < s->attrs; i++) {
-        const struct svc_attr *a = &s->attr[i];
+        const struct svc_meta *a = s->attr[i];
         const char *why = consul_meta_error(a->key, a->value, n);
 
         if (why == NULL) {

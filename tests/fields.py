@@ -61,7 +61,7 @@ WHOLE = {
     "splitter": "a parser, tested for every split of its input", "http": "the same",
     "json": "tokens of one text",
     "tls": "BearSSL's engine and what it has seen: tested by itself", "digest": "one value, set at once",
-    "os_addr": "an address", "err": "a sentence", "svc_attr": "of svc_derive", "tls_creds": "of tls_load",
+    "os_addr": "an address", "err": "a sentence", "svc_meta": "of svc_derive", "tls_creds": "of tls_load",
     "docker_container": "the inspect at hand", "reg_kind": "constant", "side_kind": "constant",
 }
 

@@ -191,7 +191,7 @@ static void fuzz_service(const struct svc_set *set, size_t i)
         tags += s->tag[k].n;
     CHECK(tags <= SERVICE_TAGS_MAX + strlen("udp"));
     for (k = 1; k < s->attrs; k++)
-        CHECK(str_cmp(s->attr[k - 1].key, s->attr[k].key) < 0);
+        CHECK(str_cmp(s->attr[k - 1]->key, s->attr[k]->key) < 0);
     for (k = 0; k < i; k++)
         CHECK(!str_caseeq(s->id, set->service[k].id));
     if (!s->kept)

@@ -2097,8 +2097,8 @@ static struct str services_text(struct buf *b, const struct svc_set *set)
             buf_fmt(b, "%s%.*s", k > 0 ? "," : " [", PUT(s->tag[k]));
         buf_lit(b, s->tags > 0 ? "]" : "");
         for (k = 0; k < s->attrs; k++)
-            buf_fmt(b, "%s%.*s=%.*s", k > 0 ? " " : " {", PUT(s->attr[k].key),
-                    PUT(s->attr[k].value));
+            buf_fmt(b, "%s%.*s=%.*s", k > 0 ? " " : " {", PUT(s->attr[k]->key),
+                    PUT(s->attr[k]->value));
         buf_lit(b, s->attrs > 0 ? "}" : "");
     }
     return buf_str(b);
@@ -2699,7 +2699,7 @@ static void svc_many(void)
         buf_fmt(&ports, "%s%zu=%zu", i > 1 ? " " : "", i, i);
     buf_byte(&ports, '\0');
 
-    for (i = 0; i < 60; i++) {
+    for (i = 0; i < 200; i++) {
         buf_fmt(&env, "%sSERVICE_A%zu=", i > 0 ? "|" : "", i);
         fill(&env, 'y', 10);
     }
