@@ -4590,7 +4590,7 @@ struct svc_job {
     struct str own;             /* the container's address */
     struct str direct;          /* ... where ports are reached directly */
     struct str label_ip;        /* ... of -useIpFromLabel */
-    struct str name;            /* of services without a SERVICE_NAME */
+    struct str image, compose;  /* names of services without SERVICE_NAME */
     struct str id;              /* how default IDs begin */
     struct svc_meta none;       /* stands for a variable that is missing */
     void *by_id;                /* of tsearch: the services so far */
@@ -4738,17 +4738,15 @@ static bool svc_next_tag(struct str *list, struct buf *tag)
  * be too much. */
 static void svc_split_tags(struct svc_job *job, struct svc_meta *m)
 {
-    struct str list[] = { m->value, job->cfg->tags };
-    struct str udp = STR("udp"), copy;
+    struct str list[] = { m->value, job->cfg->tags }, udp = STR("udp"), copy;
     struct buf tags = { 0 }, tag = { 0 };
     size_t room = SERVICE_TAGS_MAX, lost = 0, i;
 
     for (i = 0; i < LENGTH(list); i++)
         while (svc_next_tag(&list[i], &tag)) {
-            if (tag.n > room) {
-                lost++;
+            lost += tag.n > room;
+            if (tag.n > room)
                 continue;
-            }
             room -= tag.n;
             copy = str_copy(job->a, buf_str(&tag));
             buf_add(&tags, BYTES(copy));
@@ -4774,56 +4772,50 @@ static struct str svc_label(const struct docker_container *c, struct str name)
     return STR("");
 }
 
-/* The name of a service without a SERVICE_NAME: the last part of the image's,
- * unless that is an ID, whole or the beginning; six digits are too many to be
- * a name by chance. */
-static struct str svc_default_name(const struct docker_container *c)
+/* The last part of the image's name; empty if that is an ID, whole or the
+ * beginning; six digits are too many to be a name by chance. */
+static struct str svc_image_name(const struct docker_container *c)
 {
-    struct str s = c->image, service;
-    bool id = str_all(s, str_hexdigit) &&
-              (s.n == 64 || s.n == 12 ||
-               (s.n >= 6 && str_prefix(c->digest, s)));
+    struct str s = c->image;
 
-    if (!id && !str_prefix(s, STR("sha256:"))) {
-        s = str_cut(&s, '@');
-        while (s.n > 1 && s.p[s.n - 1] == '/')
-            s.n--;
-        s = str_after(s, '/');
-        s = str_upto(s, str_index(s, ':'));
-        if (s.n > 0)
-            return s;
-    }
-    service = svc_label(c, STR("com.docker.compose.service"));
-    return service.n > 0 ? service : c->name;
+    if (str_prefix(s, STR("sha256:")) ||
+        (str_all(s, str_hexdigit) &&
+         (s.n == 64 || s.n == 12 || (s.n >= 6 && str_prefix(c->digest, s)))))
+        return STR("");
+    s = str_cut(&s, '@');
+    while (s.n > 1 && s.p[s.n - 1] == '/')
+        s.n--;
+    s = str_after(s, '/');
+    return str_cut(&s, ':');
 }
 
 /* "web" and, if the container has several ports, "web-8080"; a name that is
- * given for this very port stays as it is.  One that is too long gives way to
- * the next: SERVICE_NAME, the default, the container's, its ID. */
+ * given for this very port stays as it is.  SERVICE_NAME or, if that is
+ * missing or too long, the image's, the compose service's, the container's,
+ * its ID. */
 static struct str svc_name(const struct svc_job *job, const struct service *s,
                            const struct svc_meta *given)
 {
-    const struct str names[] = { given->value, job->name, job->c->name,
-                                 str_first(job->c->id, 12) };
-    struct str name = STR("");
+    const struct str names[] = { given->value, job->image, job->compose,
+                                 job->c->name, str_first(job->c->id, 12) };
     size_t i;
 
     for (i = 0; i < LENGTH(names); i++) {
-        bool whole = !job->several || (i == 0 && given->port > 0);
+        struct buf name = { .max = SERVICE_NAME_MAX };
 
         if (names[i].n == 0)
             continue;
-        if (names[i].n <= SERVICE_NAME_MAX) {
-            name = whole ? str_copy(job->a, names[i])
-                   : str_fmt(job->a, "%.*s-%u", PUT(names[i]), s->exposed);
-            if (name.n <= SERVICE_NAME_MAX)
-                break;
-        }
+        buf_add(&name, names[i]);
+        if (job->several && (i > 0 || given->port == 0))
+            buf_fmt(&name, "-%u", s->exposed);
+        if (!name.bad)
+            return buf_done(&name, job->a);
+        buf_free(&name);
         svc_note(job->notes, LOG_WARN, false, "port %u: the name %.*s... has "
                  "more than %d bytes and is not used", s->exposed,
                  PUT(str_first(names[i], 40)), SERVICE_NAME_MAX);
     }
-    return name;
+    return STR("");
 }
 
 /* Whether Consul can deregister the ID, which it takes from a path: it answers
@@ -4851,24 +4843,6 @@ static struct str svc_port_id(const struct svc_job *job, struct str base,
                    s->proto == DOCKER_UDP ? ":udp" : "");
 }
 
-/* Sets the ID: SERVICE_ID if that can be used, else the default one.  False:
- * that cannot be used either. */
-static bool svc_set_id(const struct svc_job *job, struct service *s,
-                       const struct svc_meta *given)
-{
-    struct str id = svc_port_id(job, job->id, s), wanted = given->value;
-    bool ok = svc_id_ok(wanted);
-
-    s->id = ok ? wanted : id;
-    s->default_id = str_eq(s->id, id);
-    if (!ok && given != &job->none)
-        svc_note(job->notes, LOG_WARN, false, "port %u: SERVICE_ID \"%.*s\" "
-                 "cannot be used (1 to %d characters of ASCII, no leading /, "
-                 "no //, no . or .. part): the ID is %.*s", s->exposed,
-                 PUT(str_first(wanted, 100)), SERVICE_ID_MAX, PUT(id));
-    return ok || svc_id_ok(id);
-}
-
 /* By the digests of IDs in lower case, since Consul's catalog compares them
  * without regard to it.  Two that are one by chance get different IDs. */
 static int svc_id_cmp(const void *a, const void *b)
@@ -4878,31 +4852,44 @@ static int svc_id_cmp(const void *a, const void *b)
     return p->id_digest < q->id_digest ? -1 : p->id_digest > q->id_digest;
 }
 
-/* No two services of a container have the same ID: the later one gets its
- * port appended.  False: that has become too long. */
-static bool svc_unique_id(struct svc_job *job, struct service *s)
+/* Sets the ID: SERVICE_ID if that can be used, else the default one.  No two
+ * services of a container have the same: the later one gets its port appended.
+ * False: there is none that can be used. */
+static bool svc_set_id(struct svc_job *job, struct service *s,
+                       const struct svc_meta *given)
 {
-    struct str first = s->id;
+    struct str usual = svc_port_id(job, job->id, s);
+    bool ok = svc_id_ok(given->value);
+    struct str first = ok ? given->value : usual;
     struct buf lower = { 0 };
+    struct service **found;
 
-    for (; s->id.n <= SERVICE_ID_MAX; s->id = svc_port_id(job, s->id, s)) {
+    if (!ok && given != &job->none)
+        svc_note(job->notes, LOG_WARN, false, "port %u: SERVICE_ID \"%.*s\" "
+                 "cannot be used (1 to %d characters of ASCII, no leading /, "
+                 "no //, no . or .. part): the ID is %.*s", s->exposed,
+                 PUT(str_first(given->value, 100)), SERVICE_ID_MAX,
+                 PUT(usual));
+    ok = ok || svc_id_ok(usual);
+    for (s->id = first; ok && s->id.n <= SERVICE_ID_MAX;
+         s->id = svc_port_id(job, s->id, s)) {
         lower.n = 0;
         buf_lower(&lower, s->id);
         s->id_digest = str_hash(0, buf_str(&lower));
-        if (tfind(s, &job->by_id, svc_id_cmp) == NULL)
+        found = tsearch(s, &job->by_id, svc_id_cmp);
+        if (found == NULL)
+            mem_none();
+        if (*found == s)
             break;
-        s->default_id = false;
     }
     buf_free(&lower);
-    if (s->id.n > SERVICE_ID_MAX)
-        return false;
-    if (tsearch(s, &job->by_id, svc_id_cmp) == NULL)
-        mem_none();
-    if (s->id.p != first.p)
+    ok = ok && s->id.n <= SERVICE_ID_MAX;
+    s->default_id = str_eq(s->id, usual);
+    if (ok && s->id.p != first.p)
         svc_note(job->notes, LOG_WARN, false, "two services with the ID "
                  "%.*s: that of port %u is %.*s", PUT(str_first(first, 100)),
                  s->exposed, PUT(str_first(s->id, 200)));
-    return true;
+    return ok;
 }
 
 /* ---- Where a port is reached ---- */
@@ -5046,7 +5033,7 @@ static bool svc_make(struct svc_job *job, const struct docker_port *p,
         return false;
     }
     s->name = svc_name(job, s, given[SVC_NAME]);
-    if (!svc_set_id(job, s, given[SVC_ID]) || !svc_unique_id(job, s)) {
+    if (!svc_set_id(job, s, given[SVC_ID])) {
         svc_note(notes, LOG_WARN, true, "port %u: no usable ID", p->number);
         return false;
     }
@@ -5116,7 +5103,8 @@ static struct svc_set *svc_derive(const struct svc_config *cfg,
                  SERVICE_NAME_MAX);
         job.label_ip.n = 0;
     }
-    job.name = svc_default_name(c);
+    job.image = svc_image_name(c);
+    job.compose = svc_label(c, STR("com.docker.compose.service"));
     job.id = str_fmt(job.a, "%.*s:%.*s", PUT(cfg->hostname), PUT(c->name));
     for (i = 0; i < c->ports; i++)
         open += svc_endpoint(&job, &c->port[i]).reach != SVC_NOT;
