@@ -4511,21 +4511,19 @@ struct svc_set {
     bool several;               /* ports, which the default names tell apart */
 };
 
-/* Something to be logged about a container.  Of the warnings of one format the
- * first has the text; the others are counted. */
+/* Something to be logged about a container. */
 struct svc_note {
     struct svc_note *next;
     enum log_level level;
     bool ignored;       /* the reason why a port has no service */
     const char *format;
     struct str text;
-    size_t others;
+    size_t others;      /* of this format, which are only counted */
 };
 
 struct svc_notes {
     struct arena arena;
-    struct svc_note *first, *last;
-    size_t n;                   /* all but warnings, also past NOTES_MAX */
+    struct svc_note *first;
 };
 
 /* What of the command line and the registry matters to services. */
@@ -4541,32 +4539,25 @@ struct svc_config {
     bool no_host;               /* none is known that others could use */
 };
 
-/* Adds a note: of one format one warning, of the others up to NOTES_MAX. */
+/* Adds a note: of one format one warning, or NOTES_MAX that are none. */
 PRINTF(4, 5)
 static void svc_note(struct svc_notes *notes, enum log_level level,
                      bool ignored, const char *format, ...)
 {
-    struct svc_note *note;
-    struct buf text = { .max = ERR_MAX };
+    struct svc_note **end = &notes->first;
+    size_t same = 0, most = level == LOG_WARN ? 1 : NOTES_MAX;
+    struct buf text = { 0 };
 
-    for (note = notes->first; level == LOG_WARN && note != NULL;
-         note = note->next)
-        if (note->format == format) {
-            note->others++;
+    for (; *end != NULL; end = &(*end)->next)
+        if ((*end)->format == format && ++same == most) {
+            (*end)->others++;
             return;
         }
-    if (level != LOG_WARN && notes->n++ >= NOTES_MAX)
-        return;
     BUF_FORMAT(&text, format);
-    note = arena_alloc(&notes->arena, sizeof *note);
-    *note = (struct svc_note){ .level = level, .ignored = ignored,
+    *end = arena_alloc(&notes->arena, sizeof **end);
+    **end = (struct svc_note){ .level = level, .ignored = ignored,
                                .format = format };
-    note->text = buf_done(&text, &notes->arena);
-    if (notes->last != NULL)
-        notes->last->next = note;
-    else
-        notes->first = note;
-    notes->last = note;
+    (*end)->text = buf_done(&text, &notes->arena);
 }
 
 static void svc_free(struct svc_set *set)
@@ -7086,9 +7077,6 @@ static void container_tell(struct containers *cs, struct container *c,
             reg->kind->ignored(reg, id, buf_str(&text));
     }
     buf_free(&text);
-    if (digest != c->said && notes->n > NOTES_MAX)
-        log_at(LOG_INFO, "%.*s: and %zu more of these", PUT(id),
-               notes->n - NOTES_MAX);
     c->said = digest;
     arena_free(&notes->arena);
 }
@@ -7219,7 +7207,7 @@ static void container_apply(struct question *q,
     struct containers *cs = q->containers;
     struct container *c = q->container;
     const struct docker_container *info = q->info;
-    struct svc_notes notes = { { NULL, 0, 0, false }, NULL, NULL, 0 };
+    struct svc_notes notes = { .first = NULL };
     bool dirty = c->asked == CONTAINER_DIRTY;
 
     if (unsure != NULL) {
