@@ -4577,7 +4577,6 @@ struct svc_job {
     struct svc_meta *meta;      /* by port and key, each pair once */
     size_t metas;
     size_t at_meta;             /* before it are those of lower ports */
-    bool several;               /* ports that others can reach */
     struct str own;             /* the container's address */
     struct str direct;          /* ... where ports are reached directly */
     struct str label_ip;        /* ... of -useIpFromLabel */
@@ -4585,6 +4584,7 @@ struct svc_job {
     struct str id;              /* how default IDs begin */
     struct svc_meta none;       /* stands for a variable that is missing */
     void *by_id;                /* of tsearch: the services so far */
+    struct svc_set *set;
     struct arena *a;            /* of the set */
     struct svc_notes *notes;
 };
@@ -4797,7 +4797,7 @@ static struct str svc_name(const struct svc_job *job, const struct service *s,
         if (names[i].n == 0)
             continue;
         buf_add(&name, names[i]);
-        if (job->several && (i > 0 || given->port == 0))
+        if (job->set->several && (i > 0 || given->port == 0))
             buf_fmt(&name, "-%u", s->exposed);
         if (!name.bad)
             return buf_done(&name, job->a);
@@ -4997,6 +4997,27 @@ static bool svc_address(const struct svc_job *job,
 
 /* ---- All services of a container ---- */
 
+/* Sets what is the same for all its ports. */
+static void svc_begin(struct svc_job *job)
+{
+    const struct docker_container *c = job->c, *net = job->net;
+    const struct svc_config *cfg = job->cfg;
+    struct str ip = svc_label(c, cfg->ip_label);
+
+    job->own = svc_own_address(net != NULL ? net : c, false);
+    job->direct = net == c ? svc_own_address(c, true) : job->own;
+    job->label_ip = str_cut(&ip, '/');
+    if (job->label_ip.n > SERVICE_NAME_MAX) {
+        svc_note(job->notes, LOG_WARN, false, "the address in %.*s has more "
+                 "than %d bytes and is not used", PUT(cfg->ip_label),
+                 SERVICE_NAME_MAX);
+        job->label_ip.n = 0;
+    }
+    job->image = svc_image_name(c);
+    job->compose = svc_label(c, STR("com.docker.compose.service"));
+    job->id = str_fmt(job->a, "%.*s:%.*s", PUT(cfg->hostname), PUT(c->name));
+}
+
 /* Makes the service of one port.  False: it has none, and a note says why. */
 static bool svc_make(struct svc_job *job, const struct docker_port *p,
                      const struct svc_endpoint *at, struct service *s)
@@ -5005,10 +5026,8 @@ static bool svc_make(struct svc_job *job, const struct docker_port *p,
     struct svc_meta *given[SVC_KEYS];
     bool ignore;
 
-    memset(s, 0, sizeof *s);
-    s->port = at->port;
-    s->exposed = p->number;
-    s->proto = p->proto;
+    *s = (struct service){ .port = at->port, .exposed = p->number,
+                           .proto = p->proto, .set = job->set };
     s->kept = at->port == 0;            /* where it was is not known */
     svc_read_metas(job, s, given);
     ignore = given[SVC_IGNORE]->value.n > 0;
@@ -5035,35 +5054,6 @@ static bool svc_make(struct svc_job *job, const struct docker_port *p,
     return true;
 }
 
-/* Makes the services of all ports. */
-static void svc_make_all(struct svc_job *job, struct svc_set *set)
-{
-    const struct docker_container *c = job->c;
-    size_t i, lost = 0;
-
-    for (i = 0; i < c->ports && !job->a->full; i++) {
-        struct service *s = &set->service[set->n];
-        struct svc_endpoint at = svc_endpoint(job, &c->port[i]);
-
-        if (at.reach == SVC_NOT) {
-            svc_note(job->notes, LOG_INFO, true, "port %u not published on "
-                     "host", c->port[i].number);
-        } else if (set->n == SERVICES_MAX) {
-            lost++;
-        } else if (svc_make(job, &c->port[i], &at, s)) {
-            s->set = set;
-            set->n++;
-        }
-    }
-    for (i = 0; i < set->n; i++)
-        (void)tdelete(&set->service[i], &job->by_id, svc_id_cmp);
-    if (c->ports == 0)
-        svc_note(job->notes, LOG_INFO, true, "no published ports");
-    if (lost > 0)
-        svc_note(job->notes, LOG_WARN, false, "more than %d services: those "
-                 "of %zu more ports are left out", SERVICES_MAX, lost);
-}
-
 /* The services of a container.  `shared` is the container whose network it
  * shares, if it does and that one runs; `before`, of one that does not run,
  * are its services while it ran, or NULL.  Too large: the arena of the set is
@@ -5076,34 +5066,37 @@ static struct svc_set *svc_derive(const struct svc_config *cfg,
 {
     struct svc_set *set = mem_zero(sizeof *set);
     struct svc_job job = { .cfg = cfg, .c = c, .before = before,
-                           .net = docker_shares(c) ? shared : c,
+                           .net = docker_shares(c) ? shared : c, .set = set,
                            .a = &set->arena, .notes = notes };
-    struct str ip = svc_label(c, cfg->ip_label);
     size_t open = 0, i;
 
     set->arena.limit = SERVICES_SIZE;
     set->running = c->running;
     memcpy(set->container, c->id.p, 12);
     svc_metas(&job);
-    job.own = svc_own_address(job.net != NULL ? job.net : c, false);
-    job.direct = job.net == c ? svc_own_address(c, true) : job.own;
-    job.label_ip = str_cut(&ip, '/');
-    if (job.label_ip.n > SERVICE_NAME_MAX) {
-        svc_note(notes, LOG_WARN, false, "the address in %.*s has more than "
-                 "%d bytes and is not used", PUT(cfg->ip_label),
-                 SERVICE_NAME_MAX);
-        job.label_ip.n = 0;
-    }
-    job.image = svc_image_name(c);
-    job.compose = svc_label(c, STR("com.docker.compose.service"));
-    job.id = str_fmt(job.a, "%.*s:%.*s", PUT(cfg->hostname), PUT(c->name));
+    svc_begin(&job);
     for (i = 0; i < c->ports; i++)
         open += svc_endpoint(&job, &c->port[i]).reach != SVC_NOT;
-    set->several = job.several = c->running || before == NULL
-                                     ? open > 1 : before->several;
+    set->several = c->running || before == NULL ? open > 1 : before->several;
     open = open < SERVICES_MAX ? open : SERVICES_MAX;
-    set->service = arena_alloc(&set->arena, (open + 1) * sizeof *set->service);
-    svc_make_all(&job, set);
+    set->service = arena_alloc(job.a, open * sizeof *set->service);
+    for (i = 0; i < c->ports && !job.a->full; i++) {
+        struct svc_endpoint at = svc_endpoint(&job, &c->port[i]);
+        unsigned port = c->port[i].number;
+
+        if (at.reach == SVC_NOT)
+            svc_note(notes, LOG_INFO, true, "port %u not published on host",
+                     port);
+        else if (set->n == SERVICES_MAX)
+            svc_note(notes, LOG_WARN, false, "more than %d services: that of "
+                     "port %u is left out", SERVICES_MAX, port);
+        else if (svc_make(&job, &c->port[i], &at, &set->service[set->n]))
+            set->n++;
+    }
+    for (i = 0; i < set->n; i++)
+        (void)tdelete(&set->service[i], &job.by_id, svc_id_cmp);
+    if (c->ports == 0)
+        svc_note(notes, LOG_INFO, true, "no published ports");
     return set;
 }
 
