@@ -5174,11 +5174,12 @@ struct reg_kind {
     struct request *(*hello)(struct registry *, unsigned step);
     int (*on_hello)(struct registry *, unsigned step, const struct answer *,
                     struct err *);
-    /* The key of the service in this registry, and what is stored under it;
-     * without a mark it is what the digest is of.  What cannot be stored is
-     * left out, and the notes (unless NULL) say so. */
-    void (*key)(const struct registry *, const struct service *,
-                struct buf *);
+    /* The key of the service in this registry; NULL: its ID. */
+    struct str (*key)(const struct registry *, const struct service *,
+                      struct arena *);
+    /* What is stored under it; without a mark it is what the digest is of.
+     * What cannot be stored is left out, and the notes (unless NULL) say
+     * so. */
     void (*value)(const struct registry *, const struct service *,
                   struct str mark, struct buf *, struct digest *,
                   struct svc_notes *);
@@ -5557,13 +5558,6 @@ static int consul_on_hello(struct registry *r, unsigned step,
     return result;
 }
 
-static void consul_key(const struct registry *r, const struct service *s,
-                       struct buf *key)
-{
-    (void)r;
-    buf_add(key, s->id);
-}
-
 /* Adds "name":"value" and a comma before it, but for the first. */
 static void consul_member(struct buf *b, struct str name, struct str value)
 {
@@ -5681,25 +5675,13 @@ static bool consul_meta_char(char c)
     return str_letter(c) || str_digit(c) || c == '_' || c == '-';
 }
 
-/* Why an attribute cannot be Meta, or NULL: Consul would refuse the whole
- * registration (seen in 1.8.7).  `n` have been added before; one of the 64 is
- * for our mark. */
-static const char *consul_meta_error(struct str key, struct str value,
-                                     size_t n)
+/* Whether an attribute can be Meta beside n others; if not, Consul would
+ * refuse the whole registration (seen in 1.8.7).  One of the 64 is our mark. */
+static bool consul_meta_ok(struct str key, struct str value, size_t n)
 {
-    if (key.n == 0)
-        return "it has no name";
-    if (key.n > 128)
-        return "its name is longer than 128 bytes";
-    if (!str_all(key, consul_meta_char))
-        return "its name has other characters than A-Z a-z 0-9 _ -";
-    if (str_prefix(key, STR("consul-")))
-        return "Consul keeps names that begin with consul- to itself";
-    if (str_eq(key, STR("registrator")))
-        return "registrator keeps this name to itself";
-    if (value.n > 512)
-        return "its value is longer than 512 bytes";
-    return n == 63 ? "Consul keeps 64, of which one is registrator's" : NULL;
+    return key.n > 0 && key.n <= 128 && str_all(key, consul_meta_char) &&
+           !str_prefix(key, STR("consul-")) &&
+           !str_eq(key, STR("registrator")) && value.n <= 512 && n < 63;
 }
 
 /* Adds the attributes of a service that Consul can keep. */
@@ -5711,19 +5693,19 @@ static void consul_meta(struct buf *b, const struct service *s,
 
     for (i = 0; i < s->attrs; i++) {
         const struct svc_meta *a = s->attr[i];
-        const char *why = consul_meta_error(a->key, a->value, n);
 
-        if (why == NULL) {
+        if (consul_meta_ok(a->key, a->value, n)) {
             consul_member(b, a->key, a->value);
             n++;
         } else {
-            buf_fmt(&left, "%s\"%.*s\" (%s)", left.n > 0 ? ", " : "",
-                    PUT(str_first(a->key, 140)), why);
+            buf_fmt(&left, " \"%.*s\"", PUT(str_first(a->key, 140)));
         }
     }
     if (notes != NULL && left.n > 0)
-        svc_note(notes, LOG_WARN, false, "port %u: left out of the "
-                 "attributes: %.*s", s->exposed, PUT(left));
+        svc_note(notes, LOG_WARN, false, "port %u: attributes that Consul "
+                 "cannot keep (63, names of 1 to 128 of A-Z a-z 0-9 _ -, no "
+                 "registrator, no consul-..., values of up to 512 bytes):%.*s",
+                 s->exposed, PUT(left));
     buf_free(&left);
 }
 
@@ -5836,8 +5818,8 @@ static const struct reg_kind consul_kind = {
     .name = "consul", .caseless = true, .reserved = "consul",
     .list_depth = 1, .list_open = '{',
     .setup = consul_open, .hello = consul_hello, .on_hello = consul_on_hello,
-    .key = consul_key, .value = consul_value, .write = consul_write,
-    .verdict = consul_verdict, .list = consul_list, .item = consul_item
+    .value = consul_value, .write = consul_write, .verdict = consul_verdict,
+    .list = consul_list, .item = consul_item
 };
 
 /* ---- print: no registry.  Each change is a line on stdout: of JSON, or, on a
@@ -5983,19 +5965,10 @@ static void print_ignored(struct registry *r, struct str container,
     print_line(&b);
 }
 
-/* What is printed is what Consul would get, without the mark. */
-static void print_value(const struct registry *r, const struct service *s,
-                        struct str mark, struct buf *b, struct digest *d,
-                        struct svc_notes *notes)
-{
-    (void)mark;
-    consul_value(r, s, STR(""), b, d, notes);
-}
-
 static const struct reg_kind print_kind = {
     .name = "print", .caseless = true, .setup = print_open,
-    .hello = print_hello, .key = consul_key, .value = print_value,
-    .write = print_write, .ignored = print_ignored
+    .hello = print_hello, .value = consul_value, .write = print_write,
+    .ignored = print_ignored
 };
 
 static const struct reg_scheme reg_schemes[] = {
@@ -6391,10 +6364,7 @@ static bool entries_claim(struct entries *es, struct svc_set *set,
         kind->value(es->reg, s, STR(""), &text, &s->want, notes);
         a->used += text.n;
         a->full = a->full || a->used > a->limit;
-        text.n = 0;
-        kind->key(es->reg, s, &text);
-        s->key = str_eq(buf_str(&text), s->id) ? s->id
-                                               : str_copy(a, buf_str(&text));
+        s->key = kind->key != NULL ? kind->key(es->reg, s, a) : s->id;
     }
     for (i = 0; i < set->n && !a->full; i++) {
         struct service *s = &set->service[i];
@@ -6585,7 +6555,8 @@ static void entry_write(struct entries *es, struct reg_entry *e)
     w->what.owner = reg->owner;
     if (action == ENTRY_WRITE) {
         w->want = s->want;
-        reg_mark(&mark, reg->owner, &w->want);
+        if (reg->kind->list != NULL)    /* else nobody reads it */
+            reg_mark(&mark, reg->owner, &w->want);
         reg->kind->value(reg, s, buf_str(&mark), &w->text, &unused, NULL);
         buf_free(&mark);
         w->what.service = s;

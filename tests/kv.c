@@ -135,14 +135,17 @@ static int kv_on_hello(struct registry *r, unsigned step,
     return a->status == 200 ? 0 : -1;
 }
 
-static void kv_key(const struct registry *r, const struct service *s,
-                   struct buf *key)
+static struct str kv_key(const struct registry *r, const struct service *s,
+                         struct arena *a)
 {
+    struct buf key = { 0 };
+
     (void)r;
-    buf_lit(key, KV_PREFIX);
-    buf_url(key, s->name);
-    buf_byte(key, '/');
-    buf_url(key, s->id);
+    buf_lit(&key, KV_PREFIX);
+    buf_url(&key, s->name);
+    buf_byte(&key, '/');
+    buf_url(&key, s->id);
+    return buf_done(&key, a);
 }
 
 /* Tags are a part of the content and nothing else. */
