@@ -5675,8 +5675,8 @@ static bool consul_meta_char(char c)
     return str_letter(c) || str_digit(c) || c == '_' || c == '-';
 }
 
-/* Whether an attribute can be Meta beside n others; if not, Consul would
- * refuse the whole registration (seen in 1.8.7).  One of the 64 is our mark. */
+/* Whether an attribute can be Meta beside n others: else Consul would refuse
+ * the whole registration (seen in 1.8.7).  Of its 64, one is our mark. */
 static bool consul_meta_ok(struct str key, struct str value, size_t n)
 {
     return key.n > 0 && key.n <= 128 && str_all(key, consul_meta_char) &&
@@ -5879,48 +5879,42 @@ static struct request *print_hello(struct registry *r, unsigned step)
     return NULL;
 }
 
-/* Adds a cell to the row, and empties it.  One that is wider than its column
- * pushes the rest. */
-static void print_cell(struct buf *row, struct buf *cell, size_t width)
+/* Adds a cell to the row.  One that is wider than its column pushes the
+ * rest. */
+PRINTF(3, 4)
+static void print_cell(struct buf *row, size_t width, const char *format, ...)
 {
+    struct buf cell = { 0 };
     size_t end = row->n + width;
 
-    log_escape(row, buf_str(cell));
+    BUF_FORMAT(&cell, format);
+    log_escape(row, buf_str(&cell));
     while (row->n < end)
         buf_byte(row, ' ');
     buf_byte(row, ' ');
-    buf_free(cell);
-}
-
-static void print_head(struct buf *row, const char *action,
-                       struct str container)
-{
-    struct buf cell = { 0 };
-
-    buf_lit(&cell, action);
-    print_cell(row, &cell, 10);
-    buf_add(&cell, container);
-    print_cell(row, &cell, 12);
+    buf_free(&cell);
 }
 
 static void print_row(struct buf *row, const struct service *s)
 {
-    struct buf cell = { 0 };
+    struct buf address = { 0 }, tags = { 0 }, check = { 0 };
     size_t i;
 
-    print_head(row, "register", str_of(s->set->container));
-    buf_fmt(&cell, "%u/%s", s->exposed,
-            s->proto == DOCKER_UDP ? "udp" : "tcp");
-    print_cell(row, &cell, 9);
-    buf_add(&cell, s->name);
-    print_cell(row, &cell, 20);
-    url_put(&cell, s->address, s->port);
-    print_cell(row, &cell, 21);
+    url_put(&address, s->address, s->port);
     for (i = 0; i < s->tags; i++)
-        buf_fmt(&cell, "%s%.*s", i > 0 ? "," : "", PUT(s->tag[i]));
-    print_cell(row, &cell, 16);
-    consul_check(&cell, s);
-    print_cell(row, &cell, 0);
+        buf_fmt(&tags, "%s%.*s", i > 0 ? "," : "", PUT(s->tag[i]));
+    consul_check(&check, s);
+    print_cell(row, 10, "register");
+    print_cell(row, 12, "%s", s->set->container);
+    print_cell(row, 9, "%u/%s", s->exposed,
+               s->proto == DOCKER_UDP ? "udp" : "tcp");
+    print_cell(row, 20, "%.*s", PUT(s->name));
+    print_cell(row, 21, "%.*s", PUT(address));
+    print_cell(row, 16, "%.*s", PUT(tags));
+    print_cell(row, 0, "%.*s", PUT(check));
+    buf_free(&address);
+    buf_free(&tags);
+    buf_free(&check);
 }
 
 static struct request *print_write(struct registry *r,
@@ -5953,7 +5947,8 @@ static void print_ignored(struct registry *r, struct str container,
     struct buf b = { 0 };
 
     if (r->own != NULL) {
-        print_head(&b, "ignore", container);
+        print_cell(&b, 10, "ignore");
+        print_cell(&b, 12, "%.*s", PUT(container));
         log_escape(&b, why);
     } else {
         buf_lit(&b, "{\"action\":\"ignore\",\"container\":");
