@@ -4906,13 +4906,6 @@ static struct str svc_own_address(const struct docker_container *c,
     return first != NULL ? first->ip : STR("");
 }
 
-/* How others reach a port: not at all, at the host, or at the very address. */
-struct svc_endpoint {
-    enum { SVC_NOT, SVC_PUBLISHED, SVC_ADDRESS } reach;
-    unsigned port;
-    struct str ip;      /* of the binding, or the container's own */
-};
-
 /* As docker_port_cmp: a port of the container, and one of its services. */
 static int svc_port_cmp(const void *port, const void *service)
 {
@@ -4922,76 +4915,70 @@ static int svc_port_cmp(const void *port, const void *service)
     return docker_port_cmp(port, &q);
 }
 
+/* The address of a port that the host has: section 0, Address. */
+static void svc_at_host(const struct svc_config *cfg, struct str bound,
+                        struct service *s)
+{
+    bool any = bound.n == 0 || str_eq(bound, STR("0.0.0.0")) ||
+               str_eq(bound, STR("::"));
+
+    s->address = cfg->ip.n > 0 ? cfg->ip : any ? cfg->host : bound;
+    s->kept = cfg->ip_unknown;  /* nothing is concluded from that */
+}
+
 /* A port of a container that does not run: where it was while it ran.  One
  * that was never seen running has port 0: it keeps what its ID names, no
  * more. */
-static struct svc_endpoint svc_former_endpoint(const struct svc_set *before,
-                                               const struct docker_port *p)
+static bool svc_locate_former(const struct svc_job *job,
+                              const struct docker_port *p, struct service *s)
 {
-    struct svc_endpoint at = { SVC_PUBLISHED, 0, { "", 0 } };
-    const struct service *s;
+    const struct svc_set *before = job->before;
+    const struct service *was = NULL;
 
-    if (before == NULL)
-        return at;
-    s = bsearch(p, before->service, before->n, sizeof *s, svc_port_cmp);
-    return s != NULL
-        ? (struct svc_endpoint){ SVC_ADDRESS, s->port, s->address }
-        : (struct svc_endpoint){ .reach = SVC_NOT };
+    if (before != NULL)
+        was = bsearch(p, before->service, before->n, sizeof *was,
+                      svc_port_cmp);
+    s->port = was != NULL ? was->port : 0;
+    s->address = was != NULL ? was->address : STR("");
+    s->kept = was == NULL || was->kept;
+    return before == NULL || was != NULL;
 }
 
-/* How a port is reached, and whether at all: section 0, Ports.  With a network
- * that is shared, the binding is that of the container that has it. */
-static struct svc_endpoint svc_endpoint(const struct svc_job *job,
-                                        const struct docker_port *p)
+/* Begins the service of a port with where it is reached: section 0, Ports.
+ * With a network that is shared, the binding is that of the container that has
+ * it.  False: it is not reached. */
+static bool svc_locate(const struct svc_job *job, const struct docker_port *p,
+                       struct service *s)
 {
-    struct svc_endpoint at = { SVC_NOT, p->number, { "", 0 } };
     const struct docker_container *net = job->net;
     bool shares = net != job->c, internal = job->cfg->internal;
     bool listed = p->listed && !shares;         /* Ports has an entry */
 
+    *s = (struct service){ .port = p->number, .exposed = p->number,
+                           .proto = p->proto, .set = job->set };
     if (!job->c->running)
-        return svc_former_endpoint(job->before, p);
+        return svc_locate_former(job, p, s);
     if (shares && (net == NULL || !p->exposed))
-        return at;
+        return false;
     if (shares)
         p = net->ports == 0 ? NULL
             : bsearch(p, net->port, net->ports, sizeof *p, docker_port_cmp);
     if (str_eq(net->mode, STR("host")) && (internal || !listed)) {
-        at.reach = SVC_PUBLISHED;
+        svc_at_host(job->cfg, STR(""), s);
     } else if (p != NULL && p->host_port > 0 && !internal) {
-        at.reach = SVC_PUBLISHED;
-        at.port = p->host_port;
-        at.ip = p->host_ip;
+        s->port = p->host_port;
+        svc_at_host(job->cfg, p->host_ip, s);
     } else if (listed ? internal : job->direct.n > 0) {
-        at.ip = internal ? job->own : job->direct;
-        at.reach = at.ip.n > 0 ? SVC_ADDRESS : SVC_NOT;
-    }
-    return at;
-}
-
-/* The address of the service, by the rules of section 0, Address, in their
- * order.  False: there is none that others could use. */
-static bool svc_address(const struct svc_job *job,
-                        const struct svc_endpoint *at, struct service *s)
-{
-    const struct svc_config *cfg = job->cfg;
-    bool any = at->ip.n == 0 || str_eq(at->ip, STR("0.0.0.0")) ||
-               str_eq(at->ip, STR("::"));
-    struct str address = cfg->host;
-
-    if (job->label_ip.n > 0)
-        address = job->label_ip;
-    else if (at->reach == SVC_ADDRESS)
-        address = at->ip;
-    else if (cfg->ip_unknown)
-        s->kept = true;         /* nothing is concluded from that */
-    else if (cfg->ip.n > 0)
-        address = cfg->ip;
-    else if (!any)
-        address = at->ip;
-    else if (cfg->no_host && !s->kept)
+        s->address = internal ? job->own : job->direct;
+        if (s->address.n == 0)
+            return false;
+    } else {
         return false;
-    s->address = str_copy(job->a, address);
+    }
+    if (job->label_ip.n > 0) {
+        s->address = job->label_ip;
+        s->kept = false;
+    }
     return true;
 }
 
@@ -5007,50 +4994,44 @@ static void svc_begin(struct svc_job *job)
     job->own = svc_own_address(net != NULL ? net : c, false);
     job->direct = net == c ? svc_own_address(c, true) : job->own;
     job->label_ip = str_cut(&ip, '/');
-    if (job->label_ip.n > SERVICE_NAME_MAX) {
-        svc_note(job->notes, LOG_WARN, false, "the address in %.*s has more "
-                 "than %d bytes and is not used", PUT(cfg->ip_label),
-                 SERVICE_NAME_MAX);
-        job->label_ip.n = 0;
-    }
+    if (job->label_ip.n > SERVICE_NAME_MAX)
+        job->label_ip.n = 0;            /* it is no address */
     job->image = svc_image_name(c);
     job->compose = svc_label(c, STR("com.docker.compose.service"));
     job->id = str_fmt(job->a, "%.*s:%.*s", PUT(cfg->hostname), PUT(c->name));
 }
 
-/* Makes the service of one port.  False: it has none, and a note says why. */
-static bool svc_make(struct svc_job *job, const struct docker_port *p,
-                     const struct svc_endpoint *at, struct service *s)
+/* Makes the service of a port that is reached.  False: it has none, and a note
+ * says why. */
+static bool svc_make(struct svc_job *job, struct service *s)
 {
     struct svc_notes *notes = job->notes;
     struct svc_meta *given[SVC_KEYS];
     bool ignore;
 
-    *s = (struct service){ .port = at->port, .exposed = p->number,
-                           .proto = p->proto, .set = job->set };
-    s->kept = at->port == 0;            /* where it was is not known */
     svc_read_metas(job, s, given);
     ignore = given[SVC_IGNORE]->value.n > 0;
     if (ignore || (job->cfg->only_named && given[SVC_NAME]->value.n == 0)) {
-        svc_note(notes, LOG_INFO, true, "service on port %u: %s", p->number,
+        svc_note(notes, LOG_INFO, true, "service on port %u: %s", s->exposed,
                  ignore ? "SERVICE_IGNORE is set"
                         : "no SERVICE_NAME (-explicit)");
         return false;
     }
-    if (!svc_address(job, at, s)) {
+    if (s->address.n == 0 && job->cfg->no_host && !s->kept) {
         svc_note(notes, LOG_WARN, true, "port %u: this host's address is not "
-                 "known, give it with -ip", p->number);
+                 "known, give it with -ip", s->exposed);
         return false;
     }
+    s->address = str_copy(job->a, s->address);
     s->name = svc_name(job, s, given[SVC_NAME]);
     if (!svc_set_id(job, s, given[SVC_ID])) {
-        svc_note(notes, LOG_WARN, true, "port %u: no usable ID", p->number);
+        svc_note(notes, LOG_WARN, true, "port %u: no usable ID", s->exposed);
         return false;
     }
     if (given[SVC_TAGS]->tag == NULL)
         svc_split_tags(job, given[SVC_TAGS]);
     s->tag = given[SVC_TAGS]->tag;
-    s->tags = given[SVC_TAGS]->tags - (p->proto != DOCKER_UDP);
+    s->tags = given[SVC_TAGS]->tags - (s->proto != DOCKER_UDP);
     return true;
 }
 
@@ -5068,6 +5049,7 @@ static struct svc_set *svc_derive(const struct svc_config *cfg,
     struct svc_job job = { .cfg = cfg, .c = c, .before = before,
                            .net = docker_shares(c) ? shared : c, .set = set,
                            .a = &set->arena, .notes = notes };
+    struct service *s, unused;
     size_t open = 0, i;
 
     set->arena.limit = SERVICES_SIZE;
@@ -5076,22 +5058,20 @@ static struct svc_set *svc_derive(const struct svc_config *cfg,
     svc_metas(&job);
     svc_begin(&job);
     for (i = 0; i < c->ports; i++)
-        open += svc_endpoint(&job, &c->port[i]).reach != SVC_NOT;
+        open += svc_locate(&job, &c->port[i], &unused);
     set->several = c->running || before == NULL ? open > 1 : before->several;
     open = open < SERVICES_MAX ? open : SERVICES_MAX;
-    set->service = arena_alloc(job.a, open * sizeof *set->service);
+    set->service = arena_alloc(job.a, (open + 1) * sizeof *set->service);
     for (i = 0; i < c->ports && !job.a->full; i++) {
-        struct svc_endpoint at = svc_endpoint(&job, &c->port[i]);
-        unsigned port = c->port[i].number;
-
-        if (at.reach == SVC_NOT)
+        s = &set->service[set->n];
+        if (!svc_locate(&job, &c->port[i], s))
             svc_note(notes, LOG_INFO, true, "port %u not published on host",
-                     port);
+                     s->exposed);
         else if (set->n == SERVICES_MAX)
             svc_note(notes, LOG_WARN, false, "more than %d services: that of "
-                     "port %u is left out", SERVICES_MAX, port);
-        else if (svc_make(&job, &c->port[i], &at, &set->service[set->n]))
-            set->n++;
+                     "port %u is left out", SERVICES_MAX, s->exposed);
+        else
+            set->n += svc_make(&job, s);
     }
     for (i = 0; i < set->n; i++)
         (void)tdelete(&set->service[i], &job.by_id, svc_id_cmp);

@@ -2145,7 +2145,7 @@ static void svc_rows(const struct svc_row *row, size_t n)
         struct svc_set *set, *before = NULL;
 
         cfg.hostname = STR("h");
-        cfg.host = STR("10.0.0.9");
+        cfg.host = cfg.no_host ? STR("") : STR("10.0.0.9");
         shared = row[i].shared != NULL ? box_open(row[i].shared) : NULL;
         past = row[i].before != NULL ? box_open(row[i].before) : NULL;
         if (past != NULL) {
@@ -2522,7 +2522,7 @@ static void svc_stopped(void)
 {
     static const struct box two = { .ports = "80=8080 53/udp=1.1.1.1@5353" },
         inner = { .ports = "80" }, dns = { .exposed = "53 53/udp",
-          .ports = "53 53/udp=5353" };
+          .ports = "53 53/udp=5353" }, sctp = { .ports = "9=1 9/sctp=2" };
     static const struct svc_row row[] = {
         { .why = "exposed ports", .box = { .ended = true, .exposed =
           "80 53/udp", .networks = "bridge=" },
@@ -2557,6 +2557,13 @@ static void svc_stopped(void)
           .exposed = "53 53/udp 80", .image = "w" },
           .out = "h:c:53:udp w-53 1.1.1.1:5353 [udp] | "
                  "h:c:80 w-80 10.0.0.9:8080", .notes = NOT_ON_HOST("53") },
+        { .why = "tcp and sctp, each as it was", .before = &sctp,
+          .box = { .ended = true, .exposed = "9 9/sctp" }, .out =
+          "h:c:9 web-9 10.0.0.9:1 | h:c:9:9 web-9 10.0.0.9:2",
+          .notes = "two services with the ID h:c:9" },
+        { .why = "its address was not known then", .before = &two,
+          .cfg = { .ip_unknown = true }, .box = { .ended = true,
+          .exposed = "80" }, .out = "h:c:80 kept" },
         { .why = "tcp then, udp now", .before = &two, .box = { .ended = true,
           .exposed = "80/udp 53" }, .out = "", .notes = NOT_ON_HOST("80") },
     };
