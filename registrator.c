@@ -4576,7 +4576,7 @@ struct svc_job {
     const struct svc_set *before;           /* its services while it ran */
     struct svc_meta *meta;      /* by port and key, each pair once */
     size_t metas;
-    size_t at_meta;             /* before it are those of lower ports */
+    struct svc_meta *at_meta;   /* before it are those of lower ports */
     struct str own;             /* the container's address */
     struct str direct;          /* ... where ports are reached directly */
     struct str label_ip;        /* ... of -useIpFromLabel */
@@ -4640,7 +4640,7 @@ static void svc_metas(struct svc_job *job)
     for (i = 0; i < c->labels; i++)
         svc_add_meta(&all, c->label[i], job->a);
     n = all.n / sizeof *meta;
-    meta = job->meta = buf_array(&all, job->a);
+    meta = job->meta = job->at_meta = buf_array(&all, job->a);
     qsort(meta, n, sizeof *meta, svc_meta_cmp);
     for (i = 0; i < n; i++)
         if (i == 0 || meta[i].port != meta[job->metas - 1].port ||
@@ -4648,12 +4648,15 @@ static void svc_metas(struct svc_job *job)
             meta[job->metas++] = meta[i];
 }
 
+/* The value of an attribute; empty: there is none, or one that is too long to
+ * be used. */
 static struct str svc_attr(const struct service *s, const char *key)
 {
     size_t i;
 
     for (i = 0; i < s->attrs; i++)
-        if (str_eq(s->attr[i]->key, str_of(key)))
+        if (str_eq(s->attr[i]->key, str_of(key)) &&
+            s->attr[i]->value.n <= SERVICE_ATTR_MAX)
             return s->attr[i]->value;
     return STR("");
 }
@@ -4672,10 +4675,9 @@ static void svc_read_metas(struct svc_job *job, struct service *s,
     struct buf attrs = { 0 };
     size_t k;
 
-    while (job->at_meta < job->metas &&
-           job->meta[job->at_meta].port < s->exposed)
+    while (job->at_meta < end && job->at_meta->port < s->exposed)
         job->at_meta++;
-    own = job->meta + job->at_meta;
+    own = job->at_meta;
     for (k = 0; k < SVC_KEYS; k++)
         given[k] = &job->none;
     for (;;) {
@@ -4692,13 +4694,8 @@ static void svc_read_metas(struct svc_job *job, struct service *s,
             k++;
         if (k < SVC_KEYS)
             given[k] = m;
-        else if (m->value.n <= SERVICE_ATTR_MAX)
-            buf_add(&attrs, BYTES(m));
         else
-            svc_note(job->notes, LOG_WARN, false, "port %u: attribute "
-                     "\"%.*s\" has more than %d bytes and is not used",
-                     s->exposed, PUT(str_first(m->key, 140)),
-                     SERVICE_ATTR_MAX);
+            buf_add(&attrs, BYTES(m));
     }
     s->attrs = attrs.n / sizeof *s->attr;
     s->attr = buf_array(&attrs, job->a);
@@ -4706,41 +4703,32 @@ static void svc_read_metas(struct svc_job *job, struct service *s,
 
 /* ---- Tags, names, IDs ---- */
 
-/* Takes the next tag off a list with commas between them; "\," is a comma in a
- * tag.  Empty ones are passed over.  False: there are no more. */
-static bool svc_next_tag(struct str *list, struct buf *tag)
-{
-    tag->n = 0;
-    while (list->n > 0) {
-        bool escaped = *list->p == '\\' && list->n > 1 && list->p[1] == ',';
-        char c = escaped ? ',' : *list->p;
-
-        *list = str_from(*list, escaped ? 2 : 1);
-        if (c != ',' || escaped)
-            buf_byte(tag, c);
-        else if (tag->n > 0)
-            break;
-    }
-    return tag->n > 0;
-}
-
-/* Splits a list of tags, once for all ports that have it: sets m->tag to those
- * of the container, of the command line, and of UDP, without those that would
- * be too much. */
+/* Splits a list of tags with commas between them, once for all ports that have
+ * it: sets m->tag to those of the container, of the command line, and of UDP,
+ * without empty ones and those that would be too much.  "\," is a comma in a
+ * tag. */
 static void svc_split_tags(struct svc_job *job, struct svc_meta *m)
 {
-    struct str list[] = { m->value, job->cfg->tags }, udp = STR("udp"), copy;
+    struct str list[] = { m->value, STR(","), job->cfg->tags, STR(",") };
+    struct str udp = STR("udp"), copy;
     struct buf tags = { 0 }, tag = { 0 };
-    size_t room = SERVICE_TAGS_MAX, lost = 0, i;
+    size_t room = SERVICE_TAGS_MAX, lost = 0, i, used;
 
     for (i = 0; i < LENGTH(list); i++)
-        while (svc_next_tag(&list[i], &tag)) {
-            lost += tag.n > room;
-            if (tag.n > room)
+        for (; list[i].n > 0; list[i] = str_from(list[i], used)) {
+            used = str_prefix(list[i], STR("\\,")) ? 2 : 1;
+            if (used == 2 || *list[i].p != ',') {
+                buf_byte(&tag, used == 2 ? ',' : *list[i].p);
                 continue;
-            room -= tag.n;
-            copy = str_copy(job->a, buf_str(&tag));
-            buf_add(&tags, BYTES(copy));
+            }
+            if (tag.n > room) {
+                lost++;
+            } else if (tag.n > 0) {
+                room -= tag.n;
+                copy = str_copy(job->a, buf_str(&tag));
+                buf_add(&tags, BYTES(copy));
+            }
+            tag.n = 0;
         }
     buf_add(&tags, BYTES(udp));
     m->tags = tags.n / sizeof *m->tag;
