@@ -5550,45 +5550,25 @@ static struct str consul_address(const struct service *s)
     return s->address.n > 0 ? s->address : STR("127.0.0.1");
 }
 
-/* The script with $SERVICE_IP and $SERVICE_PORT replaced. */
+/* Adds the script with $SERVICE_IP and $SERVICE_PORT replaced. */
 static void consul_script(struct buf *b, const struct service *s,
                           struct str script)
 {
     const struct str ip = STR("$SERVICE_IP"), port = STR("$SERVICE_PORT");
-    struct buf text = { 0 };
+    size_t used;
 
-    while (script.n > 0) {
-        size_t used = 1;
-
+    for (; script.n > 0; script = str_from(script, used)) {
+        used = 1;
         if (str_prefix(script, ip)) {
-            buf_add(&text, consul_address(s));
+            buf_add(b, consul_address(s));
             used = ip.n;
         } else if (str_prefix(script, port)) {
-            buf_fmt(&text, "%u", s->port);
+            buf_fmt(b, "%u", s->port);
             used = port.n;
         } else {
-            buf_byte(&text, *script.p);
+            buf_byte(b, *script.p);
         }
-        script = str_from(script, used);
     }
-    buf_lit(b, "\"Args\":[\"/bin/sh\",\"-c\",");
-    buf_json(b, buf_str(&text));
-    buf_byte(b, ']');
-    buf_free(&text);
-}
-
-/* "HTTP":"http://address:port/path", "TCP":"address:port". */
-static void consul_target(struct buf *b, const char *name, const char *scheme,
-                          const struct service *s, struct str path)
-{
-    struct buf url = { 0 };
-
-    buf_lit(&url, scheme);
-    url_put(&url, consul_address(s), s->port);
-    buf_lit(&url, path.n > 0 && *path.p != '/' ? "/" : "");
-    buf_add(&url, path);
-    consul_member(b, str_of(name), buf_str(&url));
-    buf_free(&url);
 }
 
 /* The check of a service as Consul's "Check" object, or nothing: the first of
@@ -5596,46 +5576,58 @@ static void consul_target(struct buf *b, const char *name, const char *scheme,
  * Consul refuses a registration with a key that it does not know. */
 static void consul_check(struct buf *b, const struct service *s)
 {
-    static const char *const kind[] = { "check_http", "check_https",
-        "check_cmd", "check_script", "check_ttl", "check_tcp", "check_grpc" };
+    static const struct {
+        const char *attr, *key, *scheme;        /* NULL: without address */
+    } kind[] = {
+        { "check_http", "HTTP", "http://" },
+        { "check_https", "HTTP", "https://" },
+        { "check_cmd", "Args", NULL }, { "check_script", "Args", NULL },
+        { "check_ttl", "TTL", NULL },
+        { "check_tcp", "TCP", "" }, { "check_grpc", "GRPC", "" }
+    };
     enum { HTTP, HTTPS, CMD, SCRIPT, TTL, TCP, GRPC, NONE } k;
     struct str value = STR(""), interval = svc_attr(s, "check_interval");
-    bool tls, skip = svc_attr(s, "check_tls_skip_verify").n > 0;
+    bool http, tls, skip = svc_attr(s, "check_tls_skip_verify").n > 0;
+    struct buf text = { 0 };
 
     for (k = HTTP; k != NONE && value.n == 0; k++)
-        value = svc_attr(s, kind[k]);
+        value = svc_attr(s, kind[k].attr);
     if (value.n == 0)
         return;
     k--;
-    buf_byte(b, '{');
-    if (k == HTTP || k == HTTPS) {
-        consul_target(b, "HTTP", k == HTTP ? "http://" : "https://", s, value);
+    http = k == HTTP || k == HTTPS;
+    if (kind[k].scheme != NULL) {
+        buf_lit(&text, kind[k].scheme);
+        url_put(&text, consul_address(s), s->port);
+    }
+    if (http)
+        buf_fmt(&text, "%s%.*s", *value.p == '/' ? "" : "/", PUT(value));
+    if (k == SCRIPT)
+        consul_script(&text, s, value);
+    buf_fmt(b, "{\"%s\":", kind[k].key);
+    if (k == CMD)
+        buf_fmt(b, "[\"check-cmd\",\"%s\",\"%u\",", s->set->container,
+                s->exposed);
+    else if (k == SCRIPT)
+        buf_lit(b, "[\"/bin/sh\",\"-c\",");
+    buf_json(b, text.n > 0 ? buf_str(&text) : value);
+    buf_lit(b, k == CMD || k == SCRIPT ? "]" : "");
+    if (http)
         consul_option(b, "Method", svc_attr(s, k == HTTP
                           ? "check_http_method" : "check_https_method"));
-    } else if (k == CMD) {
-        buf_fmt(b, "\"Args\":[\"check-cmd\",\"%s\",\"%u\",",
-                s->set->container, s->exposed);
-        buf_json(b, value);
-        buf_byte(b, ']');
-    } else if (k == SCRIPT) {
-        consul_script(b, s, value);
-    } else if (k == TTL) {
-        consul_member(b, STR("TTL"), value);
-    } else {
-        consul_target(b, k == TCP ? "TCP" : "GRPC", "", s, STR(""));
-    }
     tls = k == GRPC && svc_attr(s, "check_grpc_use_tls").n > 0;
     buf_lit(b, tls ? ",\"GRPCUseTLS\":true" : "");
     buf_lit(b, skip && (tls || k == HTTPS) ? ",\"TLSSkipVerify\":true" : "");
     if (k != TTL)
         consul_member(b, STR("Interval"),
                       interval.n > 0 ? interval : STR("10s"));
-    if (k == HTTP || k == HTTPS || k == TCP || k == GRPC)
+    if (kind[k].scheme != NULL)
         consul_option(b, "Timeout", svc_attr(s, "check_timeout"));
     consul_option(b, "Status", svc_attr(s, "check_initial_status"));
     consul_option(b, "DeregisterCriticalServiceAfter",
                   svc_attr(s, "check_deregister_after"));
     buf_byte(b, '}');
+    buf_free(&text);
 }
 
 static bool consul_meta_char(char c)
@@ -5703,10 +5695,8 @@ static void consul_value(const struct registry *r, const struct service *s,
     consul_option(b, "registrator", mark);
     buf_byte(b, '}');
     consul_check(&check, s);
-    if (check.n > 0) {
-        buf_lit(b, ",\"Check\":");
-        buf_add(b, buf_str(&check));
-    }
+    if (check.n > 0)
+        buf_fmt(b, ",\"Check\":%.*s", PUT(check));
     buf_byte(b, '}');
     b->bad = b->bad || check.bad;
     d->content = str_hash(0, buf_str(b));
