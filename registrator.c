@@ -4627,7 +4627,7 @@ static void svc_add_meta(struct buf *metas, struct docker_var v,
 }
 
 /* All metadata of the container: environment before labels, each in its
- * order. */
+ * order.  Of a key the later one counts. */
 static void svc_metas(struct svc_job *job)
 {
     const struct docker_container *c = job->c;
@@ -4972,23 +4972,6 @@ static bool svc_locate(const struct svc_job *job, const struct docker_port *p,
 
 /* ---- All services of a container ---- */
 
-/* Sets what is the same for all its ports. */
-static void svc_begin(struct svc_job *job)
-{
-    const struct docker_container *c = job->c, *net = job->net;
-    const struct svc_config *cfg = job->cfg;
-    struct str ip = svc_label(c, cfg->ip_label);
-
-    job->own = svc_own_address(net != NULL ? net : c, false);
-    job->direct = net == c ? svc_own_address(c, true) : job->own;
-    job->label_ip = str_cut(&ip, '/');
-    if (job->label_ip.n > SERVICE_NAME_MAX)
-        job->label_ip.n = 0;            /* it is no address */
-    job->image = svc_image_name(c);
-    job->compose = svc_label(c, STR("com.docker.compose.service"));
-    job->id = str_fmt(job->a, "%.*s:%.*s", PUT(cfg->hostname), PUT(c->name));
-}
-
 /* Makes the service of a port that is reached.  False: it has none, and a note
  * says why. */
 static bool svc_make(struct svc_job *job, struct service *s)
@@ -5037,6 +5020,7 @@ static struct svc_set *svc_derive(const struct svc_config *cfg,
     struct svc_job job = { .cfg = cfg, .c = c, .before = before,
                            .net = docker_shares(c) ? shared : c, .set = set,
                            .a = &set->arena, .notes = notes };
+    struct str ip = svc_label(c, cfg->ip_label);
     struct service *s, unused;
     size_t open = 0, i;
 
@@ -5044,7 +5028,14 @@ static struct svc_set *svc_derive(const struct svc_config *cfg,
     set->running = c->running;
     memcpy(set->container, c->id.p, 12);
     svc_metas(&job);
-    svc_begin(&job);
+    job.own = svc_own_address(job.net != NULL ? job.net : c, false);
+    job.direct = job.net == c ? svc_own_address(c, true) : job.own;
+    job.label_ip = str_cut(&ip, '/');
+    if (job.label_ip.n > SERVICE_NAME_MAX)
+        job.label_ip.n = 0;             /* it is no address */
+    job.image = svc_image_name(c);
+    job.compose = svc_label(c, STR("com.docker.compose.service"));
+    job.id = str_fmt(job.a, "%.*s:%.*s", PUT(cfg->hostname), PUT(c->name));
     for (i = 0; i < c->ports; i++)
         open += svc_locate(&job, &c->port[i], &unused);
     set->several = c->running || before == NULL ? open > 1 : before->several;
