@@ -4640,12 +4640,15 @@ static void svc_metas(struct svc_job *job)
     for (i = 0; i < c->labels; i++)
         svc_add_meta(&all, c->label[i], job->a);
     n = all.n / sizeof *meta;
-    meta = job->meta = job->at_meta = buf_array(&all, job->a);
-    qsort(meta, n, sizeof *meta, svc_meta_cmp);
+    meta = (void *)all.p;
+    if (n > 0)
+        qsort(meta, n, sizeof *meta, svc_meta_cmp);
     for (i = 0; i < n; i++)
         if (i == 0 || meta[i].port != meta[job->metas - 1].port ||
             !str_eq(meta[i].key, meta[job->metas - 1].key))
             meta[job->metas++] = meta[i];
+    all.n = job->metas * sizeof *meta;
+    job->meta = job->at_meta = buf_array(&all, job->a);
 }
 
 /* The value of an attribute; empty: there is none, or one that is too long to
