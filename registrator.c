@@ -4089,8 +4089,13 @@ static bool docker_is_podman(const struct json *j)
  * Calls: str_ buf_ mem_ arena_ docker_.
  */
 
-struct svc_attr {
+/* One SERVICE_ variable or label. */
+struct svc_meta {
     struct str key, value;
+    unsigned port;      /* the one that it is for; 0: all */
+    size_t order;       /* of two with one key, the later one counts */
+    struct str *tag;    /* of svc_split_tags: of this list and of -tags, */
+    size_t tags;        /* and a last one for UDP; NULL: not split yet */
 };
 
 /* What registries compare of an entry: digests, each of what it names. */
@@ -4106,13 +4111,13 @@ struct service {
     struct str address; /* empty: the registry puts in the node's */
     unsigned port;
     unsigned exposed;   /* the port in the container */
-    bool udp;
+    enum docker_proto proto;
     bool default_id;    /* <hostname>:<container name>:<port>[:udp] */
     bool kept;          /* only its ID counts: its entry is neither written
                            nor removed */
     struct str *tag;
     size_t tags;
-    struct svc_attr *attr;      /* by key */
+    struct svc_meta **attr;     /* by key */
     size_t attrs;
     uint64_t id_digest;         /* of the ID in lower case */
     struct svc_set *set;        /* that it belongs to */
@@ -4134,21 +4139,19 @@ struct svc_set {
     bool several;               /* ports, which the default names tell apart */
 };
 
-/* Something to be logged about a container.  Of the warnings of one format the
- * first has the text; the others are counted. */
+/* Something to be logged about a container. */
 struct svc_note {
     struct svc_note *next;
     enum log_level level;
     bool ignored;       /* the reason why a port has no service */
     const char *format;
     struct str text;
-    size_t others;
+    size_t others;      /* of this format, which are only counted */
 };
 
 struct svc_notes {
     struct arena arena;
-    struct svc_note *first, *last;
-    size_t n;                   /* all but warnings, also past NOTES_MAX */
+    struct svc_note *first;
 };
 
 /* What of the command line and the registry matters to services. */
@@ -4164,32 +4167,25 @@ struct svc_config {
     bool no_host;               /* none is known that others could use */
 };
 
-/* Adds a note: of one format one warning, of the others up to NOTES_MAX. */
+/* Adds a note: of one format one warning, or NOTES_MAX that are none. */
 PRINTF(4, 5)
 static void svc_note(struct svc_notes *notes, enum log_level level,
                      bool ignored, const char *format, ...)
 {
-    struct svc_note *note;
-    struct buf text = { .max = ERR_MAX };
+    struct svc_note **end = &notes->first;
+    size_t same = 0, most = level == LOG_WARN ? 1 : NOTES_MAX;
+    struct buf text = { 0 };
 
-    for (note = notes->first; level == LOG_WARN && note != NULL;
-         note = note->next)
-        if (note->format == format) {
-            note->others++;
+    for (; *end != NULL; end = &(*end)->next)
+        if ((*end)->format == format && ++same == most) {
+            (*end)->others++;
             return;
         }
-    if (level != LOG_WARN && notes->n++ >= NOTES_MAX)
-        return;
     BUF_FORMAT(&text, format);
-    note = arena_alloc(&notes->arena, sizeof *note);
-    *note = (struct svc_note){ .level = level, .ignored = ignored,
+    *end = arena_alloc(&notes->arena, sizeof **end);
+    **end = (struct svc_note){ .level = level, .ignored = ignored,
                                .format = format };
-    note->text = buf_done(&text, &notes->arena);
-    if (notes->last != NULL)
-        notes->last->next = note;
-    else
-        notes->first = note;
-    notes->last = note;
+    (*end)->text = buf_done(&text, &notes->arena);
 }
 
 static void svc_free(struct svc_set *set)
@@ -4200,34 +4196,23 @@ static void svc_free(struct svc_set *set)
     }
 }
 
-/* One SERVICE_ variable or label. */
-struct svc_meta {
-    struct svc_attr attr;
-    unsigned port;      /* the one that it is for; 0: all */
-    size_t order;       /* of two with one key, the later one counts */
-    struct str *tag;    /* of svc_split_tags: of this list and of -tags, */
-    size_t tags;        /* and a last one for UDP; NULL: not split yet */
-};
-
 /* What goes into the services of one container. */
 struct svc_job {
     const struct svc_config *cfg;
     const struct docker_container *c;
-    const struct docker_container *shared;  /* whose network it shares */
+    const struct docker_container *net;     /* whose network it has, or NULL */
     const struct svc_set *before;           /* its services while it ran */
     struct svc_meta *meta;      /* by port and key, each pair once */
     size_t metas;
-    size_t general;             /* of them, the first, are for all ports */
-    size_t at_meta;             /* before it are those of lower ports */
-    size_t at_before;           /* the same in `before` */
-    bool several;               /* ports that others can reach */
+    struct svc_meta *at_meta;   /* before it are those of lower ports */
     struct str own;             /* the container's address */
-    struct str routable;        /* ... on a network where others reach it */
+    struct str direct;          /* ... where ports are reached directly */
     struct str label_ip;        /* ... of -useIpFromLabel */
-    struct str name;            /* of services without a SERVICE_NAME */
+    struct str image, compose;  /* names of services without SERVICE_NAME */
     struct str id;              /* how default IDs begin */
     struct svc_meta none;       /* stands for a variable that is missing */
     void *by_id;                /* of tsearch: the services so far */
+    struct svc_set *set;
     struct arena *a;            /* of the set */
     struct svc_notes *notes;
 };
@@ -4241,154 +4226,140 @@ static int svc_meta_cmp(const void *a, const void *b)
     int d = p->port < q->port ? -1 : p->port > q->port;
 
     if (d == 0)
-        d = str_cmp(p->attr.key, q->attr.key);
+        d = str_cmp(p->key, q->key);
     return d != 0 ? d : p->order > q->order ? -1 : 1;
 }
 
 /* SERVICE_8080_NAME=web is key "name" of port 8080, SERVICE_NAME=web the same
  * of all ports; any other variable is none.  A number that no port can have
  * is for none. */
-static void svc_add_meta(struct svc_job *job, struct docker_var v)
+static void svc_add_meta(struct buf *metas, struct docker_var v,
+                         struct arena *a)
 {
-    struct svc_meta m = { .order = job->metas };
+    struct svc_meta m = { .order = metas->n };
     struct str rest, digits;
     struct buf key = { 0 };
 
     if (!str_prefix(v.name, STR("SERVICE_")))
         return;
     buf_lower(&key, str_from(v.name, strlen("SERVICE_")));
-    m.attr.key = rest = buf_done(&key, job->a);
+    m.key = rest = buf_done(&key, a);
     digits = str_cut(&rest, '_');
     if (digits.n > 0 && str_all(digits, isdigit) && rest.n > 0) {
         if (*digits.p == '0' || !str_port(digits, &m.port))
             return;
-        m.attr.key = rest;
+        m.key = rest;
     }
-    m.attr.value = str_copy(job->a, v.value);
-    job->meta[job->metas++] = m;
+    m.value = str_copy(a, v.value);
+    buf_add(metas, BYTES(m));
 }
 
 /* All metadata of the container: environment before labels, each in its
- * order.  The list is in memory of `list`. */
-static void svc_metas(struct svc_job *job, struct arena *list)
+ * order.  Of a key the later one counts. */
+static void svc_metas(struct svc_job *job)
 {
     const struct docker_container *c = job->c;
     struct svc_meta *meta;
-    size_t i, kept = 0;
+    struct buf all = { 0 };
+    size_t i, n;
 
-    meta = job->meta = arena_alloc(list, (c->envs + c->labels) * sizeof *meta);
     for (i = 0; i < c->envs; i++)
-        svc_add_meta(job, c->env[i]);
+        svc_add_meta(&all, c->env[i], job->a);
     for (i = 0; i < c->labels; i++)
-        svc_add_meta(job, c->label[i]);
-    qsort(meta, job->metas, sizeof *meta, svc_meta_cmp);
-    for (i = 0; i < job->metas; i++)
-        if (kept == 0 || meta[i].port != meta[kept - 1].port ||
-            !str_eq(meta[i].attr.key, meta[kept - 1].attr.key)) {
-            meta[kept++] = meta[i];
-            job->general += meta[i].port == 0;
-        }
-    job->metas = kept;
-    job->at_meta = job->general;
+        svc_add_meta(&all, c->label[i], job->a);
+    n = all.n / sizeof *meta;
+    meta = (void *)all.p;
+    if (n > 0)
+        qsort(meta, n, sizeof *meta, svc_meta_cmp);
+    for (i = 0; i < n; i++)
+        if (i == 0 || meta[i].port != meta[job->metas - 1].port ||
+            !str_eq(meta[i].key, meta[job->metas - 1].key))
+            meta[job->metas++] = meta[i];
+    all.n = job->metas * sizeof *meta;
+    job->meta = job->at_meta = buf_array(&all, job->a);
 }
 
+/* The value of an attribute; empty: there is none, or one that is too long to
+ * be used. */
 static struct str svc_attr(const struct service *s, const char *key)
 {
     size_t i;
 
     for (i = 0; i < s->attrs; i++)
-        if (str_eq(s->attr[i].key, str_of(key)))
-            return s->attr[i].value;
+        if (str_eq(s->attr[i]->key, str_of(key)) &&
+            s->attr[i]->value.n <= SERVICE_ATTR_MAX)
+            return s->attr[i]->value;
     return STR("");
 }
 
-/* Everything but the attributes that a service takes from its metadata. */
-struct svc_keys {
-    struct svc_meta *name, *id, *tags;
-    bool ignore;
-};
+/* The keys that are no attributes. */
+enum { SVC_NAME, SVC_ID, SVC_TAGS, SVC_IGNORE, SVC_KEYS };
+
+static const char *const svc_key[] = { "name", "id", "tags", "ignore" };
 
 /* Sorts the metadata of port s->exposed into keys and attributes: those for
  * all ports and its own, which win.  Ports come in their order. */
 static void svc_read_metas(struct svc_job *job, struct service *s,
-                           struct svc_keys *k)
+                           struct svc_meta **given)
 {
-    struct svc_meta *meta = job->meta, *m;
-    size_t general = 0, own, end;
+    struct svc_meta *general = job->meta, *end = job->meta + job->metas, *own;
+    struct buf attrs = { 0 };
+    size_t k;
 
-    while (job->at_meta < job->metas && meta[job->at_meta].port < s->exposed)
+    while (job->at_meta < end && job->at_meta->port < s->exposed)
         job->at_meta++;
-    own = end = job->at_meta;
-    while (end < job->metas && meta[end].port == s->exposed)
-        end++;
-    k->name = k->id = k->tags = &job->none;
-    k->ignore = false;
-    s->attr = arena_alloc(job->a, (job->general + end - own) *
-                                  sizeof *s->attr);
-    while (general < job->general || own < end) {
-        int d = general == job->general ? 1 : own == end ? -1
-                : str_cmp(meta[general].attr.key, meta[own].attr.key);
+    own = job->at_meta;
+    for (k = 0; k < SVC_KEYS; k++)
+        given[k] = &job->none;
+    for (;;) {
+        bool more = general < end && general->port == 0;
+        bool more_own = own < end && own->port == s->exposed;
+        int d = !more ? 1 : !more_own ? -1 : str_cmp(general->key, own->key);
+        struct svc_meta *m = d < 0 ? general : own;
 
-        m = &meta[d < 0 ? general : own];
+        if (!more && !more_own)
+            break;
         general += d <= 0;
         own += d >= 0;
-        if (str_eq(m->attr.key, STR("name")))
-            k->name = m;
-        else if (str_eq(m->attr.key, STR("id")))
-            k->id = m;
-        else if (str_eq(m->attr.key, STR("tags")))
-            k->tags = m;
-        else if (str_eq(m->attr.key, STR("ignore")))
-            k->ignore = m->attr.value.n > 0;
-        else if (m->attr.value.n <= SERVICE_ATTR_MAX)
-            s->attr[s->attrs++] = m->attr;
+        for (k = 0; k < SVC_KEYS && !str_eq(m->key, str_of(svc_key[k]));)
+            k++;
+        if (k < SVC_KEYS)
+            given[k] = m;
         else
-            svc_note(job->notes, LOG_WARN, false, "port %u: attribute "
-                     "\"%.*s\" has more than %d bytes and is not used",
-                     s->exposed, PUT(str_first(m->attr.key, 140)),
-                     SERVICE_ATTR_MAX);
+            buf_add(&attrs, BYTES(m));
     }
+    s->attrs = attrs.n / sizeof *s->attr;
+    s->attr = buf_array(&attrs, job->a);
 }
 
 /* ---- Tags, names, IDs ---- */
 
-/* Takes the next tag off a list with commas between them; "\," is a comma in a
- * tag.  Empty ones are passed over.  False: there are no more. */
-static bool svc_next_tag(struct str *list, struct buf *tag)
-{
-    tag->n = 0;
-    while (list->n > 0) {
-        bool escaped = *list->p == '\\' && list->n > 1 && list->p[1] == ',';
-        char c = escaped ? ',' : *list->p;
-
-        *list = str_from(*list, escaped ? 2 : 1);
-        if (c != ',' || escaped)
-            buf_byte(tag, c);
-        else if (tag->n > 0)
-            break;
-    }
-    return tag->n > 0;
-}
-
-/* Splits a list of tags, once for all ports that have it: sets m->tag to those
- * of the container, of the command line, and of UDP, without those that would
- * be too much. */
+/* Splits a list of tags with commas between them, once for all ports that have
+ * it: sets m->tag to those of the container, of the command line, and of UDP,
+ * without empty ones and those that would be too much.  "\," is a comma in a
+ * tag. */
 static void svc_split_tags(struct svc_job *job, struct svc_meta *m)
 {
-    struct str list[] = { m->attr.value, job->cfg->tags };
+    struct str list[] = { m->value, STR(","), job->cfg->tags, STR(",") };
     struct str udp = STR("udp"), copy;
     struct buf tags = { 0 }, tag = { 0 };
-    size_t room = SERVICE_TAGS_MAX, lost = 0, i;
+    size_t room = SERVICE_TAGS_MAX, lost = 0, i, used;
 
     for (i = 0; i < LENGTH(list); i++)
-        while (svc_next_tag(&list[i], &tag)) {
-            if (tag.n > room) {
-                lost++;
+        for (; list[i].n > 0; list[i] = str_from(list[i], used)) {
+            used = str_prefix(list[i], STR("\\,")) ? 2 : 1;
+            if (used == 2 || *list[i].p != ',') {
+                buf_byte(&tag, used == 2 ? ',' : *list[i].p);
                 continue;
             }
-            room -= tag.n;
-            copy = str_copy(job->a, buf_str(&tag));
-            buf_add(&tags, BYTES(copy));
+            if (tag.n > room) {
+                lost++;
+            } else if (tag.n > 0) {
+                room -= tag.n;
+                copy = str_copy(job->a, buf_str(&tag));
+                buf_add(&tags, BYTES(copy));
+            }
+            tag.n = 0;
         }
     buf_add(&tags, BYTES(udp));
     m->tags = tags.n / sizeof *m->tag;
@@ -4411,56 +4382,50 @@ static struct str svc_label(const struct docker_container *c, struct str name)
     return STR("");
 }
 
-/* The name of a service without a SERVICE_NAME: the last part of the image's,
- * unless that is an ID, whole or the beginning; six digits are too many to be
- * a name by chance. */
-static struct str svc_default_name(const struct docker_container *c)
+/* The last part of the image's name; empty if that is an ID, whole or the
+ * beginning; six digits are too many to be a name by chance. */
+static struct str svc_image_name(const struct docker_container *c)
 {
-    struct str s = c->image, service;
-    bool id = str_all(s, isxdigit) &&
-              (s.n == 64 || s.n == 12 ||
-               (s.n >= 6 && str_prefix(c->digest, s)));
+    struct str s = c->image;
 
-    if (!id && !str_prefix(s, STR("sha256:"))) {
-        s = str_cut(&s, '@');
-        while (s.n > 1 && s.p[s.n - 1] == '/')
-            s.n--;
-        s = str_after(s, '/');
-        s = str_upto(s, str_index(s, ':'));
-        if (s.n > 0)
-            return s;
-    }
-    service = svc_label(c, STR("com.docker.compose.service"));
-    return service.n > 0 ? service : c->name;
+    if (str_prefix(s, STR("sha256:")) ||
+        (str_all(s, isxdigit) &&
+         (s.n == 64 || s.n == 12 || (s.n >= 6 && str_prefix(c->digest, s)))))
+        return STR("");
+    s = str_cut(&s, '@');
+    while (s.n > 1 && s.p[s.n - 1] == '/')
+        s.n--;
+    s = str_after(s, '/');
+    return str_cut(&s, ':');
 }
 
 /* "web" and, if the container has several ports, "web-8080"; a name that is
- * given for this very port stays as it is.  One that is too long gives way to
- * the next: SERVICE_NAME, the default, the container's, its ID. */
+ * given for this very port stays as it is.  SERVICE_NAME or, if that is
+ * missing or too long, the image's, the compose service's, the container's,
+ * its ID. */
 static struct str svc_name(const struct svc_job *job, const struct service *s,
                            const struct svc_meta *given)
 {
-    const struct str names[] = { given->attr.value, job->name, job->c->name,
-                                 str_first(job->c->id, 12) };
-    struct str name = STR("");
+    const struct str names[] = { given->value, job->image, job->compose,
+                                 job->c->name, str_first(job->c->id, 12) };
     size_t i;
 
     for (i = 0; i < LENGTH(names); i++) {
-        bool whole = !job->several || (i == 0 && given->port > 0);
+        struct buf name = { .max = SERVICE_NAME_MAX };
 
         if (names[i].n == 0)
             continue;
-        if (names[i].n <= SERVICE_NAME_MAX) {
-            name = whole ? str_copy(job->a, names[i])
-                   : str_fmt(job->a, "%.*s-%u", PUT(names[i]), s->exposed);
-            if (name.n <= SERVICE_NAME_MAX)
-                break;
-        }
+        buf_add(&name, names[i]);
+        if (job->set->several && (i > 0 || given->port == 0))
+            buf_fmt(&name, "-%u", s->exposed);
+        if (!name.bad)
+            return buf_done(&name, job->a);
+        buf_free(&name);
         svc_note(job->notes, LOG_WARN, false, "port %u: the name %.*s... has "
                  "more than %d bytes and is not used", s->exposed,
                  PUT(str_first(names[i], 40)), SERVICE_NAME_MAX);
     }
-    return name;
+    return STR("");
 }
 
 /* Whether Consul can deregister the ID, which it takes from a path: it answers
@@ -4485,25 +4450,7 @@ static struct str svc_port_id(const struct svc_job *job, struct str base,
                               const struct service *s)
 {
     return str_fmt(job->a, "%.*s:%u%s", PUT(base), s->exposed,
-                   s->udp ? ":udp" : "");
-}
-
-/* Sets the ID: SERVICE_ID if that can be used, else the default one.  False:
- * that cannot be used either. */
-static bool svc_set_id(const struct svc_job *job, struct service *s,
-                       const struct svc_meta *given)
-{
-    struct str id = svc_port_id(job, job->id, s), wanted = given->attr.value;
-    bool ok = svc_id_ok(wanted);
-
-    s->id = ok ? wanted : id;
-    s->default_id = str_eq(s->id, id);
-    if (!ok && given != &job->none)
-        svc_note(job->notes, LOG_WARN, false, "port %u: SERVICE_ID \"%.*s\" "
-                 "cannot be used (1 to %d characters of ASCII, no leading /, "
-                 "no //, no . or .. part): the ID is %.*s", s->exposed,
-                 PUT(str_first(wanted, 100)), SERVICE_ID_MAX, PUT(id));
-    return ok || svc_id_ok(id);
+                   s->proto == DOCKER_UDP ? ":udp" : "");
 }
 
 /* By the digests of IDs in lower case, since Consul's catalog compares them
@@ -4515,31 +4462,44 @@ static int svc_id_cmp(const void *a, const void *b)
     return p->id_digest < q->id_digest ? -1 : p->id_digest > q->id_digest;
 }
 
-/* No two services of a container have the same ID: the later one gets its
- * port appended.  False: that has become too long. */
-static bool svc_unique_id(struct svc_job *job, struct service *s)
+/* Sets the ID: SERVICE_ID if that can be used, else the default one.  No two
+ * services of a container have the same: the later one gets its port appended.
+ * False: there is none that can be used. */
+static bool svc_set_id(struct svc_job *job, struct service *s,
+                       const struct svc_meta *given)
 {
-    struct str first = s->id;
+    struct str usual = svc_port_id(job, job->id, s);
+    bool ok = svc_id_ok(given->value);
+    struct str first = ok ? given->value : usual;
     struct buf lower = { 0 };
+    struct service **found;
 
-    for (; s->id.n <= SERVICE_ID_MAX; s->id = svc_port_id(job, s->id, s)) {
+    if (!ok && given != &job->none)
+        svc_note(job->notes, LOG_WARN, false, "port %u: SERVICE_ID \"%.*s\" "
+                 "cannot be used (1 to %d characters of ASCII, no leading /, "
+                 "no //, no . or .. part): the ID is %.*s", s->exposed,
+                 PUT(str_first(given->value, 100)), SERVICE_ID_MAX,
+                 PUT(usual));
+    ok = ok || svc_id_ok(usual);
+    for (s->id = first; ok && s->id.n <= SERVICE_ID_MAX;
+         s->id = svc_port_id(job, s->id, s)) {
         lower.n = 0;
         buf_lower(&lower, s->id);
         s->id_digest = str_hash(0, buf_str(&lower));
-        if (tfind(s, &job->by_id, svc_id_cmp) == NULL)
+        found = tsearch(s, &job->by_id, svc_id_cmp);
+        if (found == NULL)
+            mem_none();
+        if (*found == s)
             break;
-        s->default_id = false;
     }
     buf_free(&lower);
-    if (s->id.n > SERVICE_ID_MAX)
-        return false;
-    if (tsearch(s, &job->by_id, svc_id_cmp) == NULL)
-        mem_none();
-    if (s->id.p != first.p)
+    ok = ok && s->id.n <= SERVICE_ID_MAX;
+    s->default_id = str_eq(s->id, usual);
+    if (ok && s->id.p != first.p)
         svc_note(job->notes, LOG_WARN, false, "two services with the ID "
                  "%.*s: that of port %u is %.*s", PUT(str_first(first, 100)),
                  s->exposed, PUT(str_first(s->id, 200)));
-    return true;
+    return ok;
 }
 
 /* ---- Where a port is reached ---- */
@@ -4565,170 +4525,116 @@ static struct str svc_own_address(const struct docker_container *c,
     return first != NULL ? first->ip : STR("");
 }
 
-/* How others reach a port: not at all, at the host, or at the very address. */
-struct svc_endpoint {
-    enum { SVC_NOT, SVC_PUBLISHED, SVC_ADDRESS } reach;
-    unsigned port;
-    struct str ip;      /* of the binding, or the container's own */
-};
+/* As docker_port_cmp: a port of the container, and one of its services. */
+static int svc_port_cmp(const void *port, const void *service)
+{
+    const struct service *s = service;
+    struct docker_port q = { .number = s->exposed, .proto = s->proto };
+
+    return docker_port_cmp(port, &q);
+}
+
+/* The address of a port that the host has: section 0, Address. */
+static void svc_at_host(const struct svc_config *cfg, struct str bound,
+                        struct service *s)
+{
+    bool any = bound.n == 0 || str_eq(bound, STR("0.0.0.0")) ||
+               str_eq(bound, STR("::"));
+
+    s->address = cfg->ip.n > 0 ? cfg->ip : any ? cfg->host : bound;
+    s->kept = cfg->ip_unknown;  /* nothing is concluded from that */
+}
 
 /* A port of a container that does not run: where it was while it ran.  One
  * that was never seen running has port 0: it keeps what its ID names, no
  * more. */
-static struct svc_endpoint svc_former_endpoint(struct svc_job *job,
-                                               const struct docker_port *p)
+static bool svc_locate_former(const struct svc_job *job,
+                              const struct docker_port *p, struct service *s)
 {
-    struct svc_endpoint at = { SVC_PUBLISHED, 0, { "", 0 } };
     const struct svc_set *before = job->before;
+    const struct service *was = NULL;
 
     if (before != NULL)
-        at.reach = SVC_NOT;
-    for (; before != NULL && job->at_before < before->n; job->at_before++) {
-        const struct service *s = &before->service[job->at_before];
-        int d = s->exposed == p->number
-            ? s->udp - (p->proto == DOCKER_UDP)
-            : s->exposed < p->number ? -1 : 1;
-
-        if (d == 0)
-            at = (struct svc_endpoint){ SVC_ADDRESS, s->port, s->address };
-        if (d >= 0)
-            break;
-    }
-    return at;
+        was = bsearch(p, before->service, before->n, sizeof *was,
+                      svc_port_cmp);
+    s->port = was != NULL ? was->port : 0;
+    s->address = was != NULL ? was->address : STR("");
+    s->kept = was == NULL || was->kept;
+    return before == NULL || was != NULL;
 }
 
-/* How a port is reached, and whether at all: section 0, Ports.  One that
- * shares a network is reached at the binding of the container that has the
- * network, if that publishes the same port, else at its address. */
-static struct svc_endpoint svc_endpoint(struct svc_job *job,
-                                        const struct docker_port *p)
+/* Begins the service of a port with where it is reached: section 0, Ports.
+ * With a network that is shared, the binding is that of the container that has
+ * it.  False: it is not reached. */
+static bool svc_locate(const struct svc_job *job, const struct docker_port *p,
+                       struct service *s)
 {
-    struct svc_endpoint at = { SVC_NOT, p->number, { "", 0 } };
-    bool shares = docker_shares(job->c);
-    const struct docker_container *net = shares ? job->shared : job->c;
-    const struct docker_port *bound = p;
-    bool unlisted = shares || !p->listed;       /* Ports has no entry */
-    bool host;
+    const struct docker_container *net = job->net;
+    bool shares = net != job->c, internal = job->cfg->internal;
+    bool listed = p->listed && !shares;         /* Ports has an entry */
 
+    *s = (struct service){ .port = p->number, .exposed = p->number,
+                           .proto = p->proto, .set = job->set };
     if (!job->c->running)
-        return svc_former_endpoint(job, p);
+        return svc_locate_former(job, p, s);
     if (shares && (net == NULL || !p->exposed))
-        return at;
-    host = str_eq(net->mode, STR("host"));
-    if (shares)
-        bound = net->ports == 0 ? NULL
-                : bsearch(p, net->port, net->ports, sizeof *p,
-                          docker_port_cmp);
-    if (host && unlisted) {
-        at.reach = SVC_PUBLISHED;
-    } else if (bound != NULL && bound->host_port > 0) {
-        at.reach = SVC_PUBLISHED;
-        at.port = bound->host_port;
-        at.ip = bound->host_ip;
-    } else if (unlisted) {
-        at.ip = shares ? job->own : job->routable;
-        at.reach = at.ip.n > 0 ? SVC_ADDRESS : SVC_NOT;
-    }
-    if (job->cfg->internal && (at.reach != SVC_NOT || !unlisted)) {
-        at.port = p->number;
-        at.ip = host ? STR("") : job->own;
-        at.reach = host ? SVC_PUBLISHED
-                        : at.ip.n > 0 ? SVC_ADDRESS : SVC_NOT;
-    }
-    return at;
-}
-
-/* The address of the service, by the rules of section 0, Address, in their
- * order.  False: there is none that others could use. */
-static bool svc_address(const struct svc_job *job,
-                        const struct svc_endpoint *at, struct service *s)
-{
-    const struct svc_config *cfg = job->cfg;
-    bool any = at->ip.n == 0 || str_eq(at->ip, STR("0.0.0.0")) ||
-               str_eq(at->ip, STR("::"));
-    struct str address = cfg->host;
-
-    if (job->label_ip.n > 0)
-        address = job->label_ip;
-    else if (at->reach == SVC_ADDRESS)
-        address = at->ip;
-    else if (cfg->ip_unknown)
-        s->kept = true;         /* nothing is concluded from that */
-    else if (cfg->ip.n > 0)
-        address = cfg->ip;
-    else if (!any)
-        address = at->ip;
-    else if (cfg->no_host && !s->kept)
         return false;
-    s->address = str_copy(job->a, address);
+    if (shares)
+        p = net->ports == 0 ? NULL
+            : bsearch(p, net->port, net->ports, sizeof *p, docker_port_cmp);
+    if (str_eq(net->mode, STR("host")) && (internal || !listed)) {
+        svc_at_host(job->cfg, STR(""), s);
+    } else if (p != NULL && p->host_port > 0 && !internal) {
+        s->port = p->host_port;
+        svc_at_host(job->cfg, p->host_ip, s);
+    } else if (listed ? internal : job->direct.n > 0) {
+        s->address = internal ? job->own : job->direct;
+        if (s->address.n == 0)
+            return false;
+    } else {
+        return false;
+    }
+    if (job->label_ip.n > 0) {
+        s->address = job->label_ip;
+        s->kept = false;
+    }
     return true;
 }
 
 /* ---- All services of a container ---- */
 
-/* Makes the service of one port.  False: it has none, and a note says why. */
-static bool svc_make(struct svc_job *job, const struct docker_port *p,
-                     const struct svc_endpoint *at, struct service *s)
+/* Makes the service of a port that is reached.  False: it has none, and a note
+ * says why. */
+static bool svc_make(struct svc_job *job, struct service *s)
 {
     struct svc_notes *notes = job->notes;
-    struct svc_keys k;
+    struct svc_meta *given[SVC_KEYS];
+    bool ignore;
 
-    memset(s, 0, sizeof *s);
-    s->port = at->port;
-    s->exposed = p->number;
-    s->udp = p->proto == DOCKER_UDP;
-    s->kept = at->port == 0;            /* where it was is not known */
-    svc_read_metas(job, s, &k);
-    if (k.ignore || (job->cfg->only_named && k.name->attr.value.n == 0)) {
-        svc_note(notes, LOG_INFO, true, "service on port %u: %s", p->number,
-                 k.ignore ? "SERVICE_IGNORE is set"
-                          : "no SERVICE_NAME (-explicit)");
+    svc_read_metas(job, s, given);
+    ignore = given[SVC_IGNORE]->value.n > 0;
+    if (ignore || (job->cfg->only_named && given[SVC_NAME]->value.n == 0)) {
+        svc_note(notes, LOG_INFO, true, "service on port %u: %s", s->exposed,
+                 ignore ? "SERVICE_IGNORE is set"
+                        : "no SERVICE_NAME (-explicit)");
         return false;
     }
-    if (!svc_address(job, at, s)) {
+    if (s->address.n == 0 && job->cfg->no_host && !s->kept) {
         svc_note(notes, LOG_WARN, true, "port %u: this host's address is not "
-                 "known, give it with -ip", p->number);
+                 "known, give it with -ip", s->exposed);
         return false;
     }
-    s->name = svc_name(job, s, k.name);
-    if (!svc_set_id(job, s, k.id) || !svc_unique_id(job, s)) {
-        svc_note(notes, LOG_WARN, true, "port %u: no usable ID", p->number);
+    s->address = str_copy(job->a, s->address);
+    s->name = svc_name(job, s, given[SVC_NAME]);
+    if (!svc_set_id(job, s, given[SVC_ID])) {
+        svc_note(notes, LOG_WARN, true, "port %u: no usable ID", s->exposed);
         return false;
     }
-    if (k.tags->tag == NULL)
-        svc_split_tags(job, k.tags);
-    s->tag = k.tags->tag;
-    s->tags = k.tags->tags - !s->udp;
+    if (given[SVC_TAGS]->tag == NULL)
+        svc_split_tags(job, given[SVC_TAGS]);
+    s->tag = given[SVC_TAGS]->tag;
+    s->tags = given[SVC_TAGS]->tags - (s->proto != DOCKER_UDP);
     return true;
-}
-
-/* Makes the services of all ports at `at`. */
-static void svc_make_all(struct svc_job *job, struct svc_set *set,
-                         const struct svc_endpoint *at)
-{
-    const struct docker_container *c = job->c;
-    size_t i, lost = 0;
-
-    for (i = 0; i < c->ports && job->a->used <= SERVICES_SIZE; i++) {
-        struct service *s = &set->service[set->n];
-
-        if (at[i].reach == SVC_NOT) {
-            svc_note(job->notes, LOG_INFO, true, "port %u not published on "
-                     "host", c->port[i].number);
-        } else if (set->n == SERVICES_MAX) {
-            lost++;
-        } else if (svc_make(job, &c->port[i], &at[i], s)) {
-            s->set = set;
-            set->n++;
-        }
-    }
-    for (i = 0; i < set->n; i++)
-        (void)tdelete(&set->service[i], &job->by_id, svc_id_cmp);
-    if (c->ports == 0)
-        svc_note(job->notes, LOG_INFO, true, "no published ports");
-    if (lost > 0)
-        svc_note(job->notes, LOG_WARN, false, "more than %d services: those "
-                 "of %zu more ports are left out", SERVICES_MAX, lost);
 }
 
 /* The services of a container.  `shared` is the container whose network it
@@ -4742,38 +4648,44 @@ static struct svc_set *svc_derive(const struct svc_config *cfg,
                                   struct svc_notes *notes)
 {
     struct svc_set *set = mem_zero(sizeof *set);
-    struct arena scratch = { 0 };
-    struct svc_endpoint *at = arena_alloc(&scratch, c->ports * sizeof *at);
-    struct svc_job job = { .cfg = cfg, .c = c, .shared = shared,
-                           .before = before, .a = &set->arena,
-                           .notes = notes };
+    struct svc_job job = { .cfg = cfg, .c = c, .before = before,
+                           .net = docker_shares(c) ? shared : c, .set = set,
+                           .a = &set->arena, .notes = notes };
     struct str ip = svc_label(c, cfg->ip_label);
+    struct service *s, unused;
     size_t open = 0, i;
 
     set->running = c->running;
     memcpy(set->container, c->id.p, 12);
-    svc_metas(&job, &scratch);
-    job.own = svc_own_address(shared != NULL ? shared : c, false);
-    job.routable = svc_own_address(c, true);
-    job.label_ip = str_upto(ip, str_index(ip, '/'));
-    if (job.label_ip.n > SERVICE_NAME_MAX) {
-        svc_note(notes, LOG_WARN, false, "the address in %.*s has more than "
-                 "%d bytes and is not used", PUT(cfg->ip_label),
-                 SERVICE_NAME_MAX);
-        job.label_ip.n = 0;
-    }
-    job.name = svc_default_name(c);
-    job.id = str_fmt(&scratch, "%.*s:%.*s", PUT(cfg->hostname), PUT(c->name));
-    for (i = 0; i < c->ports; i++) {
-        at[i] = svc_endpoint(&job, &c->port[i]);
-        open += at[i].reach != SVC_NOT;
-    }
-    set->several = job.several = c->running || before == NULL
-                                     ? open > 1 : before->several;
+    svc_metas(&job);
+    job.own = svc_own_address(job.net != NULL ? job.net : c, false);
+    job.direct = job.net == c ? svc_own_address(c, true) : job.own;
+    job.label_ip = str_cut(&ip, '/');
+    if (job.label_ip.n > SERVICE_NAME_MAX)
+        job.label_ip.n = 0;             /* it is no address */
+    job.image = svc_image_name(c);
+    job.compose = svc_label(c, STR("com.docker.compose.service"));
+    job.id = str_fmt(job.a, "%.*s:%.*s", PUT(cfg->hostname), PUT(c->name));
+    for (i = 0; i < c->ports; i++)
+        open += svc_locate(&job, &c->port[i], &unused);
+    set->several = c->running || before == NULL ? open > 1 : before->several;
     open = open < SERVICES_MAX ? open : SERVICES_MAX;
-    set->service = arena_alloc(&set->arena, (open + 1) * sizeof *set->service);
-    svc_make_all(&job, set, at);
-    arena_free(&scratch);
+    set->service = arena_alloc(job.a, (open + 1) * sizeof *set->service);
+    for (i = 0; i < c->ports && job.a->used <= SERVICES_SIZE; i++) {
+        s = &set->service[set->n];
+        if (!svc_locate(&job, &c->port[i], s))
+            svc_note(notes, LOG_INFO, true, "port %u not published on host",
+                     s->exposed);
+        else if (set->n == SERVICES_MAX)
+            svc_note(notes, LOG_WARN, false, "more than %d services: that of "
+                     "port %u is left out", SERVICES_MAX, s->exposed);
+        else
+            set->n += svc_make(&job, s);
+    }
+    for (i = 0; i < set->n; i++)
+        (void)tdelete(&set->service[i], &job.by_id, svc_id_cmp);
+    if (c->ports == 0)
+        svc_note(notes, LOG_INFO, true, "no published ports");
     return set;
 }
 
@@ -5293,7 +5205,7 @@ static void consul_meta(struct buf *b, const struct service *s,
     size_t i, n = 0;
 
     for (i = 0; i < s->attrs; i++) {
-        const struct svc_attr *a = &s->attr[i];
+        const struct svc_meta *a = s->attr[i];
 
         if (n < 63 && a->key.n > 0 && a->key.n <= 128 && a->value.n <= 512 &&
             str_all(a->key, consul_meta_char) &&
@@ -5315,14 +5227,14 @@ static void consul_meta(struct buf *b, const struct service *s,
     buf_free(&left);
 }
 
-/* A registration: PUT /v1/agent/service/register.  What print: shows of it has
- * no mark. */
+/* A registration: PUT /v1/agent/service/register. */
 static void consul_value(const struct registry *r, const struct service *s,
                          struct str mark, struct buf *b, struct digest *d,
                          struct svc_notes *notes)
 {
     size_t i, checks;
 
+    (void)r;
     d->place = reg_place(s->name, s->address, s->port);
     d->tags = 0;
     buf_byte(b, '{');
@@ -5337,7 +5249,7 @@ static void consul_value(const struct registry *r, const struct service *s,
     }
     buf_lit(b, s->tags > 0 ? "],\"Meta\":{" : ",\"Meta\":{");
     consul_meta(b, s, notes);
-    consul_member(b, "registrator", r->kind->list != NULL ? mark : STR(""));
+    consul_member(b, "registrator", mark);
     buf_byte(b, '}');
     checks = b->n;
     consul_check(b, ",\"Check\":", s);
@@ -5501,7 +5413,7 @@ static struct request *print_write(struct registry *r,
     (void)step;
     if (print_table && w->op == REG_REGISTER) {
         buf_fmt(&b, "register\t%s\t%u/%s\t%.*s\t", s->set->container,
-                s->exposed, s->udp ? "udp" : "tcp", PUT(s->name));
+                s->exposed, s->proto == DOCKER_UDP ? "udp" : "tcp", PUT(s->name));
         url_put(&b, s->address, s->port);
         buf_byte(&b, '\t');
         for (i = 0; i < s->tags; i++)
@@ -6128,7 +6040,8 @@ static void entry_write(struct entries *es, struct reg_entry *e)
     w->what.op = action == ENTRY_WRITE ? REG_REGISTER : REG_DEREGISTER;
     if (action == ENTRY_WRITE) {
         w->want = s->want;
-        reg_mark(&mark, reg->owner, &w->want);
+        if (reg->kind->list != NULL)    /* else nobody reads it */
+            reg_mark(&mark, reg->owner, &w->want);
         reg->kind->value(reg, s, buf_str(&mark), &w->text, &unused, NULL);
         buf_free(&mark);
         w->what.service = s;
@@ -6613,9 +6526,6 @@ static void container_tell(struct containers *cs, struct container *c,
             reg->kind->ignored(id, buf_str(&text));
     }
     buf_free(&text);
-    if (digest != c->said && notes->n > NOTES_MAX)
-        log_at(LOG_INFO, "%.*s: and %zu more of these", PUT(id),
-               notes->n - NOTES_MAX);
     c->said = digest;
     arena_free(&notes->arena);
 }

@@ -63,7 +63,7 @@ WARNINGS = {
     "inspect": r"16 ?Mi?B|[Tt]oo|large|more than", "row": r"\brow\b|element|4 ?Mi?B|too large"}
 ROUTINE = re.compile(
     r"Starting registrator|Using .* adapter|consul: current leader|Listening|Syncing|added:|removed:|summary"
-    r"|waiting:|in sync|ignored: \w+ (no published|port \d+ not published|service on port)|: and \d+ more")
+    r"|waiting:|in sync|ignored: \w+ (no published|port \d+ not published|service on port)")
 
 
 # ==== Peers that keep count =====================================================================

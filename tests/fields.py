@@ -46,7 +46,7 @@ BESIDES = {
     "consul": {"query user token_file": "of consul_open"},
     "write": {"entries entry key text want renewal": "of entry_write"},
     "reg_write": {"op key text replace_checks": "of entry_write"},
-    "service": {"id name address port exposed udp default_id tag tags attr attrs": "of svc_derive",
+    "service": {"id name address port exposed proto default_id tag tags attr attrs": "of svc_derive",
                 "id_digest set": "the same", "entry order key want": "of entries_claim"},
     "svc_set": {"arena service n container several": "of svc_derive"},
     "svc_config": {"only_named internal hostname ip_label tags": "of the command line"},
@@ -61,7 +61,7 @@ WHOLE = {
     "splitter": "a parser, tested for every split of its input", "http": "the same",
     "json": "tokens of one text",
     "tls": "BearSSL's engine and what it has seen: tested by itself", "digest": "one value, set at once",
-    "os_addr": "an address", "err": "a sentence", "svc_attr": "of svc_derive", "tls_creds": "of tls_load",
+    "os_addr": "an address", "err": "a sentence", "svc_meta": "of svc_derive", "tls_creds": "of tls_load",
     "docker_container": "the inspect at hand", "reg_kind": "constant", "side_kind": "constant",
 }
 
