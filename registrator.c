@@ -3058,7 +3058,8 @@ static void conn_assign(struct endpoint *p, uint64_t now)
 static void conn_answered(struct conn *c, bool close)
 {
     struct request *r = c->request;
-    struct answer a = { .status = c->http.status, .body = buf_str(&r->answer) };
+    struct answer a = { .status = c->http.status,
+                        .body = buf_str(&r->answer) };
 
     c->reused = true;
     c->request = NULL;
@@ -5413,7 +5414,8 @@ static struct request *print_write(struct registry *r,
     (void)step;
     if (print_table && w->op == REG_REGISTER) {
         buf_fmt(&b, "register\t%s\t%u/%s\t%.*s\t", s->set->container,
-                s->exposed, s->proto == DOCKER_UDP ? "udp" : "tcp", PUT(s->name));
+                s->exposed, s->proto == DOCKER_UDP ? "udp" : "tcp",
+                PUT(s->name));
         url_put(&b, s->address, s->port);
         buf_byte(&b, '\t');
         for (i = 0; i < s->tags; i++)
