@@ -269,7 +269,7 @@ static void fuzz_docker(struct str in)
         CHECK(docker_id(row.id) && (row.stopped || row.exit_code == 0));
     (void)docker_identity(&j, docker_is_podman(&j), &a);
     docker_read_networks(&known, &j);
-    CHECK(known.n % 66 == 0);
+    CHECK(known.n == 0 || strchr("+-", known.p[known.n - 1]) != NULL);
     c = docker_inspect(&j);
     if (c != NULL) {
         (void)docker_set_routable(c, edge(buf_str(&known)), *in.p & 1);
