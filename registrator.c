@@ -161,6 +161,8 @@ enum {
     CONNECT_MS = MS(5000),      /* to one address */
     CALL_MS = MS(10 * 1000),    /* an answer, or the next part of it */
     ANSWER_MS = MS(60 * 1000),  /* a whole answer, however slowly it comes */
+    RESEND_MS = MS(100),        /* for a request over a connection that the
+                                   peer was closing just then */
     SUBSCRIBE_MS = MS(500),     /* Docker 1.7 sends no head of /events */
     RELIST_MIN_MS = MS(1000),   /* from one list of a peer to the next */
     IN_DOUBT_MS = MS(1000),     /* a hung peer may still execute a call that
@@ -2754,7 +2756,6 @@ struct request {
     struct buf answer;          /* what body() does not take of it, so far */
     bool alone;                 /* gets a connection that is then closed */
     bool stream;                /* its answer has no end and no deadline */
-    bool retried;               /* a kept connection had been closed once */
     void *context;              /* for the two functions */
     conn_body_fn *body;         /* gets the body of a 200 as it comes, first an
                                    empty piece with the head; NULL: the body is
@@ -3105,10 +3106,11 @@ static void conn_parse(struct conn *c, uint64_t now)
 
 /* The connection is of no more use: it has broken (error), the peer has closed
  * it, or has sent what nobody asked for.  Not clean: in TLS it has not said
- * that it closes, and somebody may have cut it.  A request that a kept
- * connection had no byte of an answer for is sent once more: the peer may have
- * closed it while it was idle (RFC 9112 9.3.1). */
-static void conn_ended(struct conn *c, int error, bool clean)
+ * that it closes, and somebody may have cut it.  A request that
+ * was sent just now over a kept connection, and has no byte of an answer, is
+ * sent again over the next one: the peer may have closed it while it was idle
+ * (RFC 9112 9.3.1).  Later it may be out of date. */
+static void conn_ended(struct conn *c, int error, bool clean, uint64_t now)
 {
     struct endpoint *p = c->peer;
     struct request *r = c->request;
@@ -3118,8 +3120,8 @@ static void conn_ended(struct conn *c, int error, bool clean)
     if (error == 0 && clean && c->state == CONN_READING &&
         http_ends(&c->http)) {
         conn_answered(c, true);
-    } else if (c->state == CONN_ASKED && c->reused && !r->retried) {
-        r->retried = true;
+    } else if (c->state == CONN_ASKED && c->reused &&
+               now < c->asked + RESEND_MS) {
         (void)conn_close(c);
         list_insert(p->waiting.next, &r->link);
     } else {
@@ -3185,7 +3187,7 @@ static void conn_io(struct conn *c, uint64_t now)
             tls_why(c->tls, &e);
             conn_fail(c, &e);
         } else if (io != IO_WAIT) {
-            conn_ended(c, io == IO_END ? 0 : error, error == 0);
+            conn_ended(c, io == IO_END ? 0 : error, error == 0, now);
         }
     }
 }

@@ -1217,9 +1217,12 @@ class Model:
         writer = store.writer.get(i)
         if i not in store.services and any(fold(i) == fold(other) for other in store.services):
             return              # there they are one: nobody tells what this means
+        before = store.before.get(i)
         store.forget(i)
         if writer:
             store.writer[i] = writer
+        elif before:
+            store.before[i] = before
         Consul.put(self.registrators[0].consul, {"ID": i, **row})
         self.is_of_others(i, tolerant=ours and not row["Meta"])
 
