@@ -3258,6 +3258,7 @@ static void conn_ready(struct endpoint *p, const struct pollfd *fd,
  * container, an entry. */
 struct retry {
     unsigned tries;             /* that failed, in a row */
+    bool refused;               /* the last of them for good */
     uint64_t due;               /* not before */
     uint64_t said;              /* which reasons have been logged, as bits */
     char *why;                  /* the last reason; NULL: none */
@@ -5627,6 +5628,9 @@ enum entry_action { ENTRY_KEEP, ENTRY_WRITE, ENTRY_REMOVE, ENTRY_FREE };
  *     a service  absent                       no         written
  *     a service  present, removable, the key  no         removed: the catalog
  *                spelled otherwise                       takes both for one
+ *     a service  present, removable, of       no         removed: nobody is to
+ *                another place, and ours is              be sent there
+ *                refused
  *     a service  the same digest              no         nothing; written,
  *                                                        if it expires (4)
  *     a service  present, writable            no         written
@@ -5658,6 +5662,9 @@ static enum entry_action entry_decide(const struct entries *es,
         return ENTRY_WRITE;
     if (entry_removable(es, e) && e->spelled != NULL &&
         !str_eq(str_of(e->spelled), s->key))
+        return ENTRY_REMOVE;
+    if (entry_removable(es, e) && e->node.retry.refused &&
+        e->have.place != s->want.place)
         return ENTRY_REMOVE;
     if (entry_in_sync(es, e))
         return entries_expire(es) ? ENTRY_WRITE : ENTRY_KEEP;
@@ -5977,6 +5984,11 @@ static void entry_failed(struct entries *es, struct reg_entry *e,
         log_at(LOG_ERROR, "%s failed: %.*s %s",
                w->what.op == REG_REGISTER ? "register" : "deregister",
                PUT(w->what.key), why.text);
+    if (w->what.op == REG_REGISTER) {
+        retry->refused = verdict == REG_REJECTED;
+        if (entry_decide(es, e) == ENTRY_REMOVE)
+            retry->due = now;
+    }
 }
 
 /* Ends the write and takes its outcome from the answer; NULL: it is done. */

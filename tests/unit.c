@@ -3455,8 +3455,10 @@ static const struct {
     { "crossing is sent again", 1, "q0oq0xn1o", "a200ok n2 b200ok" },
     { "crossing is sent again before others", 1, "q0oqq0x1oon",
       "a200ok b200ok c200ok n2" },
-    { "crossing is sent again once", 2, "qq0o1oq1x0xn",
-      "a200ok b200ok c! n2" },
+    { "crossing is sent again, at last over a new one", 2, "qq0o1oq1x0xn2o",
+      "a200ok b200ok n3 c200ok" },
+    { "not that over a new one", 1, "q0oq0x1xn", "a200ok b! n2" },
+    { "later it is not sent again", 1, "q0oqt0xq1o", "a200ok b! c200ok" },
     { "after half an answer it is not sent again", 1, "q0oq0hx",
       "a200ok b!" },
     { "an answer that nobody asked for", 1, "q0ooqn1o",
@@ -5497,10 +5499,10 @@ static void reg_limits(void)
 enum {                          /* facts about an entry, as bits */
     IN_FLIGHT = 1, HELD = 2, IN_DOUBT = 4, ORPHAN = 8, CLEANUP = 16,
     RESERVED = 32, DEFAULT_ID = 64, LIST_READ = 128, AT_THIS_EPOCH = 256,
-    EXPIRES = 512, FACTS = 1024,
+    EXPIRES = 512, REFUSED = 1024, FACTS = 2048,
     /* and what follows from the facts, by section 0, Owner: */
-    CROSSED = 1024, REMOVABLE = 2048, WRITABLE = 4096, SAME = 8192,
-    OTHER_SPELLING = 16384, CLAIMED = 32768
+    CROSSED = 2048, REMOVABLE = 4096, WRITABLE = 8192, SAME = 16384,
+    OTHER_SPELLING = 32768, OTHER_PLACE = 65536, CLAIMED = 131072
 };
 
 enum { OWNER_NONE, OWNER_OURS, OWNER_ENGINE, OWNER_OTHER, OWNERS };
@@ -5563,6 +5565,7 @@ static void stage_set(struct stage *t, char desired, char observed,
     t->e.held = is & HELD;
     t->e.in_doubt = is & IN_DOUBT;
     t->e.orphan = is & ORPHAN;
+    t->e.node.retry.refused = is & REFUSED;
     t->e.write = is & IN_FLIGHT ? &t->write : NULL;
     t->e.crossed = is & AT_THIS_EPOCH ? 9 : 8;
 }
@@ -5583,6 +5586,7 @@ static unsigned stage_derive(size_t owner, size_t have, size_t spelled,
         is |= CROSSED;
     is |= (removable ? REMOVABLE : 0) | (writable ? WRITABLE : 0);
     is |= have == HAVE_ANY || (have == HAVE_SAME && ours) ? SAME : 0;
+    is |= place ? 0 : OTHER_PLACE;
     return is | (spelled == SPELLED_OTHERWISE ? OTHER_SPELLING : 0);
 }
 
@@ -5606,6 +5610,7 @@ static const struct stage_row {
     { 'K', '*', 0, 0, ENTRY_KEEP },
     { 'S', 'A', 0, 0, ENTRY_WRITE },
     { 'S', 'P', REMOVABLE | OTHER_SPELLING, 0, ENTRY_REMOVE },
+    { 'S', 'P', REMOVABLE | OTHER_PLACE | REFUSED, 0, ENTRY_REMOVE },
     { 'S', 'P', SAME | EXPIRES, 0, ENTRY_WRITE },
     { 'S', 'P', SAME, 0, ENTRY_KEEP },
     { 'S', 'P', WRITABLE, 0, ENTRY_WRITE },
