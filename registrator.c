@@ -82,7 +82,10 @@
  * service is written over an entry that it may remove, that has its engine's
  * half of OWNER, whose ID is the default one of this very service, that has no
  * mark and the same name, address and port, and over any with -cleanup; but
- * not over one that another registrator has taken in this run.
+ * not over one that another registrator has taken in this run, nor beside one
+ * whose ID differs by case alone.  What others have written since the last
+ * list was read is not known, and Consul cannot be asked to write only over
+ * what is.
  *
  * The sections, each of which uses only what stands above it: 1 Base, 2 Text,
  * 3 Log, 4 JSON, 5 URL, 6 System, 7 TLS, 8 HTTP, 9 Connections, 10 Docker,
@@ -5525,6 +5528,7 @@ struct write {
     unsigned step;
     struct buf key, text;       /* what.key, what.text */
     struct digest want;
+    uint64_t owner;             /* of its mark */
     bool renewal;               /* nothing changes: -ttl */
 };
 
@@ -5626,8 +5630,9 @@ enum entry_action { ENTRY_KEEP, ENTRY_WRITE, ENTRY_REMOVE, ENTRY_FREE };
  *     nothing    present, another's           no         left alone (3)
  *     kept       any                          no         nothing
  *     a service  absent                       no         written
- *     a service  present, removable, the key  no         removed: the catalog
- *                spelled otherwise                       takes both for one
+ *     a service  present, the key spelled     no         removed (the catalog
+ *                otherwise                               takes both for one);
+ *                                                        another's: it is said
  *     a service  present, removable, of       no         removed: nobody is to
  *                another place, and ours is              be sent there
  *                refused
@@ -5639,7 +5644,8 @@ enum entry_action { ENTRY_KEEP, ENTRY_WRITE, ENTRY_REMOVE, ENTRY_FREE };
  * (1) Not while a list is read that our removal crossed: it may still show it;
  * nor while it is in doubt, or claimed all the same (entry_desired).
  * (2) An orphan only when entries_prune allows it.  (3) And freed at the end
- * of the next list, which has it among the others.  (4) When its pause is
+ * of the next list, which has it among the others, unless it was taken from us
+ * in this run, which is to be remembered.  (4) When its pause is
  * over, which after a write is -ttl-refresh; one that was only found has none,
  * since nobody knows how much of its time is left. */
 static enum entry_action entry_decide(const struct entries *es,
@@ -5660,9 +5666,8 @@ static enum entry_action entry_decide(const struct entries *es,
                                                      : ENTRY_KEEP;
     if (e->observed == ENTRY_ABSENT)
         return ENTRY_WRITE;
-    if (entry_removable(es, e) && e->spelled != NULL &&
-        !str_eq(str_of(e->spelled), s->key))
-        return ENTRY_REMOVE;
+    if (e->spelled != NULL && !str_eq(str_of(e->spelled), s->key))
+        return entry_removable(es, e) ? ENTRY_REMOVE : ENTRY_KEEP;
     if (entry_removable(es, e) && e->node.retry.refused &&
         e->have.place != s->want.place)
         return ENTRY_REMOVE;
@@ -5724,8 +5729,9 @@ static bool entry_waits(const struct entries *es, const struct reg_entry *e,
     return true;
 }
 
-/* Something about the entry has changed: queues what has to be done, or frees
- * it, here and nowhere else. */
+/* Something that entry_decide looks at has changed: queues what has to be
+ * done, or frees the entry.  So it is in the queue if and only if something is
+ * to be done, and whoever changes anything calls this. */
 static void entry_touch(struct entries *es, struct reg_entry *e)
 {
     enum entry_action action = entry_decide(es, e);
@@ -5903,8 +5909,8 @@ static void entries_release(struct entries *es, struct svc_set *set)
     svc_free(set);
 }
 
-/* Whether each service of the set is registered, or has been tried, or is not
- * to be. */
+/* Whether each service of the set is registered, or has been refused, or is
+ * not to be. */
 static bool entries_settled(const struct entries *es,
                             const struct svc_set *set)
 {
@@ -5914,7 +5920,7 @@ static bool entries_settled(const struct entries *es,
         const struct reg_entry *e = set->service[i].entry;
 
         if (e->write != NULL || e->observed == ENTRY_UNKNOWN ||
-            (entry_decide(es, e) == ENTRY_WRITE && e->node.retry.tries == 0 &&
+            (entry_decide(es, e) == ENTRY_WRITE && !e->node.retry.refused &&
              !entry_in_sync(es, e)))
             return false;
     }
@@ -5948,13 +5954,15 @@ static void entry_written(struct entries *es, struct reg_entry *e,
     e->observed = added ? ENTRY_PRESENT : ENTRY_ABSENT;
     if (added) {
         e->have = w->want;
-        e->owner = es->reg->owner;
+        e->owner = w->owner;
         free(e->spelled);
         e->spelled = str_dup(w->what.key);
         e->node.retry.due = entries_expire(es) ? entries_renewal(es) : 0;
     } else if (s != NULL && !str_eq(s->key, w->what.key)) {
         e->observed = ENTRY_UNKNOWN;    /* it may be there, spelled so */
-        relist(&es->side, es->side.now);
+        (void)retry_failed(&e->node.retry, "another spelling of it has to go",
+                           es->side.now, RELIST_MIN_MS, PAUSE_CALL_MS);
+        relist(&es->side, e->node.retry.due);
     }
 }
 
@@ -6056,6 +6064,7 @@ static void entry_write(struct entries *es, struct reg_entry *e)
     w->what.op = action == ENTRY_WRITE ? REG_REGISTER : REG_DEREGISTER;
     if (action == ENTRY_WRITE) {
         w->want = s->want;
+        w->owner = reg->owner;
         if (reg->kind->list != NULL)    /* else nobody reads it */
             reg_mark(&mark, reg->owner, &w->want);
         reg->kind->value(reg, s, buf_str(&mark), &w->text, &unused, NULL);
@@ -6157,6 +6166,10 @@ static bool entries_row(struct side *side, const struct json *j)
         (e->seen != side->epoch || entry_rank(es, e, item.owner, item.key) >
          entry_rank(es, e, e->owner, str_of(e->spelled)))) {
         was = entry_in_sync(es, e);
+        if (item.owner == 0 && item.have.content != REG_ANY &&
+            e->observed == ENTRY_PRESENT &&
+            item.have.place != e->have.place)
+            e->held = false;            /* somebody else's, without a mark */
         e->observed = ENTRY_PRESENT;
         e->have = item.have;
         e->owner = item.owner;
@@ -6200,7 +6213,8 @@ static void entries_listed(struct side *side)
         }
         if (e->in_doubt > 0 && (!judged || --e->in_doubt > 0))
             relist(side, side->now + IN_DOUBT_MS);
-        if (judged && list_empty(&e->claims) && !entry_removable(es, e))
+        if (judged && list_empty(&e->claims) && !e->held &&
+            e->observed == ENTRY_PRESENT && !entry_removable(es, e))
             entry_free(es, e);
         else
             entry_touch(es, e);
@@ -6302,13 +6316,16 @@ static const struct side_kind entries_side = {
  * engine, other entries are ours. */
 static void entries_set_owner(struct entries *es, uint64_t owner)
 {
-    struct reg_entry *e;
+    struct reg_entry *e, *next;
 
     if (es->reg->owner == owner)
         return;
     es->reg->owner = owner;
-    for (e = NULL; (e = index_next(&es->side.index, e)) != NULL;)
+    for (e = index_next(&es->side.index, NULL); e != NULL; e = next) {
+        next = index_next(&es->side.index, e);  /* e may be freed */
         e->held = false;
+        entry_touch(es, e);
+    }
     relist(&es->side, es->side.now);
 }
 
@@ -6763,6 +6780,8 @@ static void question_on_shared(struct request *r, const struct answer *a)
         container_share(cs, c, str_after(shared->mode, ':'));
         question_ask(q, str_of(c->network_of), question_on_shared);
     } else {
+        if (shared != NULL)             /* it may have been a name */
+            container_share(cs, c, shared->id);
         container_apply(q, shared != NULL && shared->running ? shared : NULL,
                         NULL);
     }
@@ -6886,7 +6905,7 @@ static void containers_event(struct containers *cs,
             container_release(cs, c);
         else if (c->set != NULL)
             entries_demote(cs->entries, c->set, false);
-        if (c->asked == CONTAINER_ASKED || c->asked == CONTAINER_DIRTY)
+        if (c->asked == CONTAINER_DIRTY)
             c->asked = CONTAINER_STALE;
     }
 }
@@ -7002,7 +7021,8 @@ static int containers_on_hello(struct side *side, unsigned step,
                           "%.300s", path, why.text);
     cs->podman = (step > 0 && cs->podman) || docker_is_podman(j);
     if (step > 0) {
-        containers_set_owner(cs);
+        if (a->status == 200 || cs->entries->reg->owner == 0)
+            containers_set_owner(cs);   /* else it is that of before */
         return 0;
     }
     cs->api.n = 0;
@@ -7071,6 +7091,8 @@ static bool containers_row(struct side *side, const struct json *j)
     c->seen = cs->side.epoch;
     if (c->row != row.digest || !c->inspected || c->vanished)
         container_mark_dirty(cs, c, "the list shows it otherwise than before");
+    c->inspected = c->inspected && !c->vanished;
+    c->vanished = false;
     c->row = row.digest;
     return true;
 }

@@ -44,7 +44,7 @@ BESIDES = {
     "tls_config": {"on insecure name ca_file cert_file key_file": "of the start"},
     "registry": {"kind own": "of app_open_registry", "ip_given ttl_s refresh_s": "of the command line"},
     "consul": {"query user token_file": "of consul_open"},
-    "write": {"entries entry key text want renewal": "of entry_write"},
+    "write": {"entries entry key text want owner renewal": "of entry_write"},
     "reg_write": {"op key text replace_checks": "of entry_write"},
     "service": {"id name address port exposed proto default_id tag tags attr attrs": "of svc_derive",
                 "id_digest set": "the same", "entry order key want": "of entries_claim"},
