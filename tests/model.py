@@ -385,6 +385,10 @@ class Life:
         for claim in claims:
             if not claim.running and self.r.store.author.get(service_id) != claim.container:
                 continue        # it is kept, but another's is registered
+            row, wanted = self.r.store.services[service_id], claim.service
+            if refused(wanted) and service_id in self.tried \
+                    and (row["Service"], row["Address"], row["Port"]) != (wanted.name, wanted.address, wanted.port):
+                continue        # it cannot be had, and leads to where nothing is
             who = self.r.host.short(claim.container)
             if self.knows(claim):
                 return "removes a service of %s, which is known to want it" % who
