@@ -6350,13 +6350,15 @@ static void entries_init(struct entries *es, struct registry *reg)
  * they only say which container to inspect again; but one that has died has no
  * services from then on.  Nothing is removed because of an answer that failed.
  *
- * Calls: str_ buf_ mem_ arena_ list_ err_ log_ json_ os_ conn_ retry_ index_
- * queue_ side_ docker_ svc_ entries_.
+ * Calls: str_ buf_ arena_ list_ err_ log_ json_ os_ conn_ retry_ index_ queue_
+ * side_ docker_ svc_ entries_.
  */
 
 /* A container that the engine has told of.
  *
- *     asked      an inspect is under way; when it has been answered:
+ *     asked      questions about it are under way, one after another: itself,
+ *                its networks, and the one whose network it shares; when they
+ *                have been answered:
  *     IDLE       (none is)
  *     ASKED      the answer is applied
  *     DIRTY      something happened since: applied, and inspected again
@@ -6381,6 +6383,10 @@ struct container {
     unsigned seen;              /* the list that showed it last */
     uint64_t row;               /* digest of its row there */
     uint64_t said;              /* digest of the notes that were logged */
+    struct containers *containers;
+    /* While it is asked: */
+    struct docker_container *info;      /* NULL until it is known */
+    unsigned hops;              /* on the way to the one that it shares */
 };
 
 struct containers {
@@ -6399,7 +6405,6 @@ struct containers {
     struct buf interface;       /* the last address of -ip INTERFACE */
     uint64_t address_due;       /* when that is asked for again */
     uint64_t resync_due;
-    bool exiting;               /* nothing is desired any more */
     /* Set at the start: */
     bool default_socket;        /* DOCKER_HOST does not name one */
     bool on_success;            /* -deregister on-success */
@@ -6408,15 +6413,6 @@ struct containers {
     uint64_t resync_ms;         /* 0: never */
     uint64_t options;           /* digest of those that OWNER covers, but for
                                    -explicit */
-};
-
-/* The questions about a container, one after another: itself, its networks,
- * and the one whose network it shares. */
-struct question {
-    struct containers *containers;
-    struct container *container;
-    struct docker_container *info;      /* NULL until it is known */
-    unsigned hops;              /* on the way to the one that it shares */
 };
 
 /* ---- Dirty containers ---- */
@@ -6458,6 +6454,7 @@ static struct container *container_get(struct containers *cs, struct str id)
 
     if (c == NULL) {
         c = index_add(&cs->side.index, sizeof *c, id);
+        c->containers = cs;
         list_init(&c->unsettled);
         list_init(&c->sharing);
     }
@@ -6599,10 +6596,17 @@ static bool container_failed_itself(const struct containers *cs,
 
 /* ---- Inspect ---- */
 
-static void question_end(struct question *q)
+/* The questions about the container have ended.  If something has happened
+ * since they began, it is inspected again. */
+static void container_end(struct containers *cs, struct container *c)
 {
-    docker_free(q->info);
-    free(q);
+    bool again = c->asked == CONTAINER_DIRTY || c->asked == CONTAINER_STALE;
+
+    c->asked = CONTAINER_IDLE;
+    docker_free(c->info);
+    c->info = NULL;
+    if (again)
+        container_queue(cs, c, "it changed before the answer came");
 }
 
 /* The container could not be inspected: its services stay as they are, and it
@@ -6613,95 +6617,79 @@ static void container_failed(struct containers *cs, struct container *c,
     if (retry_failed(&c->node.retry, e->text, cs->side.now, RETRY_MIN_MS,
                      PAUSE_CALL_MS))
         log_at(LOG_ERROR, "docker: inspect %.12s: %s", c->node.key.p, e->text);
+    container_end(cs, c);
     c->node.turn = 1;
-    if (c->asked == CONTAINER_DIRTY)
-        c->node.retry.due = 0;
-    c->asked = CONTAINER_IDLE;
     queue_put(&cs->side.queue, &c->node, cs->side.now);
 }
 
-/* An answer has come to a question about the container; `id` is the one that
- * was asked for.  False: the answer is of no use, and the question has
- * ended. */
-static bool question_answered(struct question *q, const struct answer *a,
-                              struct str id)
+/* An answer has come to a question about the container.  False: it is of no
+ * use, and the questions have ended.  If container `id` was asked for, *info
+ * is what the answer tells of it, or NULL: it is gone.  With `info` NULL
+ * something else was asked for, and any answer will do. */
+static bool container_answered(struct containers *cs, struct container *c,
+                               const struct answer *a, struct str id,
+                               struct docker_container **info)
 {
-    struct containers *cs = q->containers;
-    struct container *c = q->container;
+    struct docker_container *told;
     struct err e;
 
     CHECK(c->asked != CONTAINER_IDLE);
     if (c->asked == CONTAINER_FORGOTTEN) {
-        c->asked = CONTAINER_IDLE;
+        container_end(cs, c);
         container_forget(cs, c);
-    } else if (conn_canceled(a) || c->asked == CONTAINER_STALE) {
-        c->asked = CONTAINER_IDLE;
-        container_queue(cs, c, "it changed before the answer came");
-    } else if (a->status == 200 ||
-               (a->status == 404 && docker_is_gone(a->body, id))) {
-        return true;
-    } else {
-        conn_reason(a, &e);
-        container_failed(cs, c, &e);
+        return false;
     }
-    question_end(q);
+    if (conn_canceled(a) || c->asked == CONTAINER_STALE) {
+        c->asked = CONTAINER_DIRTY;
+        container_end(cs, c);
+        return false;
+    }
+    if (info == NULL || (a->status == 404 && docker_is_gone(a->body, id)))
+        return true;
+    conn_reason(a, &e);
+    if (a->status == 200 && json_parse(&cs->side.json, a->body, &e) == 0) {
+        told = docker_inspect(&cs->side.json);
+        /* It may have been asked for by name: one that shares its network. */
+        if (told != NULL && (!docker_id(id) || str_eq(told->id, id))) {
+            *info = told;
+            return true;
+        }
+        docker_free(told);
+        err_set(&e, "the answer does not describe this container");
+    }
+    container_failed(cs, c, &e);
     return false;
 }
 
 /* All has been asked: makes the container's services what is desired.
  * `unsure`, if not NULL, is why not all of them are known: then those that it
  * had stay as well, and it is inspected again after a pause. */
-static void container_apply(struct question *q,
+static void container_apply(struct containers *cs, struct container *c,
                             const struct docker_container *shared,
                             const struct err *unsure)
 {
-    struct containers *cs = q->containers;
-    struct container *c = q->container;
-    const struct docker_container *info = q->info;
+    struct docker_container *info = c->info;
     struct svc_notes notes = { 0 };
     bool dirty = c->asked == CONTAINER_DIRTY;
 
+    c->info = NULL;             /* not yet to be freed */
     if (unsure != NULL) {
         container_failed(cs, c, unsure);
     } else {
-        c->asked = CONTAINER_IDLE;
         c->inspected = true;
         retry_reset(&c->node.retry);
+        container_end(cs, c);
     }
-    if (cs->exiting || (!info->running &&
-                        !container_failed_itself(cs, info->exit_code))) {
-        container_release(cs, c);
-        if (!dirty)
-            container_forget(cs, c);
-    } else {
+    if (info->running || container_failed_itself(cs, info->exit_code)) {
         container_set_services(cs, c, svc_derive(&cs->cfg, info, shared,
                                                  c->set, &notes), &notes);
         container_tell(cs, c, &notes);
+    } else {
+        container_release(cs, c);
+        if (!dirty)
+            container_forget(cs, c);
     }
-    if (dirty)
-        container_queue(cs, c, "it changed before the answer came");
-    question_end(q);
-}
-
-/* What an inspect has answered about that container; NULL and why it is of no
- * use.  A container may share another's network by name. */
-static struct docker_container *question_read(struct containers *cs,
-                                              struct str body, struct str id,
-                                              struct err *e)
-{
-    struct docker_container *info;
-
-    if (json_parse(&cs->side.json, body, e) != 0)
-        return NULL;
-    info = docker_inspect(&cs->side.json);
-    if (info == NULL) {
-        err_set(e, "the answer does not describe a container");
-    } else if (docker_id(id) && !str_eq(info->id, id)) {
-        err_set(e, "the answer describes another container");
-        docker_free(info);
-        info = NULL;
-    }
-    return info;
+    docker_free(info);
 }
 
 /* A request to the engine for a path, which may have an ID in it. */
@@ -6719,38 +6707,29 @@ static struct request *containers_get(struct containers *cs, const char *path,
     return r;
 }
 
-/* Inspects a container: that of the question, or another one. */
-static void question_ask(struct question *q, struct str id, conn_done_fn *done)
+/* Inspects a container, this one or the one whose network it shares. */
+static void container_ask(struct containers *cs, struct container *c,
+                          struct str id, conn_done_fn *done)
 {
-    struct containers *cs = q->containers;
-
-    conn_send(&cs->engine, containers_get(cs, "/containers/", id, "/json"), q,
+    conn_send(&cs->engine, containers_get(cs, "/containers/", id, "/json"), c,
               done);
 }
 
 /* The inspect of the container whose network this one shares. */
-static void question_on_shared(struct request *r, const struct answer *a)
+static void container_on_shared(struct request *r, const struct answer *a)
 {
-    struct question *q = r->context;
-    struct containers *cs = q->containers;
-    struct container *c = q->container;
+    struct container *c = r->context;
+    struct containers *cs = c->containers;
     struct docker_container *shared = NULL;
-    struct str id = str_of(c->network_of);
-    struct err e;
 
-    if (!question_answered(q, a, id))
+    if (!container_answered(cs, c, a, str_of(c->network_of), &shared))
         return;
-    if (a->status == 200)
-        shared = question_read(cs, a->body, id, &e);
-    if (a->status == 200 && shared == NULL) {
-        container_failed(cs, c, &e);
-        question_end(q);
-    } else if (shared != NULL && docker_shares(shared) && q->hops++ < 4) {
+    if (shared != NULL && docker_shares(shared) && c->hops++ < 4) {
         container_share(cs, c, str_after(shared->mode, ':'));
-        question_ask(q, str_of(c->network_of), question_on_shared);
+        container_ask(cs, c, str_of(c->network_of), container_on_shared);
     } else {
-        container_apply(q, shared != NULL && shared->running ? shared : NULL,
-                        NULL);
+        container_apply(cs, c, shared != NULL && shared->running ? shared
+                                                                 : NULL, NULL);
     }
     docker_free(shared);
 }
@@ -6758,74 +6737,51 @@ static void question_on_shared(struct request *r, const struct answer *a)
 /* The list of networks.  If it does not show those of the container (a proxy
  * may refuse it), nothing is decided by that; but Podman has its default one
  * under another name there (seen in 4.3). */
-static void question_on_networks(struct request *r, const struct answer *a)
+static void container_on_networks(struct request *r, const struct answer *a)
 {
-    struct question *q = r->context;
-    struct containers *cs = q->containers;
-    struct container *c = q->container;
+    struct container *c = r->context;
+    struct containers *cs = c->containers;
     struct err e, why;
     bool read, known;
 
-    if (c->asked == CONTAINER_FORGOTTEN || c->asked == CONTAINER_STALE ||
-        conn_canceled(a)) {
-        (void)question_answered(q, a, STR(""));
+    if (!container_answered(cs, c, a, STR(""), NULL))
         return;
-    }
     conn_reason(a, &why);
     read = a->status == 200 && json_parse(&cs->side.json, a->body, &why) == 0;
     if (read)
         docker_read_networks(&cs->networks, &cs->side.json);
-    known = docker_set_routable(q->info, buf_str(&cs->networks), cs->podman) ||
+    known = docker_set_routable(c->info, buf_str(&cs->networks), cs->podman) ||
             (read && cs->podman);
     err_set(&e, "GET /networks: %.400s", read ? "it does not show the network "
             "of the container" : why.text);
-    container_apply(q, NULL, known ? NULL : &e);
+    container_apply(cs, c, NULL, known ? NULL : &e);
 }
 
-/* The container has been described: asks what else must be known. */
-static void question_go_on(struct question *q)
+/* The container is described or gone: asks what else must be known of it. */
+static void container_on_inspect(struct request *r, const struct answer *a)
 {
-    struct containers *cs = q->containers;
-    struct docker_container *info = q->info;
-    bool shares = docker_shares(info);
+    struct container *c = r->context;
+    struct containers *cs = c->containers;
+    bool dirty = c->asked == CONTAINER_DIRTY, shares;
 
-    container_share(cs, q->container,
-                    shares ? str_after(info->mode, ':') : STR(""));
-    if (!docker_set_routable(info, buf_str(&cs->networks), cs->podman)) {
-        conn_send(&cs->engine, containers_get(cs, "/networks", STR(""), ""), q,
-                  question_on_networks);
-    } else if (shares && info->running) {
-        question_ask(q, str_of(q->container->network_of), question_on_shared);
-    } else {
-        container_apply(q, NULL, NULL);
-    }
-}
-
-static void question_on_inspect(struct request *r, const struct answer *a)
-{
-    struct question *q = r->context;
-    struct containers *cs = q->containers;
-    struct container *c = q->container;
-    struct err e;
-
-    if (!question_answered(q, a, c->node.key))
+    if (!container_answered(cs, c, a, c->node.key, &c->info))
         return;
-    if (a->status == 200)
-        q->info = question_read(cs, a->body, c->node.key, &e);
-    if (q->info != NULL) {
-        question_go_on(q);
+    if (c->info == NULL) {
+        container_end(cs, c);
+        if (!dirty)
+            container_vanished(cs, c);
         return;
     }
-    question_end(q);
-    if (a->status == 200) {
-        container_failed(cs, c, &e);
-    } else if (c->asked == CONTAINER_DIRTY) {
-        c->asked = CONTAINER_IDLE;
-        container_queue(cs, c, "it changed before the answer came");
-    } else {
-        c->asked = CONTAINER_IDLE;
-        container_vanished(cs, c);
-    }
+    shares = docker_shares(c->info);
+    container_share(cs, c, shares ? str_after(c->info->mode, ':') : STR(""));
+    c->hops = 0;
+    if (!docker_set_routable(c->info, buf_str(&cs->networks), cs->podman))
+        conn_send(&cs->engine, containers_get(cs, "/networks", STR(""), ""), c,
+                  container_on_networks);
+    else if (shares && c->info->running)
+        container_ask(cs, c, str_of(c->network_of), container_on_shared);
+    else
+        container_apply(cs, c, NULL, NULL);
 }
 
 /* Inspects as many dirty containers as there is room for; half of the room is
@@ -6836,17 +6792,13 @@ static void containers_inspect(struct containers *cs)
     size_t room;
 
     while (side_ready(&cs->side) && cs->addresses != 0 &&
-           !cs->exiting && (room = conn_room(&cs->engine)) > 0 &&
+           (room = conn_room(&cs->engine)) > 0 &&
            (c = queue_first(&cs->side.queue)) != NULL &&
            (c->node.turn == 0 || room > cs->engine.pool / 2)) {
-        struct question *q = mem_zero(sizeof *q);
-
         CHECK(c->asked == CONTAINER_IDLE);
         list_remove(&c->node.queue);
         c->asked = CONTAINER_ASKED;
-        q->containers = cs;
-        q->container = c;
-        question_ask(q, c->node.key, question_on_inspect);
+        container_ask(cs, c, c->node.key, container_on_inspect);
     }
 }
 
@@ -7088,8 +7040,6 @@ static struct request *containers_list(struct side *side)
     struct containers *cs = (struct containers *)side;
     struct request *r;
 
-    if (cs->exiting)
-        return NULL;
     json_split_start(&side->split, 1, '[');
     r = containers_get(cs, "/containers/json", STR(""),
                        cs->on_success || cs->podman ? "?all=1" : "");
@@ -7269,12 +7219,15 @@ static void containers_summary(const struct containers *cs)
                    ? c->node.retry.why : "not tried yet");
 }
 
-/* With -on-exit deregister: nothing is desired any more. */
+/* With -on-exit deregister: nothing is desired any more, and the engine not
+ * asked again. */
 static void containers_exit(struct containers *cs)
 {
     struct container *c = NULL;
 
-    cs->exiting = true;
+    cs->side.state = SIDE_DOWN;
+    cs->side.retry.due = UINT64_MAX;
+    conn_reset(&cs->engine);
     while ((c = index_next(&cs->side.index, c)) != NULL)
         container_release(cs, c);
 }
