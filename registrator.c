@@ -3416,7 +3416,7 @@ struct side_kind {
     int (*on_hello)(struct side *, unsigned step, const struct answer *,
                     struct err *);
     void (*ready)(struct side *);       /* all of it has been answered */
-    void (*down)(struct side *);        /* the peer is lost */
+    void (*down)(struct side *);        /* the peer is lost; or NULL */
     /* The request of the list, for whose rows it starts the splitter.  NULL:
      * not now; what makes it possible calls relist(). */
     struct request *(*list)(struct side *);
@@ -3505,7 +3505,8 @@ static void side_down(struct side *s, const struct err *e)
     conn_reset(s->peer);
     s->listed = false;
     s->list_due = UINT64_MAX;
-    s->kind->down(s);
+    if (s->kind->down != NULL)
+        s->kind->down(s);
 }
 
 static void side_on_hello(struct request *r, const struct answer *a)
@@ -5805,10 +5806,8 @@ static void entry_claim(struct entries *es, struct service *s, bool wanted)
 {
     struct reg_entry *e = s->entry;
     const struct service *before = entry_desired(e), *after, *other;
-    struct digest had = { 0, 0, 0, 0 };
     struct link *l;
 
-    had = before != NULL ? before->want : had;
     list_remove(&s->claim);
     for (l = e->claims.next; s->order == 0 && l != &e->claims; l = l->next) {
         other = LIST_OF(struct service, claim, l);
@@ -5828,7 +5827,8 @@ static void entry_claim(struct entries *es, struct service *s, bool wanted)
         e->orphan = false;
     }
     after = entry_desired(e);
-    if (before == NULL || after == NULL || had.content != after->want.content)
+    if (before == NULL || after == NULL ||
+        before->want.content != after->want.content)
         retry_reset(&e->node.retry);
     if (after != NULL)
         memcpy(e->container, after->set->container, sizeof e->container);
@@ -5914,19 +5914,12 @@ static bool entries_settled(const struct entries *es,
 
 /* ---- Writing ---- */
 
-/* When an entry that expires, and is written now, has to be written again: at
+/* The entry is as it was to be written.  One that expires is written again at
  * a whole second, so that the queue is gone through only once in each. */
-static uint64_t entries_renewal(const struct entries *es)
-{
-    const uint64_t second = MS((uint64_t)1000);
-
-    return (es->side.now / second + es->reg->refresh_s) * second;
-}
-
-/* The entry is as it was to be written. */
 static void entry_written(struct entries *es, struct reg_entry *e,
                           const struct write *w)
 {
+    const uint64_t second = MS((uint64_t)1000);
     bool added = w->what.op == REG_REGISTER;
     const struct service *s = entry_desired(e);
 
@@ -5942,7 +5935,10 @@ static void entry_written(struct entries *es, struct reg_entry *e,
         e->owner = es->reg->owner;
         free(e->spelled);
         e->spelled = str_dup(w->what.key);
-        e->node.retry.due = entries_expire(es) ? entries_renewal(es) : 0;
+        e->node.retry.due = 0;
+        if (entries_expire(es))
+            e->node.retry.due =
+                (es->side.now / second + es->reg->refresh_s) * second;
     } else if (s != NULL && !str_eq(s->key, w->what.key)) {
         e->observed = ENTRY_UNKNOWN;    /* it may be there, spelled so */
         relist(&es->side, es->side.now);
@@ -5977,13 +5973,17 @@ static void entry_failed(struct entries *es, struct reg_entry *e,
                PUT(w->what.key), why.text);
 }
 
+/* Why a session ends after REG_RENEWED: another token may see other things. */
+static const struct err entries_renewed = {
+    "the token was refused, and is another one now"
+};
+
 /* Ends the write and takes its outcome from the answer; NULL: it is done. */
 static void entry_end_write(struct write *w, enum reg_verdict verdict,
                             const struct answer *a)
 {
     struct entries *es = w->entries;
     struct reg_entry *e = w->entry;
-    struct err why;
 
     e->write = NULL;
     e->crossed = es->side.epoch;
@@ -5997,12 +5997,10 @@ static void entry_end_write(struct write *w, enum reg_verdict verdict,
     buf_free(&w->text);
     free(w);
     entry_touch(es, e);         /* and e may be freed */
-    if (verdict == REG_RENEWED) {
-        err_set(&why, "the token was refused, and is another one now");
-        side_down(&es->side, &why);
-    } else if (verdict != REG_DONE && a->not_connected) {
+    if (verdict == REG_RENEWED)
+        side_down(&es->side, &entries_renewed);
+    else if (verdict != REG_DONE && a->not_connected)
         side_down(&es->side, a->err);
-    }
 }
 
 /* The answer to a step of a write: goes on with the next one, if there is
@@ -6213,11 +6211,9 @@ static bool entries_no_list(struct side *side, const struct answer *a)
 {
     struct entries *es = (struct entries *)side;
     enum reg_verdict verdict = es->reg->kind->verdict(es->reg, REG_LIST, 0, a);
-    struct err why;
 
-    err_set(&why, "the token was refused, and is another one now");
     if (verdict == REG_RENEWED)
-        side_down(side, &why);
+        side_down(side, &entries_renewed);
     return verdict == REG_DONE;
 }
 
@@ -6410,7 +6406,7 @@ struct containers {
     bool on_success;            /* -deregister on-success */
     struct str ip;              /* -ip */
     bool ip_is_interface;
-    uint64_t resync_ms;         /* 0: never */
+    uint64_t resync_ms;         /* UINT64_MAX / 2: never */
     uint64_t options;           /* digest of those that OWNER covers, but for
                                    -explicit */
 };
@@ -6479,25 +6475,21 @@ static void container_share(struct containers *cs, struct container *c,
 /* The container has no services any more. */
 static void container_release(struct containers *cs, struct container *c)
 {
-    struct svc_set *set = c->set, *former = c->former;
-
     list_remove(&c->unsettled);
+    entries_release(cs->entries, c->set);
+    entries_release(cs->entries, c->former);
     c->set = c->former = NULL;
-    entries_release(cs->entries, set);
-    entries_release(cs->entries, former);
 }
 
 /* Gives up former services, once the new ones are registered or have been
  * tried, and nothing about the container is in doubt. */
 static void container_settle(struct containers *cs, struct container *c)
 {
-    struct svc_set *former = c->former;
-
     if (c->node.retry.tries > 0 || !entries_settled(cs->entries, c->set))
         return;
     list_remove(&c->unsettled);
+    entries_release(cs->entries, c->former);
     c->former = NULL;
-    entries_release(cs->entries, former);
 }
 
 /* Logs what the notes say, if that is news. */
@@ -6877,12 +6869,8 @@ static void containers_events_end(struct request *r, const struct answer *a)
     if (conn_canceled(a))
         return;
     conn_reason(a, &why);
-    if (a->status == 200)
-        err_set(&e, "the event stream has ended");
-    else if (a->status == 0)
-        e = why;
-    else
-        err_set(&e, "GET /events: %.400s", why.text);
+    err_set(&e, "GET /events: %.400s",
+            a->status == 200 ? "the stream has ended" : why.text);
     containers_switch_prefix(cs, a);
     side_down(&cs->side, &e);
 }
@@ -6975,20 +6963,6 @@ static void containers_ready(struct side *side)
     relist(side, side->now + SUBSCRIBE_MS);
 }
 
-/* Everything stays as it is until the engine can be asked again.  Of a
- * container that has only been heard of, the next list will tell. */
-static void containers_down(struct side *side)
-{
-    struct containers *cs = (struct containers *)side;
-    struct container *c, *next;
-
-    for (c = index_next(&cs->side.index, NULL); c != NULL; c = next) {
-        next = index_next(&cs->side.index, c);
-        if (!c->inspected && c->set == NULL && c->former == NULL)
-            container_forget(cs, c);
-    }
-}
-
 /* ---- The engine's list ---- */
 
 static bool containers_row(struct side *side, const struct json *j)
@@ -7048,15 +7022,9 @@ static struct request *containers_list(struct side *side)
 }
 
 static const struct side_kind containers_side = {
-    containers_hello, containers_on_hello, containers_ready, containers_down,
+    containers_hello, containers_on_hello, containers_ready, NULL,
     containers_list, containers_row, containers_listed, NULL
 };
-
-/* The time in ms milliseconds; 0 ms: never. */
-static uint64_t containers_after(const struct containers *cs, uint64_t ms)
-{
-    return ms > 0 ? cs->side.now + ms : UINT64_MAX;
-}
 
 /* Compares engine and registry; with `all`, every container is inspected,
  * whatever the list shows of it. */
@@ -7067,7 +7035,7 @@ static void containers_resync(struct containers *cs, bool all)
     cs->address_due = cs->side.now;
     relist(&cs->side, cs->side.now);
     relist(&cs->entries->side, cs->side.now);
-    cs->resync_due = containers_after(cs, cs->resync_ms);
+    cs->resync_due = cs->side.now + cs->resync_ms;
 }
 
 /* ---- Time ---- */
@@ -7117,9 +7085,7 @@ static void containers_tell(struct containers *cs)
     if (waiting > 0 || !containers_certain(cs))
         log_at(LOG_WARN, "not in sync: %zu of %zu services of %zu containers "
                          "wait%s", waiting, n, cs->side.index.n,
-               containers_certain(cs) ? "" : cs->cfg.ip_unknown
-               ? ", and the address of -ip is not known"
-               : ", and not all containers are known");
+               containers_certain(cs) ? "" : ", and not all are known");
     else
         log_at(LOG_INFO, "in sync: %zu services of %zu containers, %u "
                          "written, %u removed", n, cs->side.index.n,
@@ -7148,8 +7114,8 @@ static void containers_set_addresses(struct containers *cs)
             cs->interface = found;
         }
         cfg->ip_unknown = cs->interface.n == 0;
-        cs->address_due = containers_after(cs,
-                                           cfg->ip_unknown ? ADDRESS_MS : 0);
+        cs->address_due = cfg->ip_unknown ? cs->side.now + ADDRESS_MS
+                                          : UINT64_MAX;
         if (cfg->ip_unknown && !unknown)
             log_at(LOG_WARN, "-ip %.*s: there is no interface of this name, "
                              "or it has no address: waiting for it",
@@ -7239,7 +7205,7 @@ static void containers_init(struct containers *cs, struct entries *es)
     list_init(&cs->unsettled);
     list_init(&cs->sharing);
     cs->side.now = os_now();
-    cs->resync_due = containers_after(cs, cs->resync_ms);
+    cs->resync_due = cs->side.now + cs->resync_ms;
 }
 
 /* ==== 15. Program ====================================== opt_ app_ ====
@@ -7516,7 +7482,8 @@ static int app_check(struct app *app, struct err *e)
         f->retry_attempts = f->once ? 0 : -1;
     cs->options = str_hash(str_hash(f->cfg.internal, f->ip), f->cfg.hostname);
     cs->on_success = f->on_success == 1;
-    cs->resync_ms = MS((uint64_t)f->resync * 1000);
+    cs->resync_ms = f->resync > 0 ? MS((uint64_t)f->resync * 1000)
+                                  : UINT64_MAX / 2;
     cs->cfg = f->cfg;
     app->reg.ip_given = f->ip.n > 0;
     app->reg.ttl_s = (unsigned)f->ttl;
