@@ -4708,7 +4708,8 @@ struct registry {
     struct buf host;            /* this host's address, as it knows it */
     bool no_host;               /* it knows none that others could use */
     uint64_t owner;             /* the first half of our marks */
-    unsigned ttl_s, refresh_s;  /* -ttl, -ttl-refresh; 0: entries stay */
+    unsigned ttl_s, refresh_s;  /* -ttl, -ttl-refresh; 0: entries stay, and
+                                   need not be written again */
 };
 
 /* In a digest: not known, or not kept by this registry. */
@@ -5509,7 +5510,7 @@ struct reg_entry {
 /* An entry of the list that is not kept: somebody else's.  There may be any
  * number of them, so that they must be small. */
 struct other {
-    uint64_t key;               /* its digest */
+    uint64_t key;               /* first: its digest */
     uint64_t owner;
     struct digest have;
 };
@@ -5603,12 +5604,6 @@ static bool entry_in_sync(const struct entries *es, const struct reg_entry *e)
              e->owner == es->reg->owner));
 }
 
-/* -ttl: what is in sync has to be written again and again. */
-static bool entries_expire(const struct entries *es)
-{
-    return es->reg->kind->expires && es->reg->refresh_s > 0;
-}
-
 enum entry_action { ENTRY_KEEP, ENTRY_WRITE, ENTRY_REMOVE, ENTRY_FREE };
 
 /* All that is ever done with an entry:
@@ -5659,7 +5654,7 @@ static enum entry_action entry_decide(const struct entries *es,
         !str_eq(str_of(e->spelled), s->key))
         return ENTRY_REMOVE;
     if (entry_in_sync(es, e))
-        return entries_expire(es) ? ENTRY_WRITE : ENTRY_KEEP;
+        return es->reg->refresh_s > 0 ? ENTRY_WRITE : ENTRY_KEEP;
     return entry_writable(es, e, s) ? ENTRY_WRITE : ENTRY_KEEP;
 }
 
@@ -5743,11 +5738,10 @@ static void entry_touch(struct entries *es, struct reg_entry *e)
         queue_put(&es->side.queue, &e->node, es->side.now);
 }
 
+/* By key: any order will do. */
 static int entry_other_cmp(const void *a, const void *b)
 {
-    const struct other *p = a, *q = b;
-
-    return p->key < q->key ? -1 : p->key > q->key;
+    return memcmp(a, b, sizeof((const struct other *)a)->key);
 }
 
 /* Sets what the last list showed of an entry that was not kept then. */
@@ -5936,7 +5930,7 @@ static void entry_written(struct entries *es, struct reg_entry *e,
         free(e->spelled);
         e->spelled = str_dup(w->what.key);
         e->node.retry.due = 0;
-        if (entries_expire(es))
+        if (es->reg->refresh_s > 0)
             e->node.retry.due =
                 (es->side.now / second + es->reg->refresh_s) * second;
     } else if (s != NULL && !str_eq(s->key, w->what.key)) {
@@ -7652,9 +7646,11 @@ static int app_open_registry(struct app *app, struct err *e)
     if (r->kind == &print_kind && os_terminal(STDOUT_FILENO) &&
         app->opt.log_level == OPT_ABSENT)
         log_limit = LOG_WARN;           /* the table tells the rest */
-    if (r->ttl_s > 0 && !r->kind->expires)
+    if (r->ttl_s > 0 && !r->kind->expires) {
         log_at(LOG_WARN, "-ttl has no effect: entries of %.*s do not expire",
                PUT(s->scheme));
+        r->ttl_s = r->refresh_s = 0;
+    }
     return r->kind->setup(r, s, &u, e);
 }
 

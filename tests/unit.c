@@ -5532,8 +5532,7 @@ static void stage_set(struct stage *t, char desired, char observed,
     t->reg.kind = &t->kind;
     t->reg.owner = whose[OWNER_OURS];
     t->kind.reserved = is & RESERVED ? "K" : "R";
-    t->kind.expires = is & EXPIRES;
-    t->reg.refresh_s = 1;
+    t->reg.refresh_s = is & EXPIRES ? 1 : 0;
     t->es.reg = &t->reg;
     t->es.cleanup = is & CLEANUP;
     t->es.side.epoch = 9;
