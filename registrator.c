@@ -5747,20 +5747,18 @@ static int entry_other_cmp(const void *a, const void *b)
 /* Sets what the last list showed of an entry that was not kept then. */
 static void entry_see_other(struct entries *es, struct reg_entry *e)
 {
-    struct other key = { .key = str_hash(0, e->node.key) };
+    struct other seen = { .key = str_hash(0, e->node.key) };
     const struct other *found = NULL;
 
     if (es->others.n > 0)
-        found = bsearch(&key, es->others.p, es->others.n / sizeof key,
-                        sizeof key, entry_other_cmp);
+        found = bsearch(&seen, es->others.p, es->others.n / sizeof seen,
+                        sizeof seen, entry_other_cmp);
     e->observed = found != NULL || entry_reserved(es, e) ? ENTRY_PRESENT
                                                          : ENTRY_ABSENT;
-    e->owner = 0;
-    memset(&e->have, 0, sizeof e->have);
-    if (found != NULL) {
-        e->have = found->have;
-        e->owner = found->owner;
-    }
+    if (found != NULL)
+        seen = *found;
+    e->have = seen.have;
+    e->owner = seen.owner;
 }
 
 /* The key as the index has it. */
