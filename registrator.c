@@ -5573,9 +5573,7 @@ static bool entry_removable(const struct entries *es,
 
 static bool entry_reserved(const struct entries *es, const struct reg_entry *e)
 {
-    const char *reserved = es->reg->kind->reserved;
-
-    return reserved != NULL && str_eq(e->node.key, str_of(reserved));
+    return str_eq(e->node.key, str_of(es->reg->kind->reserved));
 }
 
 /* Whether the service may be written over what is there: section 0, Owner.
@@ -6547,12 +6545,10 @@ static void container_forget(struct containers *cs, struct container *c)
 {
     container_release(cs, c);
     container_share(cs, c, STR(""));
-    if (c->asked != CONTAINER_IDLE) {
-        list_remove(&c->node.queue);
+    if (c->asked == CONTAINER_IDLE)
+        index_remove(&cs->side.index, &c->node);
+    else
         c->asked = CONTAINER_FORGOTTEN;
-        return;
-    }
-    index_remove(&cs->side.index, &c->node);
 }
 
 /* The engine does not know the container, though no event has said so.  A
@@ -6901,7 +6897,6 @@ static void containers_set_owner(struct containers *cs)
 }
 
 /* GET /version, then GET /info, which a proxy may forbid (403). */
-
 static int containers_on_hello(struct side *side, unsigned step,
                                const struct answer *a, struct err *e)
 {
