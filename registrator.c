@@ -3422,7 +3422,7 @@ struct side_kind {
     int (*on_hello)(struct side *, unsigned step, const struct answer *,
                     struct err *);
     void (*ready)(struct side *);       /* all of it has been answered */
-    void (*down)(struct side *);        /* the peer is lost */
+    void (*down)(struct side *);        /* the peer is lost; or NULL */
     /* The request of the list, for whose rows it starts the splitter.  NULL:
      * not now; what makes it possible calls relist(). */
     struct request *(*list)(struct side *);
@@ -3511,7 +3511,8 @@ static void side_down(struct side *s, const struct err *e)
     conn_reset(s->peer);
     s->listed = false;
     s->list_due = UINT64_MAX;
-    s->kind->down(s);
+    if (s->kind->down != NULL)
+        s->kind->down(s);
 }
 
 static void side_on_hello(struct request *r, const struct answer *a)
@@ -4713,7 +4714,8 @@ struct registry {
     struct buf host;            /* this host's address, as it knows it */
     bool no_host;               /* it knows none that others could use */
     uint64_t owner;             /* the first half of our marks */
-    unsigned ttl_s, refresh_s;  /* -ttl, -ttl-refresh; 0: entries stay */
+    unsigned ttl_s, refresh_s;  /* -ttl, -ttl-refresh; 0: entries stay, and
+                                   need not be written again */
 };
 
 /* In a digest: not known, or not kept by this registry. */
@@ -5514,7 +5516,7 @@ struct reg_entry {
 /* An entry of the list that is not kept: somebody else's.  There may be any
  * number of them, so that they must be small. */
 struct other {
-    uint64_t key;               /* its digest */
+    uint64_t key;               /* first: its digest */
     uint64_t owner;
     struct digest have;
 };
@@ -5578,9 +5580,7 @@ static bool entry_removable(const struct entries *es,
 
 static bool entry_reserved(const struct entries *es, const struct reg_entry *e)
 {
-    const char *reserved = es->reg->kind->reserved;
-
-    return reserved != NULL && str_eq(e->node.key, str_of(reserved));
+    return str_eq(e->node.key, str_of(es->reg->kind->reserved));
 }
 
 /* Whether the service may be written over what is there: section 0, Owner.
@@ -5607,12 +5607,6 @@ static bool entry_in_sync(const struct entries *es, const struct reg_entry *e)
            (e->have.content == REG_ANY ||
             (e->have.content == s->want.content &&
              e->owner == es->reg->owner));
-}
-
-/* -ttl: what is in sync has to be written again and again. */
-static bool entries_expire(const struct entries *es)
-{
-    return es->reg->kind->expires && es->reg->refresh_s > 0;
 }
 
 enum entry_action { ENTRY_KEEP, ENTRY_WRITE, ENTRY_REMOVE, ENTRY_FREE };
@@ -5672,7 +5666,7 @@ static enum entry_action entry_decide(const struct entries *es,
         e->have.place != s->want.place)
         return ENTRY_REMOVE;
     if (entry_in_sync(es, e))
-        return entries_expire(es) ? ENTRY_WRITE : ENTRY_KEEP;
+        return es->reg->refresh_s > 0 ? ENTRY_WRITE : ENTRY_KEEP;
     return entry_writable(es, e, s) ? ENTRY_WRITE : ENTRY_KEEP;
 }
 
@@ -5757,30 +5751,27 @@ static void entry_touch(struct entries *es, struct reg_entry *e)
         queue_put(&es->side.queue, &e->node, es->side.now);
 }
 
+/* By key: any order will do. */
 static int entry_other_cmp(const void *a, const void *b)
 {
-    const struct other *p = a, *q = b;
-
-    return p->key < q->key ? -1 : p->key > q->key;
+    return memcmp(a, b, sizeof((const struct other *)a)->key);
 }
 
 /* Sets what the last list showed of an entry that was not kept then. */
 static void entry_see_other(struct entries *es, struct reg_entry *e)
 {
-    struct other key = { .key = str_hash(0, e->node.key) };
+    struct other seen = { .key = str_hash(0, e->node.key) };
     const struct other *found = NULL;
 
     if (es->others.n > 0)
-        found = bsearch(&key, es->others.p, es->others.n / sizeof key,
-                        sizeof key, entry_other_cmp);
+        found = bsearch(&seen, es->others.p, es->others.n / sizeof seen,
+                        sizeof seen, entry_other_cmp);
     e->observed = found != NULL || entry_reserved(es, e) ? ENTRY_PRESENT
                                                          : ENTRY_ABSENT;
-    e->owner = 0;
-    memset(&e->have, 0, sizeof e->have);
-    if (found != NULL) {
-        e->have = found->have;
-        e->owner = found->owner;
-    }
+    if (found != NULL)
+        seen = *found;
+    e->have = seen.have;
+    e->owner = seen.owner;
 }
 
 /* The key as the index has it. */
@@ -5820,10 +5811,8 @@ static void entry_claim(struct entries *es, struct service *s, bool wanted)
 {
     struct reg_entry *e = s->entry;
     const struct service *before = entry_desired(e), *after, *other;
-    struct digest had = { 0, 0, 0, 0 };
     struct link *l;
 
-    had = before != NULL ? before->want : had;
     list_remove(&s->claim);
     for (l = e->claims.next; s->order == 0 && l != &e->claims; l = l->next) {
         other = LIST_OF(struct service, claim, l);
@@ -5843,7 +5832,8 @@ static void entry_claim(struct entries *es, struct service *s, bool wanted)
         e->orphan = false;
     }
     after = entry_desired(e);
-    if (before == NULL || after == NULL || had.content != after->want.content)
+    if (before == NULL || after == NULL ||
+        before->want.content != after->want.content)
         retry_reset(&e->node.retry);
     if (after != NULL)
         memcpy(e->container, after->set->container, sizeof e->container);
@@ -5929,19 +5919,12 @@ static bool entries_settled(const struct entries *es,
 
 /* ---- Writing ---- */
 
-/* When an entry that expires, and is written now, has to be written again: at
+/* The entry is as it was to be written.  One that expires is written again at
  * a whole second, so that the queue is gone through only once in each. */
-static uint64_t entries_renewal(const struct entries *es)
-{
-    const uint64_t second = MS((uint64_t)1000);
-
-    return (es->side.now / second + es->reg->refresh_s) * second;
-}
-
-/* The entry is as it was to be written. */
 static void entry_written(struct entries *es, struct reg_entry *e,
                           const struct write *w)
 {
+    const uint64_t second = MS((uint64_t)1000);
     bool added = w->what.op == REG_REGISTER;
     const struct service *s = entry_desired(e);
 
@@ -5957,7 +5940,10 @@ static void entry_written(struct entries *es, struct reg_entry *e,
         e->owner = w->owner;
         free(e->spelled);
         e->spelled = str_dup(w->what.key);
-        e->node.retry.due = entries_expire(es) ? entries_renewal(es) : 0;
+        e->node.retry.due = 0;
+        if (es->reg->refresh_s > 0)
+            e->node.retry.due =
+                (es->side.now / second + es->reg->refresh_s) * second;
     } else if (s != NULL && !str_eq(s->key, w->what.key)) {
         e->observed = ENTRY_UNKNOWN;    /* it may be there, spelled so */
         (void)retry_failed(&e->node.retry, "another spelling of it has to go",
@@ -5999,13 +5985,17 @@ static void entry_failed(struct entries *es, struct reg_entry *e,
     }
 }
 
+/* Why a session ends after REG_RENEWED: another token may see other things. */
+static const struct err entries_renewed = {
+    "the token was refused, and is another one now"
+};
+
 /* Ends the write and takes its outcome from the answer; NULL: it is done. */
 static void entry_end_write(struct write *w, enum reg_verdict verdict,
                             const struct answer *a)
 {
     struct entries *es = w->entries;
     struct reg_entry *e = w->entry;
-    struct err why;
 
     e->write = NULL;
     e->crossed = es->side.epoch;
@@ -6019,12 +6009,10 @@ static void entry_end_write(struct write *w, enum reg_verdict verdict,
     buf_free(&w->text);
     free(w);
     entry_touch(es, e);         /* and e may be freed */
-    if (verdict == REG_RENEWED) {
-        err_set(&why, "the token was refused, and is another one now");
-        side_down(&es->side, &why);
-    } else if (verdict != REG_DONE && a->not_connected) {
+    if (verdict == REG_RENEWED)
+        side_down(&es->side, &entries_renewed);
+    else if (verdict != REG_DONE && a->not_connected)
         side_down(&es->side, a->err);
-    }
 }
 
 /* The answer to a step of a write: goes on with the next one, if there is
@@ -6241,11 +6229,9 @@ static bool entries_no_list(struct side *side, const struct answer *a)
 {
     struct entries *es = (struct entries *)side;
     enum reg_verdict verdict = es->reg->kind->verdict(es->reg, REG_LIST, 0, a);
-    struct err why;
 
-    err_set(&why, "the token was refused, and is another one now");
     if (verdict == REG_RENEWED)
-        side_down(side, &why);
+        side_down(side, &entries_renewed);
     return verdict == REG_DONE;
 }
 
@@ -6381,13 +6367,15 @@ static void entries_init(struct entries *es, struct registry *reg)
  * they only say which container to inspect again; but one that has died has no
  * services from then on.  Nothing is removed because of an answer that failed.
  *
- * Calls: str_ buf_ mem_ arena_ list_ err_ log_ json_ os_ conn_ retry_ index_
- * queue_ side_ docker_ svc_ entries_.
+ * Calls: str_ buf_ arena_ list_ err_ log_ json_ os_ conn_ retry_ index_ queue_
+ * side_ docker_ svc_ entries_.
  */
 
 /* A container that the engine has told of.
  *
- *     asked      an inspect is under way; when it has been answered:
+ *     asked      questions about it are under way, one after another: itself,
+ *                its networks, and the one whose network it shares; when they
+ *                have been answered:
  *     IDLE       (none is)
  *     ASKED      the answer is applied
  *     DIRTY      something happened since: applied, and inspected again
@@ -6412,6 +6400,10 @@ struct container {
     unsigned seen;              /* the list that showed it last */
     uint64_t row;               /* digest of its row there */
     uint64_t said;              /* digest of the notes that were logged */
+    struct containers *containers;
+    /* While it is asked: */
+    struct docker_container *info;      /* NULL until it is known */
+    unsigned hops;              /* on the way to the one that it shares */
 };
 
 struct containers {
@@ -6430,24 +6422,14 @@ struct containers {
     struct buf interface;       /* the last address of -ip INTERFACE */
     uint64_t address_due;       /* when that is asked for again */
     uint64_t resync_due;
-    bool exiting;               /* nothing is desired any more */
     /* Set at the start: */
     bool default_socket;        /* DOCKER_HOST does not name one */
     bool on_success;            /* -deregister on-success */
     struct str ip;              /* -ip */
     bool ip_is_interface;
-    uint64_t resync_ms;         /* 0: never */
+    uint64_t resync_ms;         /* UINT64_MAX / 2: never */
     uint64_t options;           /* digest of those that OWNER covers, but for
                                    -explicit */
-};
-
-/* The questions about a container, one after another: itself, its networks,
- * and the one whose network it shares. */
-struct question {
-    struct containers *containers;
-    struct container *container;
-    struct docker_container *info;      /* NULL until it is known */
-    unsigned hops;              /* on the way to the one that it shares */
 };
 
 /* ---- Dirty containers ---- */
@@ -6489,6 +6471,7 @@ static struct container *container_get(struct containers *cs, struct str id)
 
     if (c == NULL) {
         c = index_add(&cs->side.index, sizeof *c, id);
+        c->containers = cs;
         list_init(&c->unsettled);
         list_init(&c->sharing);
     }
@@ -6513,25 +6496,21 @@ static void container_share(struct containers *cs, struct container *c,
 /* The container has no services any more. */
 static void container_release(struct containers *cs, struct container *c)
 {
-    struct svc_set *set = c->set, *former = c->former;
-
     list_remove(&c->unsettled);
+    entries_release(cs->entries, c->set);
+    entries_release(cs->entries, c->former);
     c->set = c->former = NULL;
-    entries_release(cs->entries, set);
-    entries_release(cs->entries, former);
 }
 
 /* Gives up former services, once the new ones are registered or have been
  * tried, and nothing about the container is in doubt. */
 static void container_settle(struct containers *cs, struct container *c)
 {
-    struct svc_set *former = c->former;
-
     if (c->node.retry.tries > 0 || !entries_settled(cs->entries, c->set))
         return;
     list_remove(&c->unsettled);
+    entries_release(cs->entries, c->former);
     c->former = NULL;
-    entries_release(cs->entries, former);
 }
 
 /* Logs what the notes say, if that is news. */
@@ -6597,12 +6576,10 @@ static void container_forget(struct containers *cs, struct container *c)
 {
     container_release(cs, c);
     container_share(cs, c, STR(""));
-    if (c->asked != CONTAINER_IDLE) {
-        list_remove(&c->node.queue);
+    if (c->asked == CONTAINER_IDLE)
+        index_remove(&cs->side.index, &c->node);
+    else
         c->asked = CONTAINER_FORGOTTEN;
-        return;
-    }
-    index_remove(&cs->side.index, &c->node);
 }
 
 /* The engine does not know the container, though no event has said so.  A
@@ -6630,10 +6607,17 @@ static bool container_failed_itself(const struct containers *cs,
 
 /* ---- Inspect ---- */
 
-static void question_end(struct question *q)
+/* The questions about the container have ended.  If something has happened
+ * since they began, it is inspected again. */
+static void container_end(struct containers *cs, struct container *c)
 {
-    docker_free(q->info);
-    free(q);
+    bool again = c->asked == CONTAINER_DIRTY || c->asked == CONTAINER_STALE;
+
+    c->asked = CONTAINER_IDLE;
+    docker_free(c->info);
+    c->info = NULL;
+    if (again)
+        container_queue(cs, c, "it changed before the answer came");
 }
 
 /* The container could not be inspected: its services stay as they are, and it
@@ -6644,95 +6628,79 @@ static void container_failed(struct containers *cs, struct container *c,
     if (retry_failed(&c->node.retry, e->text, cs->side.now, RETRY_MIN_MS,
                      PAUSE_CALL_MS))
         log_at(LOG_ERROR, "docker: inspect %.12s: %s", c->node.key.p, e->text);
+    container_end(cs, c);
     c->node.turn = 1;
-    if (c->asked == CONTAINER_DIRTY)
-        c->node.retry.due = 0;
-    c->asked = CONTAINER_IDLE;
     queue_put(&cs->side.queue, &c->node, cs->side.now);
 }
 
-/* An answer has come to a question about the container; `id` is the one that
- * was asked for.  False: the answer is of no use, and the question has
- * ended. */
-static bool question_answered(struct question *q, const struct answer *a,
-                              struct str id)
+/* An answer has come to a question about the container.  False: it is of no
+ * use, and the questions have ended.  If container `id` was asked for, *info
+ * is what the answer tells of it, or NULL: it is gone.  With `info` NULL
+ * something else was asked for, and any answer will do. */
+static bool container_answered(struct containers *cs, struct container *c,
+                               const struct answer *a, struct str id,
+                               struct docker_container **info)
 {
-    struct containers *cs = q->containers;
-    struct container *c = q->container;
+    struct docker_container *told;
     struct err e;
 
     CHECK(c->asked != CONTAINER_IDLE);
     if (c->asked == CONTAINER_FORGOTTEN) {
-        c->asked = CONTAINER_IDLE;
+        container_end(cs, c);
         container_forget(cs, c);
-    } else if (conn_canceled(a) || c->asked == CONTAINER_STALE) {
-        c->asked = CONTAINER_IDLE;
-        container_queue(cs, c, "it changed before the answer came");
-    } else if (a->status == 200 ||
-               (a->status == 404 && docker_is_gone(a->body, id))) {
-        return true;
-    } else {
-        conn_reason(a, &e);
-        container_failed(cs, c, &e);
+        return false;
     }
-    question_end(q);
+    if (conn_canceled(a) || c->asked == CONTAINER_STALE) {
+        c->asked = CONTAINER_DIRTY;
+        container_end(cs, c);
+        return false;
+    }
+    if (info == NULL || (a->status == 404 && docker_is_gone(a->body, id)))
+        return true;
+    conn_reason(a, &e);
+    if (a->status == 200 && json_parse(&cs->side.json, a->body, &e) == 0) {
+        told = docker_inspect(&cs->side.json);
+        /* It may have been asked for by name: one that shares its network. */
+        if (told != NULL && (!docker_id(id) || str_eq(told->id, id))) {
+            *info = told;
+            return true;
+        }
+        docker_free(told);
+        err_set(&e, "the answer does not describe this container");
+    }
+    container_failed(cs, c, &e);
     return false;
 }
 
 /* All has been asked: makes the container's services what is desired.
  * `unsure`, if not NULL, is why not all of them are known: then those that it
  * had stay as well, and it is inspected again after a pause. */
-static void container_apply(struct question *q,
+static void container_apply(struct containers *cs, struct container *c,
                             const struct docker_container *shared,
                             const struct err *unsure)
 {
-    struct containers *cs = q->containers;
-    struct container *c = q->container;
-    const struct docker_container *info = q->info;
+    struct docker_container *info = c->info;
     struct svc_notes notes = { 0 };
     bool dirty = c->asked == CONTAINER_DIRTY;
 
+    c->info = NULL;             /* not yet to be freed */
     if (unsure != NULL) {
         container_failed(cs, c, unsure);
     } else {
-        c->asked = CONTAINER_IDLE;
         c->inspected = true;
         retry_reset(&c->node.retry);
+        container_end(cs, c);
     }
-    if (cs->exiting || (!info->running &&
-                        !container_failed_itself(cs, info->exit_code))) {
-        container_release(cs, c);
-        if (!dirty)
-            container_forget(cs, c);
-    } else {
+    if (info->running || container_failed_itself(cs, info->exit_code)) {
         container_set_services(cs, c, svc_derive(&cs->cfg, info, shared,
                                                  c->set, &notes), &notes);
         container_tell(cs, c, &notes);
+    } else {
+        container_release(cs, c);
+        if (!dirty)
+            container_forget(cs, c);
     }
-    if (dirty)
-        container_queue(cs, c, "it changed before the answer came");
-    question_end(q);
-}
-
-/* What an inspect has answered about that container; NULL and why it is of no
- * use.  A container may share another's network by name. */
-static struct docker_container *question_read(struct containers *cs,
-                                              struct str body, struct str id,
-                                              struct err *e)
-{
-    struct docker_container *info;
-
-    if (json_parse(&cs->side.json, body, e) != 0)
-        return NULL;
-    info = docker_inspect(&cs->side.json);
-    if (info == NULL) {
-        err_set(e, "the answer does not describe a container");
-    } else if (docker_id(id) && !str_eq(info->id, id)) {
-        err_set(e, "the answer describes another container");
-        docker_free(info);
-        info = NULL;
-    }
-    return info;
+    docker_free(info);
 }
 
 /* A request to the engine for a path, which may have an ID in it. */
@@ -6750,40 +6718,31 @@ static struct request *containers_get(struct containers *cs, const char *path,
     return r;
 }
 
-/* Inspects a container: that of the question, or another one. */
-static void question_ask(struct question *q, struct str id, conn_done_fn *done)
+/* Inspects a container, this one or the one whose network it shares. */
+static void container_ask(struct containers *cs, struct container *c,
+                          struct str id, conn_done_fn *done)
 {
-    struct containers *cs = q->containers;
-
-    conn_send(&cs->engine, containers_get(cs, "/containers/", id, "/json"), q,
+    conn_send(&cs->engine, containers_get(cs, "/containers/", id, "/json"), c,
               done);
 }
 
 /* The inspect of the container whose network this one shares. */
-static void question_on_shared(struct request *r, const struct answer *a)
+static void container_on_shared(struct request *r, const struct answer *a)
 {
-    struct question *q = r->context;
-    struct containers *cs = q->containers;
-    struct container *c = q->container;
+    struct container *c = r->context;
+    struct containers *cs = c->containers;
     struct docker_container *shared = NULL;
-    struct str id = str_of(c->network_of);
-    struct err e;
 
-    if (!question_answered(q, a, id))
+    if (!container_answered(cs, c, a, str_of(c->network_of), &shared))
         return;
-    if (a->status == 200)
-        shared = question_read(cs, a->body, id, &e);
-    if (a->status == 200 && shared == NULL) {
-        container_failed(cs, c, &e);
-        question_end(q);
-    } else if (shared != NULL && docker_shares(shared) && q->hops++ < 4) {
+    if (shared != NULL && docker_shares(shared) && c->hops++ < 4) {
         container_share(cs, c, str_after(shared->mode, ':'));
-        question_ask(q, str_of(c->network_of), question_on_shared);
+        container_ask(cs, c, str_of(c->network_of), container_on_shared);
     } else {
         if (shared != NULL)             /* it may have been a name */
             container_share(cs, c, shared->id);
-        container_apply(q, shared != NULL && shared->running ? shared : NULL,
-                        NULL);
+        container_apply(cs, c, shared != NULL && shared->running ? shared
+                                                                 : NULL, NULL);
     }
     docker_free(shared);
 }
@@ -6791,74 +6750,51 @@ static void question_on_shared(struct request *r, const struct answer *a)
 /* The list of networks.  If it does not show those of the container (a proxy
  * may refuse it), nothing is decided by that; but Podman has its default one
  * under another name there (seen in 4.3). */
-static void question_on_networks(struct request *r, const struct answer *a)
+static void container_on_networks(struct request *r, const struct answer *a)
 {
-    struct question *q = r->context;
-    struct containers *cs = q->containers;
-    struct container *c = q->container;
+    struct container *c = r->context;
+    struct containers *cs = c->containers;
     struct err e, why;
     bool read, known;
 
-    if (c->asked == CONTAINER_FORGOTTEN || c->asked == CONTAINER_STALE ||
-        conn_canceled(a)) {
-        (void)question_answered(q, a, STR(""));
+    if (!container_answered(cs, c, a, STR(""), NULL))
         return;
-    }
     conn_reason(a, &why);
     read = a->status == 200 && json_parse(&cs->side.json, a->body, &why) == 0;
     if (read)
         docker_read_networks(&cs->networks, &cs->side.json);
-    known = docker_set_routable(q->info, buf_str(&cs->networks), cs->podman) ||
+    known = docker_set_routable(c->info, buf_str(&cs->networks), cs->podman) ||
             (read && cs->podman);
     err_set(&e, "GET /networks: %.400s", read ? "it does not show the network "
             "of the container" : why.text);
-    container_apply(q, NULL, known ? NULL : &e);
+    container_apply(cs, c, NULL, known ? NULL : &e);
 }
 
-/* The container has been described: asks what else must be known. */
-static void question_go_on(struct question *q)
+/* The container is described or gone: asks what else must be known of it. */
+static void container_on_inspect(struct request *r, const struct answer *a)
 {
-    struct containers *cs = q->containers;
-    struct docker_container *info = q->info;
-    bool shares = docker_shares(info);
+    struct container *c = r->context;
+    struct containers *cs = c->containers;
+    bool dirty = c->asked == CONTAINER_DIRTY, shares;
 
-    container_share(cs, q->container,
-                    shares ? str_after(info->mode, ':') : STR(""));
-    if (!docker_set_routable(info, buf_str(&cs->networks), cs->podman)) {
-        conn_send(&cs->engine, containers_get(cs, "/networks", STR(""), ""), q,
-                  question_on_networks);
-    } else if (shares && info->running) {
-        question_ask(q, str_of(q->container->network_of), question_on_shared);
-    } else {
-        container_apply(q, NULL, NULL);
-    }
-}
-
-static void question_on_inspect(struct request *r, const struct answer *a)
-{
-    struct question *q = r->context;
-    struct containers *cs = q->containers;
-    struct container *c = q->container;
-    struct err e;
-
-    if (!question_answered(q, a, c->node.key))
+    if (!container_answered(cs, c, a, c->node.key, &c->info))
         return;
-    if (a->status == 200)
-        q->info = question_read(cs, a->body, c->node.key, &e);
-    if (q->info != NULL) {
-        question_go_on(q);
+    if (c->info == NULL) {
+        container_end(cs, c);
+        if (!dirty)
+            container_vanished(cs, c);
         return;
     }
-    question_end(q);
-    if (a->status == 200) {
-        container_failed(cs, c, &e);
-    } else if (c->asked == CONTAINER_DIRTY) {
-        c->asked = CONTAINER_IDLE;
-        container_queue(cs, c, "it changed before the answer came");
-    } else {
-        c->asked = CONTAINER_IDLE;
-        container_vanished(cs, c);
-    }
+    shares = docker_shares(c->info);
+    container_share(cs, c, shares ? str_after(c->info->mode, ':') : STR(""));
+    c->hops = 0;
+    if (!docker_set_routable(c->info, buf_str(&cs->networks), cs->podman))
+        conn_send(&cs->engine, containers_get(cs, "/networks", STR(""), ""), c,
+                  container_on_networks);
+    else if (shares && c->info->running)
+        container_ask(cs, c, str_of(c->network_of), container_on_shared);
+    else
+        container_apply(cs, c, NULL, NULL);
 }
 
 /* Inspects as many dirty containers as there is room for; half of the room is
@@ -6869,17 +6805,13 @@ static void containers_inspect(struct containers *cs)
     size_t room;
 
     while (side_ready(&cs->side) && cs->addresses != 0 &&
-           !cs->exiting && (room = conn_room(&cs->engine)) > 0 &&
+           (room = conn_room(&cs->engine)) > 0 &&
            (c = queue_first(&cs->side.queue)) != NULL &&
            (c->node.turn == 0 || room > cs->engine.pool / 2)) {
-        struct question *q = mem_zero(sizeof *q);
-
         CHECK(c->asked == CONTAINER_IDLE);
         list_remove(&c->node.queue);
         c->asked = CONTAINER_ASKED;
-        q->containers = cs;
-        q->container = c;
-        question_ask(q, c->node.key, question_on_inspect);
+        container_ask(cs, c, c->node.key, container_on_inspect);
     }
 }
 
@@ -6958,12 +6890,8 @@ static void containers_events_end(struct request *r, const struct answer *a)
     if (conn_canceled(a))
         return;
     conn_reason(a, &why);
-    if (a->status == 200)
-        err_set(&e, "the event stream has ended");
-    else if (a->status == 0)
-        e = why;
-    else
-        err_set(&e, "GET /events: %.400s", why.text);
+    err_set(&e, "GET /events: %.400s",
+            a->status == 200 ? "the stream has ended" : why.text);
     containers_switch_prefix(cs, a);
     side_down(&cs->side, &e);
 }
@@ -7002,7 +6930,6 @@ static void containers_set_owner(struct containers *cs)
 }
 
 /* GET /version, then GET /info, which a proxy may forbid (403). */
-
 static int containers_on_hello(struct side *side, unsigned step,
                                const struct answer *a, struct err *e)
 {
@@ -7055,20 +6982,6 @@ static void containers_ready(struct side *side)
     containers_inspect_all(cs);
     conn_send(&cs->engine, r, cs, containers_events_end);
     relist(side, side->now + SUBSCRIBE_MS);
-}
-
-/* Everything stays as it is until the engine can be asked again.  Of a
- * container that has only been heard of, the next list will tell. */
-static void containers_down(struct side *side)
-{
-    struct containers *cs = (struct containers *)side;
-    struct container *c, *next;
-
-    for (c = index_next(&cs->side.index, NULL); c != NULL; c = next) {
-        next = index_next(&cs->side.index, c);
-        if (!c->inspected && c->set == NULL && c->former == NULL)
-            container_forget(cs, c);
-    }
 }
 
 /* ---- The engine's list ---- */
@@ -7124,8 +7037,6 @@ static struct request *containers_list(struct side *side)
     struct containers *cs = (struct containers *)side;
     struct request *r;
 
-    if (cs->exiting)
-        return NULL;
     json_split_start(&side->split, 1, '[');
     r = containers_get(cs, "/containers/json", STR(""),
                        cs->on_success || cs->podman ? "?all=1" : "");
@@ -7134,15 +7045,9 @@ static struct request *containers_list(struct side *side)
 }
 
 static const struct side_kind containers_side = {
-    containers_hello, containers_on_hello, containers_ready, containers_down,
+    containers_hello, containers_on_hello, containers_ready, NULL,
     containers_list, containers_row, containers_listed, NULL
 };
-
-/* The time in ms milliseconds; 0 ms: never. */
-static uint64_t containers_after(const struct containers *cs, uint64_t ms)
-{
-    return ms > 0 ? cs->side.now + ms : UINT64_MAX;
-}
 
 /* Compares engine and registry; with `all`, every container is inspected,
  * whatever the list shows of it. */
@@ -7153,7 +7058,7 @@ static void containers_resync(struct containers *cs, bool all)
     cs->address_due = cs->side.now;
     relist(&cs->side, cs->side.now);
     relist(&cs->entries->side, cs->side.now);
-    cs->resync_due = containers_after(cs, cs->resync_ms);
+    cs->resync_due = cs->side.now + cs->resync_ms;
 }
 
 /* ---- Time ---- */
@@ -7203,9 +7108,7 @@ static void containers_tell(struct containers *cs)
     if (waiting > 0 || !containers_certain(cs))
         log_at(LOG_WARN, "not in sync: %zu of %zu services of %zu containers "
                          "wait%s", waiting, n, cs->side.index.n,
-               containers_certain(cs) ? "" : cs->cfg.ip_unknown
-               ? ", and the address of -ip is not known"
-               : ", and not all containers are known");
+               containers_certain(cs) ? "" : ", and not all are known");
     else
         log_at(LOG_INFO, "in sync: %zu services of %zu containers, %u "
                          "written, %u removed", n, cs->side.index.n,
@@ -7234,8 +7137,8 @@ static void containers_set_addresses(struct containers *cs)
             cs->interface = found;
         }
         cfg->ip_unknown = cs->interface.n == 0;
-        cs->address_due = containers_after(cs,
-                                           cfg->ip_unknown ? ADDRESS_MS : 0);
+        cs->address_due = cfg->ip_unknown ? cs->side.now + ADDRESS_MS
+                                          : UINT64_MAX;
         if (cfg->ip_unknown && !unknown)
             log_at(LOG_WARN, "-ip %.*s: there is no interface of this name, "
                              "or it has no address: waiting for it",
@@ -7305,12 +7208,15 @@ static void containers_summary(const struct containers *cs)
                    ? c->node.retry.why : "not tried yet");
 }
 
-/* With -on-exit deregister: nothing is desired any more. */
+/* With -on-exit deregister: nothing is desired any more, and the engine not
+ * asked again. */
 static void containers_exit(struct containers *cs)
 {
     struct container *c = NULL;
 
-    cs->exiting = true;
+    cs->side.state = SIDE_DOWN;
+    cs->side.retry.due = UINT64_MAX;
+    conn_reset(&cs->engine);
     while ((c = index_next(&cs->side.index, c)) != NULL)
         container_release(cs, c);
 }
@@ -7322,7 +7228,7 @@ static void containers_init(struct containers *cs, struct entries *es)
     list_init(&cs->unsettled);
     list_init(&cs->sharing);
     cs->side.now = os_now();
-    cs->resync_due = containers_after(cs, cs->resync_ms);
+    cs->resync_due = cs->side.now + cs->resync_ms;
 }
 
 /* ==== 15. Program ====================================== opt_ app_ ====
@@ -7599,7 +7505,8 @@ static int app_check(struct app *app, struct err *e)
         f->retry_attempts = f->once ? 0 : -1;
     cs->options = str_hash(str_hash(f->cfg.internal, f->ip), f->cfg.hostname);
     cs->on_success = f->on_success == 1;
-    cs->resync_ms = MS((uint64_t)f->resync * 1000);
+    cs->resync_ms = f->resync > 0 ? MS((uint64_t)f->resync * 1000)
+                                  : UINT64_MAX / 2;
     cs->cfg = f->cfg;
     app->reg.ip_given = f->ip.n > 0;
     app->reg.ttl_s = (unsigned)f->ttl;
@@ -7768,9 +7675,11 @@ static int app_open_registry(struct app *app, struct err *e)
     if (r->kind == &print_kind && os_terminal(STDOUT_FILENO) &&
         app->opt.log_level == OPT_ABSENT)
         log_limit = LOG_WARN;           /* the table tells the rest */
-    if (r->ttl_s > 0 && !r->kind->expires)
+    if (r->ttl_s > 0 && !r->kind->expires) {
         log_at(LOG_WARN, "-ttl has no effect: entries of %.*s do not expire",
                PUT(s->scheme));
+        r->ttl_s = r->refresh_s = 0;
+    }
     return r->kind->setup(r, s, &u, e);
 }
 

@@ -16,7 +16,7 @@ import sys
 
 LIMIT, LIMIT_BESIDES = 90, 20
 # Where no member leads: registry.own, the context of a request, and the bytes of entries.others.
-ROOTS = ["app", "consul", "question", "other"]
+ROOTS = ["app", "consul", "other"]
 
 # The structs of the limit, in the order of the file; and why a field of them never changes.
 STATE = {
@@ -33,7 +33,7 @@ STATE = {
              "json": "scratch: nothing of it outlives a callback"},
     "reg_entry": {},
     "entries": {"reg": "of entries_init", "cleanup hostname": "of the command line"},
-    "container": {},
+    "container": {"containers": "of container_get"},
     "containers": {"entries": "of containers_init",
                    "default_socket on_success ip ip_is_interface resync_ms options": "of the command line"},
     "app": {"opt": "of the command line"},
@@ -51,7 +51,6 @@ BESIDES = {
     "svc_set": {"arena service n container several": "of svc_derive"},
     "svc_config": {"only_named internal hostname ip_label tags": "of the command line"},
     "options": {"*": "of the command line"},
-    "question": {"containers container": "of containers_inspect"},
     "other": {"*": "of a row of the list"},
 }
 

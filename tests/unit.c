@@ -5534,8 +5534,7 @@ static void stage_set(struct stage *t, char desired, char observed,
     t->reg.kind = &t->kind;
     t->reg.owner = whose[OWNER_OURS];
     t->kind.reserved = is & RESERVED ? "K" : "R";
-    t->kind.expires = is & EXPIRES;
-    t->reg.refresh_s = 1;
+    t->reg.refresh_s = is & EXPIRES ? 1 : 0;
     t->es.reg = &t->reg;
     t->es.cleanup = is & CLEANUP;
     t->es.side.epoch = 9;
@@ -6123,12 +6122,12 @@ static void container_table(void)
         { "", false, { "Iq? - - - - - -", "Iq? Iq? - - - -", "- - - - -" } },
         { "", true, { "Iq? - - - - - -", "Iq? Iq? Iq? - - -" } },
         { "C", false, { "Iq? Iq? - Iq? Iq? Iq? Iq?",
-          "Iq? Iq? Iq? Iq? Iq? Iq?", "A? Iq? Iq? Iq? -" } },
+          "Iq? Iq? Iq? Iq? Iq? Iq?", "A? Iq? Iq? Iq? Iq?" } },
         { "C", true, { "Iq? Iq? - Iq? Iq? Iq? Iq?" } },
         { "Ci", false, { "D? D? F? S? S? S? S?", "D? D? D? D? D? A?",
-          "A? A? A? A? -", "Is Is - - - Il? Il?" } },
+          "A? A? A? A? Iq?", "Is Is - - - Il? Il?" } },
         { "Ci", true, { "D? D? F? S? S? S? S?", "D? D? D? D? D? A?",
-          "A? A? A? A? -", "Is Is - Ik - Il? Il?" } },
+          "A? A? A? A? Iq?", "Is Is - Ik - Il? Il?" } },
         { "Cir", false, { "Iqs Iqs - Iq Iq Iq Iq", "Iqs Iqs Iqs Iqs Iqs Is",
           "Is Is Is Is Is" } },
         { "Cir", true, { "Iqs Iqs - Iqh Iq Iqh Iq",
@@ -6154,7 +6153,7 @@ static void container_table(void)
         { "CirCiG", true, { "F F F F F F F", "F F F F F F", "F F F F -",
           "- - - - - - -" } },
         { "Ci5", false, { "Iq? Iq? - Iq? Iq? Iq? Iq?",
-          "Iq? Iq? Iq? Iq? Iq? Il?", "Il? Il? Il? Iq? -" } },
+          "Iq? Iq? Iq? Iq? Iq? Il?", "Il? Il? Il? Iq? Il?" } },
         { "CirCi5", false, { "Iqs Iqs - Iq Iq Iq Iq",
           "Iqs Iqs Iqs Iqs Iqs Ils", "Ils Ils Ils Iqs Ils" } },
         { "CirCi5", true, { "Iqs Iqs - Iqh Iq Iqh Iq",
@@ -6214,7 +6213,7 @@ static void container_lives(void)
         { "a failed inspect", "CirSCi5PS", "Ils +" },
         { "... and again", "CirSCi5Ti!Tir", "Is +" },
         { "the engine is lost", "CirSCid", "Iqs +" },
-        { "lost before the first answer", "Cid", "- " },
+        { "lost before the first answer", "Cid", "Iq? " },
     };
     static struct world w;
     struct buf got = { .max = 0 };
