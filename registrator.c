@@ -2156,8 +2156,8 @@ static void pem_collect(void *to, const void *p, size_t n)
 }
 
 /* The objects of a PEM file (RFC 7468) whose name ends in `kind`, in memory of
- * a: one at least.  NULL: why.  BearSSL wants lines that end in LF, the last
- * one too. */
+ * a: one at least.  OpenSSL's TRUSTED ones, with more in them, are passed
+ * over.  NULL: why.  BearSSL wants lines that end in LF, the last one too. */
 static br_x509_certificate *pem_load(struct arena *a, const char *path,
                                      const char *kind, size_t *n,
                                      struct err *e)
@@ -2180,7 +2180,9 @@ static br_x509_certificate *pem_load(struct arena *a, const char *path,
             br_pem_decoder_setdest(&pem, pem_collect, &der);
         } else if (event == BR_PEM_END_OBJ &&
                    str_suffix(str_of(br_pem_decoder_name(&pem)),
-                              str_of(kind))) {
+                              str_of(kind)) &&
+                   !str_prefix(str_of(br_pem_decoder_name(&pem)),
+                               STR("TRUSTED "))) {
             object.data_len = der.n;
             object.data = buf_array(&der, a);
             buf_add(&list, BYTES(object));
@@ -4030,7 +4032,7 @@ static bool docker_set_routable(struct docker_container *c, struct str known,
     for (i = 0; i < c->networks; i++) {
         struct docker_network *n = &c->network[i];
 
-        if (docker_id(n->id) || (podman && n->id.n > 0)) {
+        if (n->id.n > 0) {
             key.n = 0;
             buf_fmt(&key, "\"%.*s\"", PUT(n->id));
             at = str_find(known, buf_str(&key));
@@ -5627,9 +5629,6 @@ enum entry_action { ENTRY_KEEP, ENTRY_WRITE, ENTRY_REMOVE, ENTRY_FREE };
  *     a service  present, the key spelled     no         removed (the catalog
  *                otherwise                               takes both for one);
  *                                                        another's: it is said
- *     a service  present, removable, of       no         removed: nobody is to
- *                another place, and ours is              be sent there
- *                refused
  *     a service  the same digest              no         nothing; written,
  *                                                        if it expires (4)
  *     a service  present, writable            no         written
@@ -5662,9 +5661,6 @@ static enum entry_action entry_decide(const struct entries *es,
         return ENTRY_WRITE;
     if (e->spelled != NULL && !str_eq(str_of(e->spelled), s->key))
         return entry_removable(es, e) ? ENTRY_REMOVE : ENTRY_KEEP;
-    if (entry_removable(es, e) && e->node.retry.refused &&
-        e->have.place != s->want.place)
-        return ENTRY_REMOVE;
     if (entry_in_sync(es, e))
         return es->reg->refresh_s > 0 ? ENTRY_WRITE : ENTRY_KEEP;
     return entry_writable(es, e, s) ? ENTRY_WRITE : ENTRY_KEEP;
@@ -5978,11 +5974,7 @@ static void entry_failed(struct entries *es, struct reg_entry *e,
         log_at(LOG_ERROR, "%s failed: %.*s %s",
                w->what.op == REG_REGISTER ? "register" : "deregister",
                PUT(w->what.key), why.text);
-    if (w->what.op == REG_REGISTER) {
-        retry->refused = verdict == REG_REJECTED;
-        if (entry_decide(es, e) == ENTRY_REMOVE)
-            retry->due = now;
-    }
+    retry->refused = verdict == REG_REJECTED;
 }
 
 /* Why a session ends after REG_RENEWED: another token may see other things. */
@@ -6166,16 +6158,19 @@ static bool entries_row(struct side *side, const struct json *j)
         if (was && !entry_in_sync(es, e) && (ours || e->owner == 0))
             entry_doubt(es, e);
     }
-    if (e != NULL)
+    if (e != NULL) {
         e->seen = side->epoch;
+        entry_touch(es, e);             /* e may be freed */
+    }
     buf_free(&folded);
     arena_free(&scratch);
     return ok && !es->others_next.bad;
 }
 
 /* The list has been read.  What it does not show is absent, if all of its rows
- * could be read.  What is not known otherwise is assumed to be absent even so:
- * else nothing would be written any more because of somebody else's row. */
+ * could be read.  What is not known otherwise, or would only be written once
+ * more, is assumed to be absent even so: else nothing would be written any
+ * more because of somebody else's row. */
 static void entries_listed(struct side *side)
 {
     struct entries *es = (struct entries *)side;
@@ -6192,7 +6187,8 @@ static void entries_listed(struct side *side)
 
         next = index_next(&side->index, e);     /* e may be freed */
         if (e->seen != side->epoch && judged &&
-            (side->whole || e->observed == ENTRY_UNKNOWN)) {
+            (side->whole || e->observed == ENTRY_UNKNOWN ||
+             (e->held && entry_desired(e) != NULL))) {
             if (entry_in_sync(es, e)) {
                 entry_doubt(es, e);
                 retry_reset(&es->closes);
@@ -6323,13 +6319,20 @@ static void entries_tick(struct entries *es, uint64_t now)
     struct endpoint *p = &es->reg->peer;
 
     side_tick(&es->side, now);
-    if (p->closed_idle && side_ready(&es->side)) {
-        relist(&es->side, es->closes.due > now ? es->closes.due : now);
-        if (now >= es->closes.due)
-            (void)retry_failed(&es->closes, "", now, RELIST_MIN_MS,
-                               PAUSE_CALL_MS);
+    if (p->closed_idle && side_ready(&es->side) && now >= es->closes.due) {
+        p->closed_idle = false;
+        relist(&es->side, now);
+        (void)retry_failed(&es->closes, "", now, RELIST_MIN_MS, PAUSE_CALL_MS);
     }
-    p->closed_idle = false;
+}
+
+/* When entries_tick is due, at the latest. */
+static uint64_t entries_due(const struct entries *es)
+{
+    uint64_t due = side_due(&es->side);
+
+    return es->reg->peer.closed_idle && side_ready(&es->side) &&
+           es->closes.due < due ? es->closes.due : due;
 }
 
 /* How many services are desired; *waiting: for how many something has still to
@@ -6594,7 +6597,7 @@ static void container_vanished(struct containers *cs, struct container *c)
     c->inspected = true;
     if (c->set != NULL)
         entries_demote(cs->entries, c->set, true);
-    cs->entries->prune_due = true;
+    relist(&cs->side, cs->side.now);    /* it may show it all the same */
 }
 
 /* Whether -deregister on-success keeps the services of a container that has
@@ -6788,6 +6791,8 @@ static void container_on_inspect(struct request *r, const struct answer *a)
     shares = docker_shares(c->info);
     container_share(cs, c, shares ? str_after(c->info->mode, ':') : STR(""));
     c->hops = 0;
+    if (cs->podman)
+        cs->networks.n = 0;     /* a name may be another network's by now */
     if (!docker_set_routable(c->info, buf_str(&cs->networks), cs->podman))
         conn_send(&cs->engine, containers_get(cs, "/networks", STR(""), ""), c,
                   container_on_networks);
@@ -7704,7 +7709,7 @@ static void app_wait(struct app *app, uint64_t at_most)
     struct entries *es = &app->entries;
     struct containers *cs = &app->containers;
     struct pollfd fd[2 * CONNS_MAX + 1];
-    uint64_t due = side_due(&es->side), other = containers_due(cs);
+    uint64_t due = entries_due(es), other = containers_due(cs);
     uint64_t now = os_now();
 
     due = due < other ? due : other;

@@ -385,10 +385,6 @@ class Life:
         for claim in claims:
             if not claim.running and self.r.store.author.get(service_id) != claim.container:
                 continue        # it is kept, but another's is registered
-            row, wanted = self.r.store.services[service_id], claim.service
-            if refused(wanted) and service_id in self.tried \
-                    and (row["Service"], row["Address"], row["Port"]) != (wanted.name, wanted.address, wanted.port):
-                continue        # it cannot be had, and leads to where nothing is
             who = self.r.host.short(claim.container)
             if self.knows(claim):
                 return "removes a service of %s, which is known to want it" % who
@@ -1438,10 +1434,12 @@ class Model:
         if self.may_stay(writer, i):
             return []
         for r, claim in claims:
-            if claim.service.id != i or r is not writer or not claim.running:
+            if claim.service.id != i or r is not writer:
                 continue
             if refused(claim.service):
                 return []       # it may be as it was
+            if not claim.running:
+                continue
             want.append(oracle.fingerprint(claim.service))
             if not claim.service.check and (    # one that was written at the same time, by whomever, may stay
                     len(self.registrators) > 1 or self.store.unseen.get(i) == service.check):

@@ -1707,7 +1707,7 @@ static void docker_wires(void)
     } row[] = {
         { "", true, "" }, { "@", true, "+" }, { "%", true, "-" },
         { "$", true, "-" }, { "@%", true, "+-" }, { "@&", true, "++" },
-        { "!", false, "-" }, { "@!", false, "+-" }, { "x", true, "-" },
+        { "!", false, "-" }, { "@!", false, "+-" }, { "x", true, "+" },
     };
     struct json j = { .n = 0 };
     struct buf text = { .max = 0 }, known = { .max = 0 };
@@ -4810,7 +4810,7 @@ static void tls_cas(void)
         { EMPTY_PEM("CERTIFICATE REQUEST", "AAAA\n"),
           ": no CERTIFICATE in it" },
         { EMPTY_PEM("TRUSTED CERTIFICATE", "AAAA\n"),
-          ": malformed certificate" },
+          ": no CERTIFICATE in it" },
     };
     struct buf out = { .max = 0 }, large = { .max = 0 };
     size_t i;
@@ -5499,10 +5499,10 @@ static void reg_limits(void)
 enum {                          /* facts about an entry, as bits */
     IN_FLIGHT = 1, HELD = 2, IN_DOUBT = 4, ORPHAN = 8, CLEANUP = 16,
     RESERVED = 32, DEFAULT_ID = 64, LIST_READ = 128, AT_THIS_EPOCH = 256,
-    EXPIRES = 512, REFUSED = 1024, FACTS = 2048,
+    EXPIRES = 512, FACTS = 1024,
     /* and what follows from the facts, by section 0, Owner: */
-    CROSSED = 2048, REMOVABLE = 4096, WRITABLE = 8192, SAME = 16384,
-    OTHER_SPELLING = 32768, OTHER_PLACE = 65536, CLAIMED = 131072
+    CROSSED = 1024, REMOVABLE = 2048, WRITABLE = 4096, SAME = 8192,
+    OTHER_SPELLING = 16384, CLAIMED = 32768
 };
 
 enum { OWNER_NONE, OWNER_OURS, OWNER_ENGINE, OWNER_OTHER, OWNERS };
@@ -5564,7 +5564,6 @@ static void stage_set(struct stage *t, char desired, char observed,
     t->e.held = is & HELD;
     t->e.in_doubt = is & IN_DOUBT;
     t->e.orphan = is & ORPHAN;
-    t->e.node.retry.refused = is & REFUSED;
     t->e.write = is & IN_FLIGHT ? &t->write : NULL;
     t->e.crossed = is & AT_THIS_EPOCH ? 9 : 8;
 }
@@ -5585,7 +5584,6 @@ static unsigned stage_derive(size_t owner, size_t have, size_t spelled,
         is |= CROSSED;
     is |= (removable ? REMOVABLE : 0) | (writable ? WRITABLE : 0);
     is |= have == HAVE_ANY || (have == HAVE_SAME && ours) ? SAME : 0;
-    is |= place ? 0 : OTHER_PLACE;
     return is | (spelled == SPELLED_OTHERWISE ? OTHER_SPELLING : 0);
 }
 
@@ -5610,7 +5608,6 @@ static const struct stage_row {
     { 'S', 'A', 0, 0, ENTRY_WRITE },
     { 'S', 'P', REMOVABLE | OTHER_SPELLING, 0, ENTRY_REMOVE },
     { 'S', 'P', OTHER_SPELLING, 0, ENTRY_KEEP },
-    { 'S', 'P', REMOVABLE | OTHER_PLACE | REFUSED, 0, ENTRY_REMOVE },
     { 'S', 'P', SAME | EXPIRES, 0, ENTRY_WRITE },
     { 'S', 'P', SAME, 0, ENTRY_KEEP },
     { 'S', 'P', WRITABLE, 0, ENTRY_WRITE },
@@ -6244,7 +6241,7 @@ static void container_known(void)
         { "CirC", false }, { "CirCi", false }, { "CirCiC", false },
         { "CirCi9", false }, { "CirCiG", false }, { "CirCiGr", true },
         { "Ci5", false }, { "Ci5Tir", true }, { "CirCi5", true },
-        { "CirCim", true }, { "Cirp", false }, { "Cird", false },
+        { "CirCim", false }, { "Cirp", false }, { "Cird", false },
         { "Ci5p", false },
     };
     static struct world w;
