@@ -5931,6 +5931,8 @@ static void entry_written(struct entries *es, struct reg_entry *e,
     es->removed += !added;
     e->held = added;
     e->observed = added ? ENTRY_PRESENT : ENTRY_ABSENT;
+    if (added || s == NULL || str_eq(s->key, w->what.key))
+        retry_reset(&e->node.retry);
     if (added) {
         e->have = w->want;
         e->owner = w->owner;
@@ -5992,7 +5994,6 @@ static void entry_end_write(struct write *w, enum reg_verdict verdict,
     e->write = NULL;
     e->crossed = es->side.epoch;
     if (verdict == REG_DONE) {
-        retry_reset(&e->node.retry);
         entry_written(es, e, w);
     } else {
         entry_failed(es, e, w, verdict, a);
@@ -6145,10 +6146,12 @@ static bool entries_row(struct side *side, const struct json *j)
     if (e != NULL && e->write == NULL && e->crossed != side->epoch &&
         (e->seen != side->epoch || entry_rank(es, e, item.owner, item.key) >
          entry_rank(es, e, e->owner, str_of(e->spelled)))) {
+        const struct service *s = entry_desired(e);
+
         was = entry_in_sync(es, e);
         if (item.owner == 0 && item.have.content != REG_ANY &&
-            e->observed == ENTRY_PRESENT &&
-            item.have.place != e->have.place)
+            item.have.place != e->have.place &&
+            (s == NULL || item.have.place != s->want.place))
             e->held = false;            /* somebody else's, without a mark */
         e->observed = ENTRY_PRESENT;
         e->have = item.have;
