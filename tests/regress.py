@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The faults of version 8.0.0, each as a case that fails there and passes now.
+"""The faults of version 8.0.0, and some of 9 before its release: each is a case that fails there.
 
   regress.py BINARY [PATTERN]    run every case whose name the regular expression PATTERN finds
 
@@ -11,6 +11,7 @@ the case is of; the letters say of which kind it is, 7.N was found by reading:
   C  what is never mended
   D  removed though it lives
   E  signals, the log, addresses
+  F  those of version 9, found by reading it before its release
 
 D2, E5, E7, E8, 7.10 and 7.13 run the program in namespaces of its own, or under strace: they need root.
 """
@@ -32,7 +33,7 @@ from shlex import quote
 from urllib.parse import unquote
 
 import peers
-from fakes import DEREGISTER, REGISTER, Consul, Engine, box, hang, listing, message, state_of
+from fakes import DEREGISTER, REGISTER, Consul, Engine, Late, box, hang, listing, message, state_of
 from peers import HOST, ROUTINE, Failure, a, demand, entry, equal, life
 
 LIST, LISTED, INSPECT = "GET /containers/json", "/v1/agent/services", "GET /containers/%s/json"
@@ -1397,6 +1398,224 @@ async def odd_machine(name, w):
 for name in [b"a//b", b"/a", b"..", b"h\xc3\xa9"]:
     add("7.13 a machine's name that makes IDs that Consul would never deregister: %s" % repr(name)[2:-1],
         odd_machine, name)
+
+
+# ==== F. Version 9, before its release ==========================================================
+
+NEW_ENGINE = (200, {"ID": "AN:OTHER:ENGINE", "Name": "engine"})
+
+
+async def reconnect(w, info, times=None):
+    """The engine drops every connection, and says this about itself when it is asked again."""
+    before = asked_for(w, "/info")
+    w.engine.on("GET /info", info, times)
+    w.engine.drop()
+    await w.until(lambda: asked_for(w, "/info") > before and w.engine.streams, "subscribed again")
+
+
+def attempts(w, *write):
+    return w.writes().count(write)
+
+
+async def new_owner(info, w):
+    """A removal that waits in its pause when the entry becomes another's is no reason to abort."""
+    one = a(env=["SERVICE_ID=mine"])
+    await life(w, one, args=["-resync", "0"])
+    await w.until_services("h:first:80", "mine")
+    w.consul.on("PUT %s*" % DEREGISTER, (404, ""))
+    w.engine.die(one)
+    await w.until(lambda: attempts(w, "deregister", "mine") == 3, "tried three times")
+    w.consul.on("GET " + LISTED, (500, "no"))
+    await reconnect(w, info)
+    await asyncio.sleep(5)      # the pause is over
+    w.consul.behave()
+    w.engine.start(box("b", {80: 8081}))
+    await w.until(lambda: "h:b:80" in w.consul.services, "went on")
+
+
+add("F1 no abort when the owner changes while a removal waits: another engine", new_owner, NEW_ENGINE)
+add("F1 no abort when the owner changes while a removal waits: a 403 to /info", new_owner, (403, "no"))
+
+
+@case("F2 one 403 to /info changes nothing about whose the entries are")
+async def _(w):
+    """A proxy's refusal when it connects again is no other engine: what was ours is still removed."""
+    one = a(env=["SERVICE_ID=mine"])
+    await life(w, one, args=["-resync", "1"])
+    await w.until_services("h:first:80", "mine")
+    await w.quiet()
+    await reconnect(w, (403, "no"), 1)
+    await w.lists()
+    w.engine.die(one)
+    await w.until_services("h:first:80")
+    equal("registrations", attempts(w, "register", "h:first:80"), 1)
+
+
+@case("F3 a container that was not found, is listed again and cannot be inspected keeps its service")
+async def _(w):
+    """The list has it again, so the 404 is not the last word; another's inspect hangs meanwhile."""
+    one, two, gate = a(), box("b", {80: 8081}), asyncio.Event()
+
+    async def when_told(writer):
+        await gate.wait()
+        writer.write(message(200, two))
+        await writer.drain()
+
+    await life(w, one, args=["-resync", "1"])
+    await w.until_services("h:first:80", "h:a:80")
+    await w.quiet()
+    w.engine.on(INSPECT % two["Id"], when_told, times=1)
+    w.engine.start(two)
+    await w.until(lambda: asked(w, two), "inspected b")
+    before = asked(w, one)
+    w.engine.on(INSPECT % one["Id"], (404, {"message": "No such container: " + one["Id"]}), times=1)
+    w.engine.on(INSPECT % one["Id"], (500, {"message": "busy"}))
+    w.engine.emit("update", one)
+    await w.until(lambda: asked(w, one) >= before + 2, "inspected a again")
+    gate.set()
+    await w.until(lambda: "h:b:80" in w.consul.services, "registered b")
+    await w.lists()
+    equal("removals", w.removals(), [])
+    w.engine.behave()
+    w.engine.die(one)
+    await w.until_services("h:first:80", "h:b:80")
+
+
+@case("F4 who shares a network by name follows its owner")
+async def _(w):
+    """The events of a container have its ID, and NetworkMode may have its name."""
+    web = box("web", {80: 8080})
+    w.engine.on("GET /containers/web/json", lambda _: (200, web))
+    await life(w, web, box("a", expose=[80], mode="container:web"), args=["-resync", "1"])
+    await w.until_services(first={}, web={"Port": 8080}, a={"Port": 8080})
+    w.engine.die(web)
+    publish(web, 80, 9090)
+    w.engine.start(web)
+    await w.until_services(first={}, web={"Port": 9090}, a={"Port": 9090})
+
+
+@case("F5 after a rename the old entry stays until the new one is registered")
+async def _(w):
+    """A 500 to the new one is no registration."""
+    one = a()
+    await life(w, one, args=["-resync", "1"])
+    await w.until_services("h:first:80", "h:a:80")
+    w.consul.on("PUT " + REGISTER, lambda r: (500, "no leader") if b'"h:b:80"' in r.body else None)
+    w.engine.rename(one, "b")
+    await w.until(lambda: attempts(w, "register", "h:b:80") == 2, "tried twice")
+    await w.lists()
+    w.same("h:first:80", "h:a:80")
+    w.consul.behave()
+    await w.until_services("h:first:80", "h:b:80")
+    equal("the last write", w.writes()[-1], ("deregister", "h:a:80"))
+
+
+@case("F6 what another registrator has taken over stays with it when our container starts again")
+async def _(w):
+    """Not even its default ID is written over: who took it is remembered, also while nobody claims it."""
+    one = a()
+    await life(w, one, args=["-resync", "1"])
+    await w.until_services("h:first:80", "h:a:80")
+    w.consul.of_others(entry("h:a:80", OTHER))
+    await w.lists()
+    w.engine.die(one)
+    await w.lists()
+    w.engine.start(one)
+    await w.lists()
+    w.calm()
+    w.same("h:first:80", "h:a:80")
+
+
+async def twin(listed_first, w):
+    """The catalog takes both IDs for one: nothing is written beside another's, which is said once."""
+    one = box("web", {80: 8080})
+    w.consul.of_others(entry("h:WEB:80", OTHER))
+    if not listed_first:
+        w.has(one)
+        w.consul.on("GET " + LISTED, lambda r: Late(1, partial(w.consul.answer, r)), times=1)
+    await life(w, args=["-resync", "1"])
+    if listed_first:
+        await w.lists(1)
+        w.engine.start(one)
+    await w.lists(3)
+    w.calm()
+    w.same("h:first:80", "h:WEB:80")
+    w.said_once("(?i)h:web:80")
+    w.engine.die(one)
+    await w.lists()
+    w.calm()
+
+
+add("F7 a default ID is not written beside one that differs by case alone: a list came first", twin, True)
+add("F7 a default ID is not written beside one that differs by case alone: the container came first", twin,
+    False)
+
+
+@case("F8 a deregistration that does nothing is not sent again without longer pauses")
+async def _(w):
+    """The agent says 200 to it and still lists the entry, under an ID that differs by case from ours."""
+    one, times = a(env=["SERVICE_ID=Web"]), []
+    await life(w, one, args=["-resync", "1"])
+    await w.until_services("h:first:80", "Web")
+
+    def nothing(_):
+        times.append(asyncio.get_running_loop().time())
+        return 200, b""
+
+    w.consul.on("PUT %s*" % DEREGISTER, nothing)
+    one["Config"]["Env"] = ["SERVICE_ID=web"]
+    w.engine.emit("update", one)
+    await w.until(lambda: len(times) == 4, "tried four times")
+    gaps = [later - earlier for earlier, later in zip(times, times[1:])]
+    demand(gaps[-1] > 1.8, "after pauses of " + ", ".join("%.1f s" % gap for gap in gaps))
+    w.consul.behave()
+    w.patience_s = 60       # it may be in such a pause
+    await until_right(w, "h:first:80", "web")
+
+
+async def replaced(away, dies, w):
+    """What we held and what stands, without a mark and of another place, in an agent that has been started
+    again is somebody else's."""
+    one = a(env=["SERVICE_ID=vault"])
+    await life(w, one, args=["-resync", "1"])
+    await w.until_services("h:first:80", "vault")
+    await w.lists()
+    if away:
+        w.consul.close()
+        await w.until_log("consul: .*trying again")
+    w.consul.forget()
+    w.consul.of_others(entry("vault"))
+    if dies:
+        w.engine.die(one)
+        await asyncio.sleep(0.3)
+    if away:
+        await w.consul.listen(port=w.port)
+    await w.lists()
+    if not dies:
+        w.engine.die(one)
+        await w.lists()
+    w.calm()
+    w.same("h:first:80", "vault")
+
+
+add("F9 an unmarked entry in place of ours is left alone: the agent restarts at once", replaced, False, False)
+add("F9 an unmarked entry in place of ours is left alone: it was away", replaced, True, False)
+add("F9 an unmarked entry in place of ours is left alone: the container ends meanwhile", replaced, True, True)
+
+
+@case("F10 what is refused leaves no entry at a place where nothing is")
+async def _(w):
+    """A container restarts at another port, and Consul takes no registration of that."""
+    one = a()
+    await life(w, one, args=["-resync", "1"])
+    await w.until_services(first={}, a={"Port": 8080})
+    w.consul.on("PUT " + REGISTER, lambda r: (400, "no") if json.loads(r.body)["Port"] == 9090 else None)
+    publish(one, 80, 9090)
+    w.engine.emit("start", one)
+    await w.until_services("h:first:80")
+    publish(one, 80, 9191)
+    w.engine.emit("start", one)
+    await w.until_services(first={}, a={"Port": 9191})
 
 
 async def main(argv):
