@@ -5753,7 +5753,9 @@ static int entry_other_cmp(const void *a, const void *b)
     return memcmp(a, b, sizeof((const struct other *)a)->key);
 }
 
-/* Sets what the last list showed of an entry that was not kept then. */
+/* Sets what the last list showed of an entry that was not kept then.  It does
+ * not say how another's key is spelled, where case does not count: the next
+ * list will. */
 static void entry_see_other(struct entries *es, struct reg_entry *e)
 {
     struct other seen = { .key = str_hash(0, e->node.key) };
@@ -5768,6 +5770,10 @@ static void entry_see_other(struct entries *es, struct reg_entry *e)
         seen = *found;
     e->have = seen.have;
     e->owner = seen.owner;
+    if (found != NULL && es->reg->kind->caseless) {
+        e->observed = ENTRY_UNKNOWN;
+        relist(&es->side, es->side.now);
+    }
 }
 
 /* The key as the index has it. */

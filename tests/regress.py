@@ -1603,21 +1603,6 @@ add("F9 an unmarked entry in place of ours is left alone: it was away", replaced
 add("F9 an unmarked entry in place of ours is left alone: the container ends meanwhile", replaced, True, True)
 
 
-@case("F10 what is refused leaves no entry at a place where nothing is")
-async def _(w):
-    """A container restarts at another port, and Consul takes no registration of that."""
-    one = a()
-    await life(w, one, args=["-resync", "1"])
-    await w.until_services(first={}, a={"Port": 8080})
-    w.consul.on("PUT " + REGISTER, lambda r: (400, "no") if json.loads(r.body)["Port"] == 9090 else None)
-    publish(one, 80, 9090)
-    w.engine.emit("start", one)
-    await w.until_services("h:first:80")
-    publish(one, 80, 9191)
-    w.engine.emit("start", one)
-    await w.until_services(first={}, a={"Port": 9191})
-
-
 async def main(argv):
     if not 1 <= len(argv) <= 2:
         sys.exit(__doc__)
