@@ -7772,6 +7772,7 @@ static void app_deregister(struct app *app)
     size_t waiting;
 
     containers_exit(&app->containers);
+    side->retry.due = 0;        /* a peer that was away is tried now */
     app_tick(app);
     while (side->now < end && !side_idle(side)) {
         app_wait(app, end);

@@ -379,7 +379,8 @@ class Life:
 
     def judge_removal(self, service_id):
         claims = self.r.rivals(service_id)
-        if any(claim.service.id != service_id for claim in claims):
+        spellings = {*(claim.service.id for claim in claims), *(i for known in self.known.values() for i in known.ids)}
+        if any(i != service_id and fold(i) == fold(service_id) for i in spellings):
             return None         # another spelling of the same ID may have won
         known_since = self.listed[1] if self.listed and self.past(self.listed[0]) else self.born
         for claim in claims:
