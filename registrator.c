@@ -3060,6 +3060,21 @@ static void conn_assign(struct endpoint *p, uint64_t now)
     }
 }
 
+/* Whether the text, which may be logged, repeats one of our secrets. */
+static bool conn_repeats(const struct endpoint *p, struct str text)
+{
+    struct str lines = buf_str(&p->headers), value;
+
+    while (lines.n > 0) {
+        value = str_cut(&lines, '\n');
+        (void)str_cut(&value, ' ');
+        value = str_trim(value);
+        if (value.n > 0 && str_find(text, value) < text.n)
+            return true;
+    }
+    return false;
+}
+
 /* The answer is complete. */
 static void conn_answered(struct conn *c, bool close)
 {
@@ -3067,6 +3082,8 @@ static void conn_answered(struct conn *c, bool close)
     struct answer a = { .status = c->http.status,
                         .body = buf_str(&r->answer) };
 
+    if (a.status != 200 && conn_repeats(c->peer, a.body))
+        a.body = STR("(its words repeat our credentials)");
     c->reused = true;
     c->request = NULL;
     c->state = CONN_IDLE;

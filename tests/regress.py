@@ -1603,6 +1603,17 @@ add("F9 an unmarked entry in place of ours is left alone: it was away", replaced
 add("F9 an unmarked entry in place of ours is left alone: the container ends meanwhile", replaced, True, True)
 
 
+@case("F10 an error page that repeats our credentials: they are not logged")
+async def _(w):
+    """A proxy, say, that shows the request with its headers."""
+    w.has(a())
+    w.consul.on("PUT *", lambda r: (502, "\n".join("%s: %s" % field for field in r.headers.items())))
+    await w.run(CONSUL_HTTP_TOKEN="s3cr3t-token", CONSUL_HTTP_AUTH="me:pass")
+    await w.until_log("register failed: .*HTTP 502: .*repeat our credentials")
+    for secret in ("s3cr3t-token", base64.b64encode(b"me:pass").decode()):
+        demand(secret not in w.log, "a secret is in the log")
+
+
 async def main(argv):
     if not 1 <= len(argv) <= 2:
         sys.exit(__doc__)
