@@ -6194,9 +6194,8 @@ static bool entries_row(struct side *side, const struct json *j)
 }
 
 /* The list has been read.  What it does not show is absent, if all of its rows
- * could be read.  What is not known otherwise, or would only be written once
- * more, is assumed to be absent even so: else nothing would be written any
- * more because of somebody else's row. */
+ * could be read.  What is not known otherwise is assumed to be absent even so:
+ * else nothing would be written any more because of somebody else's row. */
 static void entries_listed(struct side *side)
 {
     struct entries *es = (struct entries *)side;
@@ -6213,8 +6212,7 @@ static void entries_listed(struct side *side)
 
         next = index_next(&side->index, e);     /* e may be freed */
         if (e->seen != side->epoch && judged &&
-            (side->whole || e->observed == ENTRY_UNKNOWN ||
-             (e->held && entry_desired(e) != NULL))) {
+            (side->whole || e->observed == ENTRY_UNKNOWN)) {
             if (entry_in_sync(es, e)) {
                 entry_doubt(es, e);
                 retry_reset(&es->closes);
@@ -6623,7 +6621,7 @@ static void container_vanished(struct containers *cs, struct container *c)
     c->inspected = true;
     if (c->set != NULL)
         entries_demote(cs->entries, c->set, true);
-    relist(&cs->side, cs->side.now);    /* it may show it all the same */
+    cs->entries->prune_due = true;
 }
 
 /* Whether -deregister on-success keeps the services of a container that has

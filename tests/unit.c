@@ -6241,7 +6241,7 @@ static void container_known(void)
         { "CirC", false }, { "CirCi", false }, { "CirCiC", false },
         { "CirCi9", false }, { "CirCiG", false }, { "CirCiGr", true },
         { "Ci5", false }, { "Ci5Tir", true }, { "CirCi5", true },
-        { "CirCim", false }, { "Cirp", false }, { "Cird", false },
+        { "CirCim", true }, { "Cirp", false }, { "Cird", false },
         { "Ci5p", false },
     };
     static struct world w;
