@@ -5772,7 +5772,7 @@ static int entry_other_cmp(const void *a, const void *b)
 
 /* Sets what the last list showed of an entry that was not kept then.  It does
  * not say how another's key is spelled, where case does not count: the next
- * list will. */
+ * list will.  (Without marks it may be ours, and is taken as it is.) */
 static void entry_see_other(struct entries *es, struct reg_entry *e)
 {
     struct other seen = { .key = str_hash(0, e->node.key) };
@@ -5787,7 +5787,8 @@ static void entry_see_other(struct entries *es, struct reg_entry *e)
         seen = *found;
     e->have = seen.have;
     e->owner = seen.owner;
-    if (found != NULL && es->reg->kind->caseless) {
+    if (found != NULL && es->reg->kind->caseless &&
+        e->have.content != REG_ANY) {
         e->observed = ENTRY_UNKNOWN;
         relist(&es->side, es->side.now);
     }
