@@ -164,7 +164,7 @@ enum {
     CONNECT_MS = MS(5000),      /* to one address */
     CALL_MS = MS(10 * 1000),    /* an answer, or the next part of it */
     ANSWER_MS = MS(60 * 1000),  /* a whole answer, however slowly it comes */
-    RESEND_MS = MS(100),        /* for a request over a connection that the
+    RESEND_MS = MS(1000),       /* for a request over a connection that the
                                    peer was closing just then */
     SUBSCRIBE_MS = MS(500),     /* Docker 1.7 sends no head of /events */
     RELIST_MIN_MS = MS(1000),   /* from one list of a peer to the next */
