@@ -765,8 +765,8 @@ def _():
             launch("refused", ports=WEB)
             r.wait_log("register failed: .*:refused:80 HTTP 500: .*no space")
             change()                    # what is removed makes a little room
-            wait_for("what can be removed", lambda:
-                     not [x for x in compare() if x.startswith("extra")])
+            wait_for("what can be removed", lambda:     # a rename: the new first
+                     not [x for x in compare("old") if x.startswith("extra")])
             os.unlink(DATA + "/filler")
             equal(r)
     finally:
