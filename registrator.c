@@ -77,15 +77,15 @@
  * Owner.  An entry that it writes carries the mark OWNER-CONTENT.  OWNER is 32
  * bits of the engine's ID and 32 of the options that make other services of
  * the same containers (-internal, -explicit, -ip, -hostname).  It removes what
- * carries its OWNER and what it has written in this run and nobody marked
- * since; with -cleanup also what has no mark and a default ID of this host.  A
- * service is written over an entry that it may remove, that has its engine's
- * half of OWNER, whose ID is the default one of this very service, that has no
- * mark and the same name, address and port, and over any with -cleanup; but
- * not over one that another registrator has taken in this run, nor beside one
- * whose ID differs by case alone.  What others have written since the last
- * list was read is not known, and Consul cannot be asked to write only over
- * what is.
+ * carries its OWNER, and what has no mark but was, in this run, as it would
+ * have written it, and is at the same place; with -cleanup also what has no
+ * mark and a default ID of this host.  A service is written over an entry that
+ * it may remove, that has its engine's half of OWNER, whose ID is the default
+ * one of this very service, that has no mark and the same name, address and
+ * port, and over any with -cleanup; but not over one that another registrator
+ * has taken in this run, nor beside one whose ID differs by case alone.  What
+ * others have written since the last list was read is not known, and Consul
+ * cannot be asked to write only over what is known.
  *
  * The sections, each of which uses only what stands above it: 1 Base, 2 Text,
  * 3 Log, 4 JSON, 5 URL, 6 System, 7 TLS, 8 HTTP, 9 Connections, 10 Docker,
@@ -2155,9 +2155,16 @@ static void pem_collect(void *to, const void *p, size_t n)
     buf_add(to, (struct str){ p, n });
 }
 
+/* OpenSSL's TRUSTED CERTIFICATE has more in it than a certificate. */
+static bool pem_is(struct str name, const char *kind)
+{
+    return str_suffix(name, str_of(kind)) &&
+           !str_prefix(name, STR("TRUSTED "));
+}
+
 /* The objects of a PEM file (RFC 7468) whose name ends in `kind`, in memory of
- * a: one at least.  OpenSSL's TRUSTED ones, with more in them, are passed
- * over.  NULL: why.  BearSSL wants lines that end in LF, the last one too. */
+ * a: one at least.  NULL: why.  BearSSL wants lines that end in LF, the last
+ * one too. */
 static br_x509_certificate *pem_load(struct arena *a, const char *path,
                                      const char *kind, size_t *n,
                                      struct err *e)
@@ -2179,10 +2186,7 @@ static br_x509_certificate *pem_load(struct arena *a, const char *path,
             der.n = 0;
             br_pem_decoder_setdest(&pem, pem_collect, &der);
         } else if (event == BR_PEM_END_OBJ &&
-                   str_suffix(str_of(br_pem_decoder_name(&pem)),
-                              str_of(kind)) &&
-                   !str_prefix(str_of(br_pem_decoder_name(&pem)),
-                               STR("TRUSTED "))) {
+                   pem_is(str_of(br_pem_decoder_name(&pem)), kind)) {
             object.data_len = der.n;
             object.data = buf_array(&der, a);
             buf_add(&list, BYTES(object));
@@ -3128,10 +3132,10 @@ static void conn_parse(struct conn *c, uint64_t now)
 
 /* The connection is of no more use: it has broken (error), the peer has closed
  * it, or has sent what nobody asked for.  Not clean: in TLS it has not said
- * that it closes, and somebody may have cut it.  A request that
- * was sent just now over a kept connection, and has no byte of an answer, is
- * sent again over the next one: the peer may have closed it while it was idle
- * (RFC 9112 9.3.1).  Later it may be out of date. */
+ * that it closes, and somebody may have cut it.  A request that was sent just
+ * now over a kept connection, and has no byte of an answer, is sent again over
+ * the next one: the peer may have closed it while it was idle (RFC 9112
+ * 9.3.1).  Later it may be out of date. */
 static void conn_ended(struct conn *c, int error, bool clean, uint64_t now)
 {
     struct endpoint *p = c->peer;
@@ -4020,11 +4024,11 @@ static void docker_read_networks(struct buf *known, const struct json *j)
         struct str id = json_get_raw(j, i, "Id");
         struct str name = json_get_raw(j, i, "Name");
         struct str driver = json_get_raw(j, i, "Driver");
-        bool routable = str_eq(driver, STR("macvlan")) ||
-                        str_eq(driver, STR("ipvlan"));
+        const char *sign = str_eq(driver, STR("macvlan")) ||
+                           str_eq(driver, STR("ipvlan")) ? "+" : "-";
 
-        buf_fmt(known, "\"%.*s\"%s", PUT(id), routable ? "+" : "-");
-        buf_fmt(known, "\"%.*s\"%s", PUT(name), routable ? "+" : "-");
+        buf_fmt(known, "\"%.*s\"%s\"%.*s\"%s", PUT(id), sign, PUT(name),
+                sign);
     }
 }
 
@@ -5655,9 +5659,9 @@ enum entry_action { ENTRY_KEEP, ENTRY_WRITE, ENTRY_REMOVE, ENTRY_FREE };
  * nor while it is in doubt, or claimed all the same (entry_desired).
  * (2) An orphan only when entries_prune allows it.  (3) And freed at the end
  * of the next list, which has it among the others, unless it was taken from us
- * in this run, which is to be remembered.  (4) When its pause is
- * over, which after a write is -ttl-refresh; one that was only found has none,
- * since nobody knows how much of its time is left. */
+ * in this run, which is to be remembered.  (4) When its pause is over, which
+ * after a write is -ttl-refresh; one that was only found has none, since
+ * nobody knows how much of its time is left. */
 static enum entry_action entry_decide(const struct entries *es,
                                       const struct reg_entry *e)
 {
@@ -5947,6 +5951,7 @@ static void entry_written(struct entries *es, struct reg_entry *e,
     const uint64_t second = MS((uint64_t)1000);
     bool added = w->what.op == REG_REGISTER;
     const struct service *s = entry_desired(e);
+    bool respelled = !added && s != NULL && !str_eq(s->key, w->what.key);
 
     log_at(w->renewal ? LOG_DEBUG : LOG_INFO, "%s: %s%s%.*s",
            added ? "added" : "removed", e->container,
@@ -5955,22 +5960,22 @@ static void entry_written(struct entries *es, struct reg_entry *e,
     es->removed += !added;
     e->held = added;
     e->observed = added ? ENTRY_PRESENT : ENTRY_ABSENT;
-    if (added || s == NULL || str_eq(s->key, w->what.key))
+    if (respelled) {
+        e->observed = ENTRY_UNKNOWN;    /* it may be there, spelled so */
+        (void)retry_failed(&e->node.retry, "another spelling of it has to go",
+                           es->side.now, RELIST_MIN_MS, PAUSE_CALL_MS);
+        relist(&es->side, e->node.retry.due);
+    } else {
         retry_reset(&e->node.retry);
+    }
     if (added) {
         e->have = w->want;
         e->owner = w->owner;
         free(e->spelled);
         e->spelled = str_dup(w->what.key);
-        e->node.retry.due = 0;
         if (es->reg->refresh_s > 0)
             e->node.retry.due =
                 (es->side.now / second + es->reg->refresh_s) * second;
-    } else if (s != NULL && !str_eq(s->key, w->what.key)) {
-        e->observed = ENTRY_UNKNOWN;    /* it may be there, spelled so */
-        (void)retry_failed(&e->node.retry, "another spelling of it has to go",
-                           es->side.now, RELIST_MIN_MS, PAUSE_CALL_MS);
-        relist(&es->side, e->node.retry.due);
     }
 }
 
@@ -6017,11 +6022,10 @@ static void entry_end_write(struct write *w, enum reg_verdict verdict,
 
     e->write = NULL;
     e->crossed = es->side.epoch;
-    if (verdict == REG_DONE) {
+    if (verdict == REG_DONE)
         entry_written(es, e, w);
-    } else {
+    else
         entry_failed(es, e, w, verdict, a);
-    }
     buf_free(&w->key);
     buf_free(&w->text);
     free(w);
@@ -6163,9 +6167,8 @@ static bool entries_row(struct side *side, const struct json *j)
     if (ok && !ours) {
         struct other other = { str_hash(0, buf_str(&folded)), item.owner,
                                item.have };
-        struct str bytes = { (const char *)&other, sizeof other };
 
-        buf_add(&es->others_next, bytes);
+        buf_add(&es->others_next, BYTES(other));
     }
     if (e != NULL && e->write == NULL && e->crossed != side->epoch &&
         (e->seen != side->epoch || entry_rank(es, e, item.owner, item.key) >
@@ -6530,8 +6533,8 @@ static void container_release(struct containers *cs, struct container *c)
     c->set = c->former = NULL;
 }
 
-/* Gives up former services, once the new ones are registered or have been
- * tried, and nothing about the container is in doubt. */
+/* Gives up former services, once the new ones are registered or refused, and
+ * nothing about the container is in doubt. */
 static void container_settle(struct containers *cs, struct container *c)
 {
     if (c->node.retry.tries > 0 || !entries_settled(cs->entries, c->set))

@@ -1601,8 +1601,14 @@ def run_many(binary, seeds, jobs, haste, endless):
             process.join()
 
 
+def end(*_):
+    """Once: a second signal would cut short what ends the registrators."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    sys.exit(143)
+
+
 def main():
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    signal.signal(signal.SIGTERM, end)
     parser = argparse.ArgumentParser(usage=__doc__)
     parser.add_argument("binary")
     parser.add_argument("--seeds", default="1-40")
